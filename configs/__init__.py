@@ -1,0 +1,1 @@
+"""Experiments in protobuf text; each file's head comment gives command, hardware, time, figures."""

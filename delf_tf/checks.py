@@ -1,0 +1,112 @@
+"""One wording for every error about input: what must hold, what was received, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+_MAX_SHOWN = 200
+
+
+class InputError(ValueError):
+    """Input that breaks a stated requirement: a file, an array, an argument."""
+
+
+class UsageError(InputError):
+    """A command line or a config that cannot be understood; tools exit with 2."""
+
+
+def invalid(
+    must: str, *, hint: str = "", error: type[InputError] = InputError, **received: Any
+) -> InputError:
+    """Returns an `error` in the package's wording, to be raised.
+
+    Args:
+      must: the requirement, a sentence with its full stop.
+      hint: what to do about it, or empty.
+      error: the exception's class.
+      **received: the offending values by name; arrays are shown by shape and dtype.
+    """
+    shown = ", ".join(f"{name}={_show(value)}" for name, value in received.items())
+    parts = [must, f"Received: {shown}." if shown else "", hint]
+    return error(" ".join(part for part in parts if part))
+
+
+def require(
+    condition: bool,
+    must: str,
+    *,
+    hint: str = "",
+    error: type[InputError] = InputError,
+    **received: Any,
+) -> None:
+    """Raises `invalid(...)` unless `condition` holds."""
+    if not condition:
+        raise invalid(must, hint=hint, error=error, **received)
+
+
+def require_choice(
+    name: str, value: Any, choices: Iterable[Any], error: type[InputError] = InputError
+) -> None:
+    """Requires `value` to be one of `choices`; names the nearest one otherwise."""
+    choices = list(choices)
+    if value not in choices:
+        raise invalid(
+            f"{name} must be one of {', '.join(map(str, choices))}.",
+            hint=did_you_mean(value, choices),
+            error=error,
+            **{name: value},
+        )
+
+
+def did_you_mean(value: Any, choices: Iterable[Any]) -> str:
+    """Returns "Did you mean 'x'?" for the valid name nearest to `value`, or an empty string."""
+    near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1)
+    return f"Did you mean '{near[0]}'?" if near else ""
+
+
+def as_array(
+    name: str, value: Any, shape: tuple[str | int, ...], dtype: Any = np.float32
+) -> np.ndarray:
+    """Returns `value` as an array of `dtype`, its shape checked and its floats finite.
+
+    Args:
+      name: how errors call it.
+      value: array-like.
+      shape: one entry an axis: an int is a required length, a letter is free.
+      dtype: of the result; integers are never made from fractions.
+
+    Raises:
+      InputError: other number of axes, other length, not numeric, NaN or infinite.
+    """
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(array.dtype)
+    except (TypeError, ValueError):
+        raise invalid(
+            f"{name} must be a numeric array of shape {_spell(shape)}.", **{name: value}
+        ) from None
+    fits = array.ndim == len(shape) and all(
+        not isinstance(want, int) or want == got for want, got in zip(shape, array.shape)
+    )
+    require(fits, f"{name} must have shape {_spell(shape)}.", **{name: array})
+    if array.dtype.kind == "f":
+        require(bool(np.isfinite(array).all()), f"{name} must be finite.", **{name: array})
+        whole = np.dtype(dtype).kind not in "iu" or bool((array == np.round(array)).all())
+        require(whole, f"{name} must hold whole numbers.", **{name: array})
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _spell(shape: tuple[str | int, ...]) -> str:
+    return "[" + ", ".join(str(axis) for axis in shape) + "]"
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"array(shape={list(value.shape)}, dtype={value.dtype})"
+    text = repr(str(value)) if hasattr(value, "__fspath__") else repr(value)
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"

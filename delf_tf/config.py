@@ -1,0 +1,210 @@
+"""Configs: protobuf text in, checked messages out, overrides, friendly errors, fingerprints."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from google.protobuf import descriptor as protobuf_descriptor
+from google.protobuf import message as protobuf_message
+from google.protobuf import text_format
+
+from delf_tf import artifacts
+from delf_tf.checks import UsageError, did_you_mean, invalid
+from delf_tf.protos import experiment_pb2
+
+MAX_CONFIG_BYTES = 1 << 20
+
+M = TypeVar("M", bound=protobuf_message.Message)
+
+_NO_FIELD = re.compile(r'Message type "(?P<type>[\w.]+)" has no field named "(?P<field>\w+)"')
+_POSITION = re.compile(r"^(?P<line>\d+):(?P<column>\d+) : ")
+
+
+class ConfigError(UsageError):
+    """A config that cannot be read; its message is one line and names the line of the file."""
+
+
+def load_experiment(path: str, overrides: Iterable[str] = ()) -> experiment_pb2.Experiment:
+    """Reads an experiment: a .textproto file, or the name of one that ships with delf_tf.
+
+    Args:
+      path: file path; if there is no such file, a name in `list_configs()`, with or without the
+        folder `configs/` and the ending `.textproto`.
+      overrides: "path.to.field=value" items applied after the file, in order.
+
+    Returns:
+      The message; relative paths in it stay as written.
+
+    Raises:
+      ConfigError: no such config, unknown field, wrong type, not UTF-8, or over 1 MiB.
+    """
+    message = parse(_read(path), experiment_pb2.Experiment, source=path)
+    for override in overrides:
+        apply_override(message, override)
+    return message
+
+
+def list_configs() -> list[str]:
+    """Returns the names of the configs that ship with delf_tf."""
+    folder = importlib.resources.files("delf_tf.configs")
+    return sorted(
+        entry.name[: -len(".textproto")]
+        for entry in folder.iterdir()
+        if entry.name.endswith(".textproto")
+    )
+
+
+def parse(text: str, message_type: type[M], *, source: str) -> M:
+    """Parses protobuf text into a new `message_type`.
+
+    Args:
+      text: protobuf text format.
+      message_type: the message's class.
+      source: name of the text in errors.
+
+    Raises:
+      ConfigError: with line, column and the nearest valid field name.
+    """
+    message = message_type()
+    try:
+        text_format.Parse(text, message)
+    except text_format.ParseError as error:
+        raise ConfigError(_one_line(str(error), message_type.DESCRIPTOR, source)) from None
+    return message
+
+
+def apply_override(message: protobuf_message.Message, override: str) -> None:
+    """Sets one field from "path.to.field=value"; a repeated field takes "a,b,c" or nothing.
+
+    Raises:
+      ConfigError: not of that form, no such field, or a value of the wrong type.
+    """
+    path, equals, value = override.partition("=")
+    if not equals or not path.strip():
+        raise invalid(
+            "An override must read path.to.field=value.", error=ConfigError, override=override
+        )
+    *parents, leaf = path.strip().split(".")
+    for name in parents:
+        field = _field(message, name, override)
+        if field.message_type is None or _is_repeated(field):
+            raise invalid(
+                f"'{name}' has no fields of its own.", error=ConfigError, override=override
+            )
+        message = getattr(message, name)
+        message.SetInParent()
+    field = _field(message, leaf, override)
+    if field.message_type is not None:
+        raise invalid(
+            f"'{leaf}' is a section.",
+            hint=f"Set one of its fields: {', '.join(field.message_type.fields_by_name)}.",
+            error=ConfigError,
+            override=override,
+        )
+    message.ClearField(leaf)
+    values = [value] if not _is_repeated(field) else [v for v in value.split(",") if v.strip()]
+    for one in values:
+        quoted = '"' + text_format.text_encoding.CEscape(one, True) + '"'
+        text = quoted if field.cpp_type == field.CPPTYPE_STRING else one.strip()
+        try:
+            text_format.Merge(f"{leaf}: {text}", message)
+        except text_format.ParseError:
+            raise invalid(
+                f"'{leaf}' takes {_type_name(field)}.",
+                error=ConfigError,
+                override=override,
+            ) from None
+
+
+def fingerprint(message: protobuf_message.Message, *more: str) -> str:
+    """Returns the fingerprint of a message's content and of the strings in `more`."""
+    return artifacts.fingerprint(message.SerializeToString(deterministic=True), *more)
+
+
+def set_fields(message: protobuf_message.Message) -> dict[str, Any]:
+    """Returns the scalar fields that are set, by name: keyword arguments for library code."""
+    return {
+        field.name: list(value) if _is_repeated(field) else value
+        for field, value in message.ListFields()
+        if field.message_type is None
+    }
+
+
+def _read(path: str) -> str:
+    file = Path(path)
+    try:
+        if file.is_file():
+            if file.stat().st_size > MAX_CONFIG_BYTES:
+                raise invalid("A config must be at most 1 MiB.", error=ConfigError, config=path)
+            return file.read_text(encoding="utf-8")
+        shipped = list_configs()
+        name = file.name[: -len(".textproto")] if file.name.endswith(".textproto") else file.name
+        if name in shipped and str(file.parent) in (".", "configs"):
+            folder = importlib.resources.files("delf_tf.configs")
+            return (folder / f"{name}.textproto").read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise invalid("A config must be UTF-8 text.", error=ConfigError, config=path) from None
+    hint = did_you_mean(name, shipped)
+    raise invalid(
+        "config must be a file or the name of a shipped config.",
+        hint=f"{hint} Shipped: {', '.join(shipped)}.".strip(),
+        error=ConfigError,
+        config=path,
+    )
+
+
+def _one_line(error: str, root: protobuf_descriptor.Descriptor, source: str) -> str:
+    position = _POSITION.match(error)
+    where = f"{source}:{position['line']}:{position['column']}" if position else source
+    text = _POSITION.sub("", error).replace("\n", " ")
+    missing = _NO_FIELD.search(text)
+    if not missing:
+        return f"{where}: {text}"
+    names = _message_fields(root, missing["type"])
+    hint = did_you_mean(missing["field"], names) or f"Valid: {', '.join(names)}."
+    section = missing["type"].rpartition(".")[2]
+    return f"{where}: {section} has no field '{missing['field']}'. {hint}"
+
+
+def _message_fields(root: protobuf_descriptor.Descriptor, full_name: str) -> list[str]:
+    pending, seen = [root], set()
+    while pending:
+        current = pending.pop()
+        if current.full_name == full_name:
+            return list(current.fields_by_name)
+        seen.add(current.full_name)
+        below = [f.message_type for f in current.fields if f.message_type is not None]
+        pending += [d for d in below if d.full_name not in seen]
+    return []
+
+
+def _field(
+    message: protobuf_message.Message, name: str, override: str
+) -> protobuf_descriptor.FieldDescriptor:
+    fields = message.DESCRIPTOR.fields_by_name
+    if name not in fields:
+        raise invalid(
+            f"{message.DESCRIPTOR.name} has no field '{name}'.",
+            hint=did_you_mean(name, fields) or f"Valid: {', '.join(fields)}.",
+            error=ConfigError,
+            override=override,
+        )
+    return fields[name]
+
+
+def _is_repeated(field: protobuf_descriptor.FieldDescriptor) -> bool:
+    # `label` warns in new runtimes and `is_repeated` is missing in old ones.
+    is_repeated = getattr(field, "is_repeated", None)
+    return field.label == field.LABEL_REPEATED if is_repeated is None else bool(is_repeated)
+
+
+def _type_name(field: protobuf_descriptor.FieldDescriptor) -> str:
+    if field.cpp_type == field.CPPTYPE_BOOL:
+        return "true or false"
+    if field.cpp_type in (field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE):
+        return "a number"
+    return "a whole number"

@@ -1,0 +1,1 @@
+"""Images and their names; TFRecords and their schema. Layer 1."""

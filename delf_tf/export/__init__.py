@@ -1,0 +1,1 @@
+"""Models to servable files. Layer 3."""

@@ -1,0 +1,1 @@
+"""Features on disk: the store, the original's files, exchange formats. Layer 1."""

@@ -1,0 +1,1 @@
+"""Two images: nearest neighbours and geometric verification; no TensorFlow. Layer 1."""

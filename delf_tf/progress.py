@@ -1,0 +1,79 @@
+"""Progress of long loops: a bar on a terminal, one line a minute elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import tqdm
+from absl import logging
+
+T = TypeVar("T")
+
+LOG_INTERVAL_S = 60.0
+
+
+class Progress:
+    """Counts `total` items: done, rate, remaining and failures.
+
+    Use as a context manager and call `update`. On a terminal it draws a tqdm bar; elsewhere it logs
+    one line every `LOG_INTERVAL_S` seconds and one at the end.
+    """
+
+    def __init__(self, total: int, unit: str, description: str, *, done: int = 0):
+        """Starts counting.
+
+        Args:
+          total: number of items in all.
+          unit: what an item is, e.g. "images".
+          description: what is being done.
+          done: items finished by an earlier run; they do not count into the rate.
+        """
+        self.total, self.unit, self.description = total, unit, description
+        self.done = self._already = done
+        self.failed = 0
+        self._start = self._last_log = time.monotonic()
+        self._bar: tqdm.tqdm | None = None
+        if sys.stderr.isatty():
+            self._bar = tqdm.tqdm(total=total, initial=done, unit=f" {unit}", desc=description)
+
+    def update(self, num: int = 1, *, failed: int = 0) -> None:
+        """Counts `num` more items, of which `failed` failed."""
+        self.done += num
+        self.failed += failed
+        if self._bar is not None:
+            self._bar.update(num)
+            if failed:
+                self._bar.set_postfix(failed=self.failed)
+        elif time.monotonic() - self._last_log >= LOG_INTERVAL_S:
+            self._last_log = time.monotonic()
+            logging.info("%s", self.line())
+
+    def line(self) -> str:
+        """Returns one line: done/total, rate, remaining time, failures."""
+        elapsed = time.monotonic() - self._start
+        rate = (self.done - self._already) / elapsed if elapsed > 0 else 0.0
+        left = f"{(self.total - self.done) / rate:.0f} s left" if rate > 0 else "unknown time left"
+        return (
+            f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:.2f} {self.unit}/s, "
+            f"{left}, {self.failed} failed"
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        else:
+            logging.info("%s", self.line())
+
+
+def track(items: Iterable[T], total: int, unit: str, description: str) -> Iterator[T]:
+    """Yields `items` while showing progress."""
+    with Progress(total, unit, description) as progress:
+        for item in items:
+            yield item
+            progress.update()

@@ -1,0 +1,1 @@
+"""Metrics and rankings to plots and HTML; no TensorFlow. Layer 3."""

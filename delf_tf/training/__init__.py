@@ -1,0 +1,1 @@
+"""Weights from TFRecords: strategy, trainer, schedules, optimizers. Layer 2."""

@@ -1,0 +1,83 @@
+"""Packaging of delf_tf; the rest of the project's settings are in pyproject.toml."""
+
+from pathlib import Path
+
+import setuptools
+
+# The folders protos/, configs/ and tools/ of the repository are installed inside the package, so
+# that a wheel never puts modules of such common names on a user's path.
+PACKAGE_DIR = {
+    "delf_tf": "delf_tf",
+    "delf_tf.protos": "protos",
+    "delf_tf.configs": "configs",
+    "delf_tf.tools": "tools",
+}
+
+# tensorflow-addons ends at TensorFlow 2.15 and Python 3.11; Python's version chooses the stack, so
+# that pip cannot resolve a mix that does not import.
+STACK_A = 'python_version < "3.12"'
+STACK_B = 'python_version >= "3.12"'
+
+REQUIRED = [
+    f"tensorflow>=2.15,<2.16; {STACK_A}",
+    f"tensorflow-addons>=0.23,<0.24; {STACK_A}",
+    f"tensorflow>=2.16,<2.22; {STACK_B}",
+    f"numpy>=1.23,<2; {STACK_A}",
+    f"numpy>=1.26; {STACK_B}",
+    f"protobuf>=4.25,<5; {STACK_A}",
+    f"protobuf>=4.25; {STACK_B}",
+    "absl-py>=1.4",
+    "scikit-learn>=1.3",
+    "scipy>=1.10",
+    "faiss-cpu>=1.8",
+    "h5py>=3.8",
+    "jinja2>=3.1",
+    "matplotlib>=3.7",
+    "numba>=0.58",
+    "pillow>=10",
+    "safetensors>=0.4",
+    "tqdm>=4.65",
+]
+
+# Resolved together with the pins above: installed on their own later, some of these lift numpy or
+# protobuf and break stack A.
+EXTRAS = {
+    "peers": [
+        f"opencv-python-headless<4.12; {STACK_A}",
+        f"opencv-python-headless; {STACK_B}",
+        f"pydegensac; {STACK_A}",
+        "scikit-image>=0.22",
+    ],
+    "test": ["build>=1", "hypothesis>=6", "mypy>=1.8", "pytest>=8", "pytest-xdist>=3", "ruff>=0.6"],
+}
+EXTRAS["test"] += EXTRAS["peers"]
+
+setuptools.setup(
+    name="delf_tf",
+    version="0.1.0",
+    description="Instance-level image retrieval in TensorFlow: DELF, DELG, DOLG, Super-features",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.9",
+    packages=[
+        *setuptools.find_packages(include=["delf_tf", "delf_tf.*"]),
+        "delf_tf.protos",
+        "delf_tf.configs",
+        "delf_tf.tools",
+    ],
+    package_dir=PACKAGE_DIR,
+    package_data={
+        "delf_tf": ["py.typed"],
+        "delf_tf.configs": ["*.textproto"],
+        "delf_tf.protos": ["*.proto"],
+        "delf_tf.report": ["*.html", "*.css"],
+    },
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["delf_tf = delf_tf.tools.main:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)

@@ -1,0 +1,1 @@
+"""Command-line tools: absl flags in, one artefact out. Each runs as `delf_tf NAME`."""
