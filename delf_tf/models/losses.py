@@ -1,0 +1,228 @@
+"""Losses and margins as pure TensorFlow functions.
+
+Every loss is float32 of shape [B], one value an image (or a tuple of images), whatever the compute
+dtype. Who trains divides its sum by the global batch, so that no loss depends on the number of
+replicas. The classifiers that own class centres are in `classifiers`, the losses of super-features
+in `superfeature_losses`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+from delf_tf.checks import require
+
+# Below this 1 - cos^2 counts as 0: the sine's gradient is then 0 instead of infinite.
+_MIN_SQUARED_SINE = 1e-12
+
+
+def softmax_cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy of the true class; DELF's descriptor and attention losses, DELG's global one.
+
+    Args:
+      labels: integer [B], in 0..C-1. The caller checks the range: TensorFlow raises on CPU but
+        gives NaN on accelerators.
+      logits: [B, C].
+
+    Returns:
+      float32 [B], >= 0.
+    """
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
+
+
+def reconstruction_loss(features: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
+    """Mean squared error of DELG's autoencoder (arXiv 2001.05027, eq. 5).
+
+    No gradient flows into `features`: the autoencoder must not move the backbone.
+
+    Args:
+      features: [B, H, W, C], what is to be reconstructed.
+      reconstruction: the same shape.
+
+    Returns:
+      float32 [B], mean over H, W and C.
+    """
+    target = tf.stop_gradient(tf.cast(features, tf.float32))
+    squared = tf.math.squared_difference(tf.cast(reconstruction, tf.float32), target)
+    return tf.reduce_mean(squared, axis=(1, 2, 3))
+
+
+def arcface_logits(
+    cosines: tf.Tensor, labels: tf.Tensor, margin: float = 0.1, scale: float = 45.25
+) -> tf.Tensor:
+    """ArcFace: the true class's angle θ becomes θ + margin (arXiv 1801.07698, eq. 3).
+
+    As in DELG the margin is left out where θ > π - margin, so that the logit stays monotonic.
+
+    Args:
+      cosines: [B, C], clamped to [-1, 1] here.
+      labels: integer [B]; a label outside 0..C-1 adds no margin.
+      margin: radians, in [0, π).
+      scale: multiplies the cosines.
+
+    Returns:
+      float32 [B, C], with finite gradients also at cosines of 1 and -1.
+    """
+    require_margin(margin, scale)
+    cosines = _clamped(cosines)
+    with_margin = tf.where(
+        cosines >= math.cos(math.pi - margin), _add_angle(cosines, margin), cosines
+    )
+    return scale * tf.where(_is_true_class(labels, cosines), with_margin, cosines)
+
+
+def curricularface_logits(
+    cosines: tf.Tensor,
+    labels: tf.Tensor,
+    difficulty: tf.Tensor,
+    margin: float = 0.15,
+    scale: float = 30.0,
+) -> tf.Tensor:
+    """CurricularFace (arXiv 2004.00288, eq. 5 and 6), the loss that DOLG's release trained with.
+
+    A wrong class nearer than the true one after the margin is hard: its cosine c becomes
+    c (difficulty + c). The true class follows ArcFace, except where θ > π - margin, where its
+    cosine is lowered by margin · sin(margin).
+
+    Args:
+      cosines: [B, C], clamped to [-1, 1] here.
+      labels: integer [B].
+      difficulty: scalar, the running mean of the true classes' cosines; no gradient flows into it.
+      margin: radians, in [0, π).
+      scale: multiplies the result.
+
+    Returns:
+      float32 [B, C].
+    """
+    require_margin(margin, scale)
+    cosines = _clamped(cosines)
+    true_cosine = true_class_values(cosines, labels)[:, tf.newaxis]
+    with_margin = _add_angle(true_cosine, margin)
+    wrong = tf.where(
+        cosines > with_margin, cosines * (tf.stop_gradient(difficulty) + cosines), cosines
+    )
+    right = tf.where(
+        true_cosine > math.cos(math.pi - margin),
+        with_margin,
+        true_cosine - margin * math.sin(margin),
+    )
+    return scale * tf.where(_is_true_class(labels, cosines), right, wrong)
+
+
+def true_class_values(values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Returns `values`[b, labels[b]] as [B], by a sum that every accelerator compiles."""
+    return tf.reduce_sum(tf.where(_is_true_class(labels, values), values, 0.0), axis=1)
+
+
+def contrastive_loss(
+    query: tf.Tensor, positive: tf.Tensor, negatives: tf.Tensor, margin: float = 0.7
+) -> tf.Tensor:
+    """Contrastive loss of tuples: ½ d² to the positive + Σ ½ max(0, margin - d)² to negatives.
+
+    Args:
+      query: [B, D], L2-normalised.
+      positive: [B, D].
+      negatives: [B, K, D]; K may be 0.
+      margin: a distance, > 0; negatives farther away cost nothing.
+
+    Returns:
+      float32 [B]; arXiv 1711.02512, eq. 4.
+    """
+    require(margin > 0, "contrastive_loss's margin must be positive.", margin=margin)
+    to_positive = squared_distance(query, positive)
+    to_negatives = safe_sqrt(squared_distance(query[:, tf.newaxis], negatives))
+    gaps = tf.nn.relu(margin - to_negatives)
+    return 0.5 * (to_positive + tf.reduce_sum(tf.square(gaps), axis=1))
+
+
+def triplet_loss(
+    query: tf.Tensor, positive: tf.Tensor, negatives: tf.Tensor, margin: float = 0.1
+) -> tf.Tensor:
+    """Triplet loss of tuples on squared distances: Σ max(0, d(q,p)² - d(q,n)² + margin).
+
+    Args:
+      query: [B, D], L2-normalised.
+      positive: [B, D].
+      negatives: [B, K, D]; K may be 0.
+      margin: in squared distance, > 0.
+
+    Returns:
+      float32 [B].
+    """
+    require(margin > 0, "triplet_loss's margin must be positive.", margin=margin)
+    to_positive = squared_distance(query, positive)[:, tf.newaxis]
+    to_negatives = squared_distance(query[:, tf.newaxis], negatives)
+    return tf.reduce_sum(tf.nn.relu(to_positive - to_negatives + margin), axis=1)
+
+
+def semi_hard_triplet_loss(
+    labels: tf.Tensor, embeddings: tf.Tensor, margin: float = 1.0
+) -> tf.Tensor:
+    """Triplet loss within a batch, each pair's negative chosen semi-hard (arXiv 1503.03832, §3.2).
+
+    The negative of a pair (a, p) is the nearest one farther from a than p is, or, where there is
+    none, the farthest of all. Distances are not squared.
+
+    Args:
+      labels: integer [B].
+      embeddings: [B, D], L2-normalised.
+      margin: a distance, > 0.
+
+    Returns:
+      float32 [B]: each anchor's share, scaled so that their mean is the mean over all pairs of the
+      batch; zeros if no two images share a label.
+    """
+    require(margin > 0, "semi_hard_triplet_loss's margin must be positive.", margin=margin)
+    embeddings = tf.cast(embeddings, tf.float32)
+    distances = safe_sqrt(squared_distance(embeddings[:, tf.newaxis], embeddings[tf.newaxis]))
+    same = labels[:, tf.newaxis] == labels[tf.newaxis]
+    is_pair = tf.cast(same & ~tf.eye(tf.shape(same)[0], dtype=tf.bool), tf.float32)
+    negatives = _semi_hard_negatives(distances, same)
+    losses = is_pair * tf.nn.relu(distances - negatives + margin)
+    num_images = tf.cast(tf.shape(same)[0], tf.float32)
+    return tf.reduce_sum(losses, axis=1) * num_images / tf.maximum(tf.reduce_sum(is_pair), 1.0)
+
+
+def squared_distance(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Returns the squared Euclidean distance over the last axis, float32."""
+    difference = tf.cast(first, tf.float32) - tf.cast(second, tf.float32)
+    return tf.reduce_sum(tf.square(difference), axis=-1)
+
+
+def safe_sqrt(squared: tf.Tensor) -> tf.Tensor:
+    """Returns the square root whose gradient at 0 is 0, not infinite."""
+    positive = squared > 0
+    return tf.where(positive, tf.sqrt(tf.where(positive, squared, 1.0)), 0.0)
+
+
+def require_margin(margin: float, scale: float) -> None:
+    """Refuses an angular margin outside [0, π) and a scale that is not positive."""
+    require(0 <= margin < math.pi, "The angular margin must lie in [0, π).", margin=margin)
+    require(scale > 0, "The logits' scale must be positive.", scale=scale)
+
+
+def _clamped(cosines: tf.Tensor) -> tf.Tensor:
+    return tf.clip_by_value(tf.cast(cosines, tf.float32), -1.0, 1.0)
+
+
+def _add_angle(cosines: tf.Tensor, angle: float) -> tf.Tensor:
+    # cos(θ + m) = cos θ cos m - sin θ sin m; (1 - c)(1 + c) keeps its digits near 1.
+    squared_sines = tf.maximum((1.0 - cosines) * (1.0 + cosines), _MIN_SQUARED_SINE)
+    return cosines * math.cos(angle) - tf.sqrt(squared_sines) * math.sin(angle)
+
+
+def _is_true_class(labels: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    return tf.one_hot(labels, tf.shape(values)[1], on_value=True, off_value=False, dtype=tf.bool)
+
+
+def _semi_hard_negatives(distances: tf.Tensor, same: tf.Tensor) -> tf.Tensor:
+    """Returns [B, B]: the distance of the negative for the pair (row, column)."""
+    # [a, p, n]: n is a negative of a, farther than p.
+    farther = ~same[:, tf.newaxis] & (distances[:, tf.newaxis] > distances[:, :, tf.newaxis])
+    nearest = tf.reduce_min(
+        tf.where(farther, distances[:, tf.newaxis], distances.dtype.max), axis=2
+    )
+    farthest = tf.reduce_max(tf.where(same, 0.0, distances), axis=1, keepdims=True)
+    return tf.where(tf.reduce_any(farther, axis=2), nearest, farthest)
