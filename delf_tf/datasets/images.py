@@ -22,8 +22,12 @@ from pathlib import Path
 from typing import Union
 
 import numpy as np
-from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin
-from PIL import WebPImagePlugin as webp
+from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from delf_tf.checks import InputError, invalid, require
 from delf_tf.types import Box, ImageRef
@@ -151,7 +155,7 @@ def _open(data: bytes, name: str, max_pixels: int) -> ImageFile.ImageFile:
             first_bytes=data[:8],
         )
     try:
-        if opener is webp.WebPImageFile:
+        if opener is WebPImageFile:
             # Its opener allocates the whole canvas.
             _check_size(*_webp_size(data), name, max_pixels)
         opened = opener(io.BytesIO(data))
@@ -161,7 +165,7 @@ def _open(data: bytes, name: str, max_pixels: int) -> ImageFile.ImageFile:
         raise _unreadable(name, fault) from None
     _check_size(opened.height, opened.width, name, max_pixels)
     require(
-        opener is not JpegImagePlugin.JpegImageFile or data.count(b"\xff\xda") <= _MAX_JPEG_SCANS,
+        opener is not JpegImageFile or data.count(b"\xff\xda") <= _MAX_JPEG_SCANS,
         f"A progressive JPEG must have at most {_MAX_JPEG_SCANS} scans.",
         error=ImageError,
         path=name,
@@ -171,11 +175,11 @@ def _open(data: bytes, name: str, max_pixels: int) -> ImageFile.ImageFile:
 
 # The formats' own openers: Image.open would warn by a process-wide limit of its own.
 _FORMATS: tuple[tuple[Callable[[bytes], bool], type[ImageFile.ImageFile]], ...] = (
-    (lambda data: data.startswith(b"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
-    (lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
-    (lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", webp.WebPImageFile),
-    (lambda data: data[:6] in (b"GIF87a", b"GIF89a"), GifImagePlugin.GifImageFile),
-    (lambda data: data[:2] == b"BM", BmpImagePlugin.BmpImageFile),
+    (lambda data: data.startswith(b"\xff\xd8\xff"), JpegImageFile),
+    (lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), PngImageFile),
+    (lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", WebPImageFile),
+    (lambda data: data[:6] in (b"GIF87a", b"GIF89a"), GifImageFile),
+    (lambda data: data[:2] == b"BM", BmpImageFile),
 )
 
 
