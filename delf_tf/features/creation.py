@@ -1,0 +1,107 @@
+"""Making an empty feature store, or finding that the one that exists may be continued."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from delf_tf import artifacts
+from delf_tf.artifacts import StrPath
+from delf_tf.features import codec_file, manifest
+from delf_tf.features.disk import explained, locked
+from delf_tf.features.manifest import Manifest
+from delf_tf.features.quantization import Codec, get_codec
+from delf_tf.features.writer import take_shard
+
+_OWN_FILES = (
+    manifest.IDS_NAME,
+    manifest.CODEC_NAME,
+    "block-*-of-*.safetensors",
+    ".block-*.tmp",
+    ".*.json.*.tmp",
+    ".codec.*.tmp",
+)
+
+
+def create(
+    path: StrPath,
+    ids: Sequence[str],
+    *,
+    fingerprint: str,
+    num_shards: int = 1,
+    block_size: int = 64,
+    global_dim: int | None = None,
+    local_dim: int | None = None,
+    local_codec: str | Codec = "float32",
+    overwrite: bool = False,
+) -> Path:
+    """Makes an empty store, or finds that the one at `path` is the same and may be continued.
+
+    Several processes may call it at once with the same arguments. With several shards, call it with
+    `overwrite` once, before the shards' own processes start.
+
+    Args:
+      path: folder of the store.
+      ids: of the images, unique; their order is the store's order. May be empty.
+      fingerprint: of the model and config that make the features.
+      num_shards: parts that can be written by separate processes.
+      block_size: images a file; what a killed run repeats at most.
+      global_dim: width of the global descriptors, or None if there are none.
+      local_dim: width of the local descriptors, or None if there are none.
+      local_codec: how local features are kept: "float32", or see `features.quantization`.
+      overwrite: whether to delete the features of a store that lies at `path`.
+
+    Returns:
+      The folder.
+
+    Raises:
+      InputError: a store made from other arguments lies there, a writer is at work on the one to
+        be overwritten, an argument is out of range, or the folder cannot be written.
+    """
+    folder = Path(path)
+    codec = None if local_dim is None else get_codec(local_codec, local_dim)
+    files = {manifest.IDS_NAME: manifest.ids_text(ids).encode()}
+    if codec is not None and codec.tensors():
+        files[manifest.CODEC_NAME] = codec_file.to_bytes(codec)
+    content = Manifest(
+        fingerprint=fingerprint,
+        num_images=len(ids),
+        ids_sha256=manifest.sha256(files[manifest.IDS_NAME]),
+        num_shards=num_shards,
+        block_size=block_size,
+        global_dim=global_dim,
+        local_dim=local_dim,
+        local_codec=None if codec is None else codec.name,
+        codec_sha256=manifest.sha256(files[manifest.CODEC_NAME]) if len(files) > 1 else None,
+    )
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / ".create.lock"):
+            if overwrite:
+                _delete(folder)
+            if (folder / manifest.NAME).exists():
+                content.require_same(manifest.read_manifest(folder), folder)
+            _write_missing(folder, files)
+            # The manifest comes last: with it the store exists.
+            _write_missing(folder, {manifest.NAME: content.to_json().encode()})
+    return folder
+
+
+def _delete(folder: Path) -> None:
+    with ExitStack() as stack:
+        for path in folder.glob(".block-*.lock"):
+            _, shard, _, num_shards = path.name.split(".")[1].split("-")
+            lock = take_shard(folder, int(shard), int(num_shards))
+            stack.callback(lock.release)
+        (folder / manifest.NAME).unlink(missing_ok=True)
+        for pattern in _OWN_FILES:
+            for path in folder.glob(pattern):
+                path.unlink(missing_ok=True)
+
+
+def _write_missing(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != content:
+            artifacts.write_bytes(path, content)
