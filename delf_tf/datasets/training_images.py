@@ -12,16 +12,15 @@ import numpy as np
 from delf_tf import artifacts
 from delf_tf.checks import invalid, require, require_choice
 from delf_tf.datasets import folder as folder_dataset
+from delf_tf.datasets import gldv2, sfm120k
 from delf_tf.datasets.tables import malformed, read_rows
 
 # Where an image lies below the root, by its id.
 LAYOUTS = {
     "relative": lambda root, image_id: root / image_id,
-    "gldv2": lambda root, image_id: root.joinpath(*image_id[:3], f"{image_id}.jpg"),
+    "gldv2": gldv2.image_path,
     "flat": lambda root, image_id: root / f"{image_id}.jpg",
-    "sfm120k": lambda root, image_id: root.joinpath(
-        image_id[-2:], image_id[-4:-2], image_id[-6:-4], image_id
-    ),
+    "sfm120k": sfm120k.image_path,
 }
 
 
@@ -123,18 +122,16 @@ def from_gldv2(
 ) -> TrainingImages:
     """Lists Google Landmarks v2's training images.
 
-    Classes are numbered 0..C-1 by ascending landmark id, as the original's builder does. (Google
-    Landmarks v1 comes as the same train.csv; its classes were made by clustering photographs
-    that share a GPS position within 25 km, so two of its classes may show one landmark.)
+    Classes are numbered 0..C-1 by ascending landmark id, as the original's builder does.
 
     Args:
       root: folder of the images, in GLDv2's tree a/b/c/abc….jpg or in another `layout`.
       train_csv: columns id and landmark_id; "" if `clean_csv` is given.
       clean_csv: columns landmark_id and images (ids separated by spaces); if given, it alone says
         which images train.
-      exclude_csv: column id, or landmark_id, or both: images and whole landmarks to leave out.
-        Revisited GLDv2 (arXiv 2404.01524) removes so the landmarks of ROxford's and RParis's
-        queries: 1,565 images of 17 classes of the clean set.
+      exclude_csv: images and whole landmarks to leave out, see `gldv2.read_exclusions`: so
+        Revisited GLDv2 (arXiv 2404.01524) removes the landmarks of ROxford's and RParis's queries,
+        1,565 images in 17 classes of the clean set.
       layout: a key of `LAYOUTS`.
 
     Raises:
@@ -142,14 +139,15 @@ def from_gldv2(
         whole number.
     """
     table = clean_csv or train_csv
-    pairs = list(_clean_pairs(clean_csv) if clean_csv else _train_pairs(train_csv))
+    pairs = list(_gldv2_pairs(train_csv, clean_csv))
     source: dict[str, Any] = {
         "kind": "gldv2-clean" if clean_csv else "gldv2",
         "table": Path(table).name,
         "table_fingerprint": artifacts.file_fingerprint(table),
     }
     if exclude_csv:
-        kept = _without(pairs, exclude_csv)
+        exclusions = gldv2.read_exclusions(exclude_csv)
+        kept = [pair for pair in pairs if pair not in exclusions]
         source["excluded"] = {
             "table": Path(exclude_csv).name,
             "table_fingerprint": artifacts.file_fingerprint(exclude_csv),
@@ -160,13 +158,31 @@ def from_gldv2(
     return _labelled(Path(root), pairs, sorted({c for _, c in pairs}), layout, source)
 
 
+def from_sfm120k(
+    root: artifacts.StrPath, database_pkl: artifacts.StrPath, split: str = "train"
+) -> TrainingImages:
+    """Lists SfM-120k's images; the class is the cluster, a 3-D model's images.
+
+    Args:
+      root: folder of the images, in the published tree.
+      database_pkl: retrieval-SfM-120k.pkl, read without running anything in it.
+      split: "train" or "val".
+
+    Raises:
+      InputError: the pickle is missing, damaged or malformed.
+    """
+    part = sfm120k.read_database(database_pkl, split)
+    pairs = list(zip(part.image_ids, part.clusters.tolist()))
+    source = {"kind": "sfm120k", "split": split}
+    return _labelled(Path(root), pairs, sorted({c for _, c in pairs}), "sfm120k", source)
+
+
 def from_id_list(
     root: artifacts.StrPath, ids_csv: artifacts.StrPath, *, layout: str = "gldv2"
 ) -> TrainingImages:
     """Lists images without a class: GLDv2's index.csv and test.csv (column id)."""
-    ids = tuple(image_id for _, (image_id,) in read_rows(ids_csv, ["id"]))
-    _require_unique(ids)
-    return TrainingImages(Path(root), ids, None, (), layout, {"kind": "ids"})
+    ids = gldv2.read_image_ids(ids_csv)
+    return TrainingImages(Path(root), tuple(ids), None, (), layout, {"kind": "ids"})
 
 
 def split_validation(
@@ -231,38 +247,15 @@ def _labelled(
     return TrainingImages(root, ids, labels, tuple(map(str, classes)), layout, source)
 
 
-def _train_pairs(path: artifacts.StrPath) -> Iterator[tuple[str, int]]:
-    for line, (image_id, landmark) in read_rows(path, ["id", "landmark_id"]):
-        # "None" marks the removed images of Google Landmarks v1.
-        if landmark.strip().lower() != "none":
-            yield image_id.strip(), _whole(landmark, path, line)
-
-
-def _clean_pairs(path: artifacts.StrPath) -> Iterator[tuple[str, int]]:
-    for line, (landmark, images) in read_rows(path, ["landmark_id", "images"]):
-        for image_id in images.split():
-            yield image_id, _whole(landmark, path, line)
-
-
-def _without(pairs: list[tuple[str, int]], path: artifacts.StrPath) -> list[tuple[str, int]]:
-    images, landmarks = set(), set()
-    for line, (image_id, landmark) in read_rows(path, [], ["id", "landmark_id"]):
-        if image_id.strip():
-            images.add(image_id.strip())
-        elif landmark.strip():
-            landmarks.add(_whole(landmark, path, line))
-    require(
-        bool(images or landmarks),
-        "An exclusion list must have a column id or landmark_id with entries.",
-        path=str(path),
-    )
-    return [pair for pair in pairs if pair[0] not in images and pair[1] not in landmarks]
-
-
-def _whole(text: str, path: artifacts.StrPath, line: int) -> int:
-    if not text.strip().isdigit():
-        raise malformed(path, line, f"landmark_id {text!r} is no whole number")
-    return int(text)
+def _gldv2_pairs(
+    train_csv: artifacts.StrPath, clean_csv: artifacts.StrPath
+) -> Iterator[tuple[str, int]]:
+    if not clean_csv:
+        yield from gldv2.read_train(train_csv)
+        return
+    for landmark, image_ids in gldv2.read_train_clean(clean_csv):
+        for image_id in image_ids:
+            yield image_id, landmark
 
 
 def _require_unique(ids: Sequence[str]) -> None:
