@@ -21,6 +21,7 @@ MAX_CONFIG_BYTES = 1 << 20
 M = TypeVar("M", bound=protobuf_message.Message)
 
 _NO_FIELD = re.compile(r'Message type "(?P<type>[\w.]+)" has no field named "(?P<field>\w+)"')
+_SCALAR = re.compile(r"^[\w.+-]+$")
 _POSITION = re.compile(r"^(?P<line>\d+):(?P<column>\d+) : ")
 
 
@@ -109,8 +110,12 @@ def apply_override(message: protobuf_message.Message, override: str) -> None:
     values = [value] if not _is_repeated(field) else [v for v in value.split(",") if v.strip()]
     for one in values:
         quoted = '"' + text_format.text_encoding.CEscape(one, True) + '"'
-        text = quoted if field.cpp_type == field.CPPTYPE_STRING else one.strip()
+        is_string = field.cpp_type == field.CPPTYPE_STRING
+        text = quoted if is_string else one.strip()
         try:
+            # More than one token would be more than one field.
+            if not is_string and not _SCALAR.match(text):
+                raise text_format.ParseError(text)
             text_format.Merge(f"{leaf}: {text}", message)
         except text_format.ParseError:
             raise invalid(

@@ -1,0 +1,226 @@
+"""Drives an Extractor over many images into a feature store; safe to kill at any moment."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from delf_tf import artifacts
+from delf_tf.checks import InputError, require
+from delf_tf.datasets import images
+from delf_tf.extraction import pyramid
+from delf_tf.extraction.extractor import MIN_SIDE_PX, Extractor
+from delf_tf.features import store
+from delf_tf.progress import Progress
+from delf_tf.types import ImageRef, LocalFeatures
+
+# Decoded images waiting for the network; bounds memory whatever the number of images.
+_MAX_DECODED = 4
+
+
+class ImageLoader:
+    """Decodes images and applies the size limit; the only place where an image is resized to it."""
+
+    def __init__(self, *, max_side: int = -1, min_side: int = -1, max_pixels: int | None = None):
+        """Keeps the limits.
+
+        Args:
+          max_side: longest side in pixels, -1 for no limit.
+          min_side: images below this longest side are enlarged, -1 for never.
+          max_pixels: images with more are not decoded; None for the reader's own limit.
+        """
+        self._limits = {"max_side": max_side, "min_side": min_side}
+        self._read_options = {} if max_pixels is None else {"max_pixels": max_pixels}
+
+    def load(self, ref: ImageRef) -> tuple[np.ndarray, tuple[int, int]]:
+        """Returns the limited image, uint8 [H, W, 3], and the (height, width) it was read with.
+
+        Raises:
+          ImageError: unreadable, or a side below MIN_SIDE_PX after the limit.
+        """
+        image = images.read_image(ref, **self._read_options)
+        limited = pyramid.resize_to_limit(image, **self._limits)
+        if min(limited.shape[:2]) < MIN_SIDE_PX:
+            raise images.ImageError(
+                f"An image must be at least {MIN_SIDE_PX} pixels on each side at the size it is "
+                f"extracted at. Received: {limited.shape[1]}x{limited.shape[0]}."
+            )
+        return limited, image.shape[:2]
+
+
+def extract_image(
+    extractor: Extractor, image: np.ndarray, full_size: tuple[int, int] | None = None
+) -> store.ImageFeatures:
+    """Extracts one image.
+
+    Args:
+      extractor: the graph.
+      image: uint8 RGB [H, W, 3].
+      full_size: (height, width) that locations are to be in, if `image` was resized from it.
+
+    Returns:
+      Features; locations in pixels of the full-size image, scales relative to `image`.
+    """
+    outputs = {name: value.numpy() for name, value in extractor(image).items()}
+    local = None
+    if extractor.use_local_features:
+        size = image.shape[:2]
+        local = LocalFeatures(
+            pyramid.to_larger_pixels(outputs["locations"], size, full_size or size),
+            outputs["descriptors"],
+            outputs["scores"],
+            outputs["scales"],
+        )
+    return store.ImageFeatures(outputs.get("global_descriptor"), local)
+
+
+def extract_to_store(
+    refs: Sequence[ImageRef],
+    extractor: Extractor,
+    store_dir: artifacts.StrPath,
+    *,
+    loader: ImageLoader,
+    fingerprint: str,
+    shard_index: int = 0,
+    num_shards: int = 1,
+    block_size: int = 64,
+    num_threads: int = 2,
+    overwrite: bool = False,
+) -> Path:
+    """Extracts a collection, or one shard of it; what an earlier run finished is not done again.
+
+    Images that cannot be read are recorded in the store with their reason and never stop the run.
+
+    Args:
+      refs: the whole collection, also when only a shard of it is extracted.
+      extractor: the graph.
+      store_dir: the feature store.
+      loader: decodes and limits.
+      fingerprint: of everything that shapes the features; a store made otherwise is refused.
+      shard_index: which shard, 0..num_shards-1.
+      num_shards: number of shards.
+      block_size: images written together.
+      num_threads: decoding threads.
+      overwrite: start anew, whatever the store holds.
+
+    Returns:
+      The store's path.
+
+    Raises:
+      InputError: a store of another fingerprint, another writer of the shard, a full disk.
+    """
+    path = store.create(
+        store_dir,
+        [ref.id for ref in refs],
+        fingerprint=fingerprint,
+        num_shards=num_shards,
+        block_size=block_size,
+        global_dim=extractor.global_dim,
+        local_dim=extractor.local_dim,
+        overwrite=overwrite,
+    )
+    by_id = {ref.id: ref for ref in refs}
+    with store.writer(path, shard_index, num_shards) as writer:
+        blocks = [(block, [by_id[one] for one in ids]) for block, ids in writer.pending()]
+        total, done = writer.num_images, writer.num_done
+        with Progress(total, "images", "extract", done=done) as progress:
+            pending = (ref for _, block_refs in blocks for ref in block_refs)
+            results = _extract_all(pending, extractor, loader, num_threads, progress)
+            for block, block_refs in blocks:
+                ids = [ref.id for ref in block_refs]
+                features, failures = _collect(results, ids)
+                writer.write(block, ids, features, failures)
+    return path
+
+
+def sample_descriptors(
+    refs: Sequence[ImageRef],
+    extractor: Extractor,
+    loader: ImageLoader,
+    *,
+    max_num_samples: int,
+    num_threads: int = 2,
+) -> np.ndarray:
+    """Gathers local descriptors for fitting a PCA, evenly from evenly spaced images.
+
+    Args:
+      refs: images to draw from.
+      extractor: gives local features without projection.
+      loader: decodes and limits.
+      max_num_samples: most descriptors.
+      num_threads: decoding threads.
+
+    Returns:
+      float32 [N, D], L2-normalised.
+
+    Raises:
+      InputError: no image gave a descriptor.
+    """
+    per_image = max(1, max_num_samples // max(1, len(refs)))
+    chunks = []
+    with Progress(len(refs), "images", "sample local descriptors") as progress:
+        for _, features in _extract_all(iter(refs), extractor, loader, num_threads, progress):
+            if isinstance(features, store.ImageFeatures) and features.local is not None:
+                step = max(1, len(features.local) // per_image)
+                chunks.append(features.local.descriptors[::step][:per_image])
+    require(
+        sum(map(len, chunks)) > 0,
+        "Fitting a PCA needs at least one image with local features.",
+        images=len(refs),
+    )
+    return np.concatenate(chunks)[:max_num_samples]
+
+
+def _extract_all(
+    refs: Iterator[ImageRef],
+    extractor: Extractor,
+    loader: ImageLoader,
+    num_threads: int,
+    progress: Progress,
+) -> Iterator[tuple[ImageRef, store.ImageFeatures | str]]:
+    """Yields each image's features, or the reason why it has none, in order."""
+    for ref, loaded in _load_ahead(refs, loader, num_threads):
+        try:
+            image, full_size = loaded.result()
+            features: store.ImageFeatures | str = extract_image(extractor, image, full_size)
+        except InputError as error:
+            features = " ".join(str(error).split())
+            logging.warning("%s: %s", ref.id, features)
+        progress.update(failed=int(isinstance(features, str)))
+        yield ref, features
+
+
+def _load_ahead(
+    refs: Iterator[ImageRef], loader: ImageLoader, num_threads: int
+) -> Iterator[tuple[ImageRef, concurrent.futures.Future]]:
+    """Yields images in order while threads decode the next few."""
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+        waiting: collections.deque = collections.deque()
+        try:
+            for ref in refs:
+                waiting.append((ref, pool.submit(loader.load, ref)))
+                if len(waiting) > max(_MAX_DECODED, num_threads):
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _collect(
+    results: Iterator[tuple[ImageRef, store.ImageFeatures | str]], ids: Sequence[str]
+) -> tuple[list[store.ImageFeatures | None], dict[str, str]]:
+    features: list[store.ImageFeatures | None] = []
+    failures: dict[str, str] = {}
+    for one in ids:
+        _, result = next(results)
+        if isinstance(result, str):
+            failures[one] = result
+        features.append(None if isinstance(result, str) else result)
+    return features, failures

@@ -1,0 +1,212 @@
+"""The Extractor: pyramid, model and selection as one graph, used by the engine and by export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from delf_tf.checks import as_array, require
+from delf_tf.extraction import pyramid, selection
+
+# The smallest side, in pixels, that is worth a descriptor; the original draws the same line.
+MIN_SIDE_PX = 10
+
+# local_offset depends on the size only through its remainders by the strides, all of which divide
+# this; a table of one period serves every size inside a graph.
+_OFFSET_PERIOD = 64
+
+
+class Projection(NamedTuple):
+    """PCA, whitening folded in: L2-normalise, subtract `mean` [D], multiply by `matrix` [d, D]."""
+
+    mean: np.ndarray
+    matrix: np.ndarray
+
+
+class Extractor(tf.Module):
+    """Turns one upright RGB image into a global descriptor and local features.
+
+    The model runs once a pyramid scale. Local descriptors of all scales compete for the best
+    `max_num_features`; they are L2-normalised, projected, and normalised again (Noh et al. 2017,
+    section 4.3). Global descriptors are summed over their scales and normalised (Cao et al. 2020,
+    section 3.3).
+    """
+
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        *,
+        image_scales: Sequence[float] = (1.0,),
+        global_scales_ind: Sequence[int] = (),
+        use_global_features: bool = True,
+        use_local_features: bool = False,
+        max_num_features: int = 1000,
+        score_threshold: float = 0.0,
+        nms_iou: float = 1.0,
+        nms_box_px: float = 291.0,
+        local_projection: Projection | None = None,
+        global_projection: Projection | None = None,
+    ):
+        """Checks the arguments against the model.
+
+        Args:
+          model: of delf_tf.create_model.
+          image_scales: pyramid factors.
+          global_scales_ind: indices into image_scales for the global descriptor; empty for all.
+          use_global_features: give "global_descriptor".
+          use_local_features: give "locations", "descriptors", "scores" and "scales".
+          max_num_features: most local features of an image.
+          score_threshold: local features with a lower score are dropped.
+          nms_iou: see selection.select.
+          nms_box_px: side of the box that stands for a feature in `nms_iou`, pixels at scale 1; the
+            default is the receptive field of ResNet's stage 4, as in the original.
+          local_projection: PCA of local descriptors.
+          global_projection: PCA of each scale's global descriptor.
+
+        Raises:
+          InputError: an argument out of range, or features that the model does not give.
+        """
+        super().__init__(name="extractor")
+        self.model = model
+        self.image_scales = pyramid.check_scales(image_scales)
+        self.global_scales_ind = _check_indices(global_scales_ind, len(self.image_scales))
+        self.use_global_features, self.use_local_features = use_global_features, use_local_features
+        require(
+            use_global_features or use_local_features,
+            "An extractor must give global features, local features, or both.",
+            hint="Set use_global_features or use_local_features.",
+        )
+        _check_outputs(model, use_global_features, use_local_features)
+        require(
+            max_num_features >= 1,
+            "max_num_features must be at least 1.",
+            max_num_features=max_num_features,
+        )
+        self.max_num_features = max_num_features
+        self.score_threshold = score_threshold
+        self.nms_iou, self.nms_box_px = nms_iou, nms_box_px
+        self.global_dim = self.local_dim = None
+        if use_global_features:
+            self._global, self.global_dim = _as_constants(
+                "global_projection", global_projection, model.global_dim
+            )
+        if use_local_features:
+            self._local, self.local_dim = _as_constants(
+                "local_projection", local_projection, model.local_dim
+            )
+            offsets = [model.local_offset(8 * _OFFSET_PERIOD + r) for r in range(_OFFSET_PERIOD)]
+            self._offsets = tf.constant(offsets, tf.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8, name="image")])
+    def __call__(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Extracts features.
+
+        Args:
+          image: uint8 [H, W, 3], RGB, both sides at least MIN_SIDE_PX.
+
+        Returns:
+          "global_descriptor" float32 [D], L2-normalised, if asked for; "locations" float32 [N, 2],
+          (y, x) pixels of `image`, "descriptors" float32 [N, D], L2-normalised, "scores" float32
+          [N], falling, and "scales" float32 [N], if asked for.
+        """
+        image = tf.cast(image, tf.float32)
+        global_descriptors, cells = [], []
+        for index, scale in enumerate(self.image_scales):
+            needs_global = self.use_global_features and index in self.global_scales_ind
+            needed = ("global",) * needs_global + ("local",) * self.use_local_features
+            if not needed:
+                continue
+            level = pyramid.pyramid_level(image, scale)
+            outputs = self.model(level[tf.newaxis], training=False, outputs=needed)
+            if needs_global:
+                vectors = tf.cast(outputs["global"], tf.float32)
+                global_descriptors.append(_project(vectors, self._global))
+            if self.use_local_features:
+                cells.append(self._cells(outputs, tf.shape(image)[:2], tf.shape(level)[:2], scale))
+        result = {}
+        if self.use_global_features:
+            total = tf.reduce_sum(tf.concat(global_descriptors, axis=0), axis=0)
+            result["global_descriptor"] = tf.math.l2_normalize(total, axis=-1)
+        if self.use_local_features:
+            result.update(self._select(cells))
+        return result
+
+    def _cells(
+        self, outputs: dict[str, tf.Tensor], size: tf.Tensor, level_size: tf.Tensor, scale: float
+    ) -> dict[str, tf.Tensor]:
+        """Flattens one scale's maps to rows; locations in pixels of the unscaled image."""
+        features = tf.cast(outputs["features"][0], tf.float32)
+        rows, columns = tf.shape(features)[0], tf.shape(features)[1]
+        factor = tf.cast(size, tf.float32) / tf.cast(level_size, tf.float32)
+        centres = [
+            self.model.local_stride * tf.cast(tf.range(number), tf.float32)
+            + tf.gather(self._offsets, level_size[axis] % _OFFSET_PERIOD)
+            for axis, number in enumerate((rows, columns))
+        ]
+        grid = tf.stack(tf.meshgrid(*centres, indexing="ij"), axis=-1)
+        locations = tf.reshape((grid + 0.5) * factor - 0.5, [-1, 2])
+        return {
+            "locations": locations,
+            "descriptors": tf.reshape(features, [-1, features.shape[-1]]),
+            "scores": tf.reshape(tf.cast(outputs["scores"][0], tf.float32), [-1]),
+            "scales": tf.fill([rows * columns], tf.constant(1.0 / scale, tf.float32)),
+        }
+
+    def _select(self, cells: list[dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
+        """Keeps the best cells of all scales and finishes their descriptors."""
+        merged = {name: tf.concat([level[name] for level in cells], axis=0) for name in cells[0]}
+        half = self.nms_box_px / 2.0 * merged["scales"][:, tf.newaxis]
+        boxes = tf.concat([merged["locations"] - half, merged["locations"] + half], axis=1)
+        chosen = selection.select(
+            merged["scores"],
+            boxes,
+            max_num_features=self.max_num_features,
+            score_threshold=self.score_threshold,
+            nms_iou=self.nms_iou,
+        )
+        kept = {name: tf.gather(values, chosen) for name, values in merged.items()}
+        kept["descriptors"] = _project(kept["descriptors"], self._local)
+        return kept
+
+
+def _check_outputs(model: tf.keras.Model, use_global: bool, use_local: bool) -> None:
+    given = model.output_names_available
+    wanted = ("global",) * use_global + ("local",) * use_local
+    missing = [name for name in wanted if name not in given]
+    require(
+        not missing,
+        f"The model must give {' and '.join(missing)} features.",
+        hint=f"It gives: {', '.join(given)}.",
+        model=model.options["name"],
+    )
+
+
+def _check_indices(indices: Sequence[int], num_scales: int) -> tuple[int, ...]:
+    indices = tuple(int(index) for index in indices) or tuple(range(num_scales))
+    require(
+        all(0 <= index < num_scales for index in indices),
+        f"global_scales_ind must index image_scales, 0..{num_scales - 1}.",
+        global_scales_ind=indices,
+    )
+    return indices
+
+
+def _as_constants(
+    name: str, projection: Projection | None, dim: int
+) -> tuple[tuple[tf.Tensor, tf.Tensor] | None, int]:
+    if projection is None:
+        return None, dim
+    matrix = as_array(f"{name}.matrix", projection.matrix, ("d", dim))
+    mean = as_array(f"{name}.mean", projection.mean, (dim,))
+    return (tf.constant(mean), tf.constant(matrix)), len(matrix)
+
+
+def _project(vectors: tf.Tensor, projection: tuple[tf.Tensor, tf.Tensor] | None) -> tf.Tensor:
+    vectors = tf.math.l2_normalize(vectors, axis=-1)
+    if projection is None:
+        return vectors
+    mean, matrix = projection
+    return tf.math.l2_normalize(tf.matmul(vectors - mean, matrix, transpose_b=True), axis=-1)

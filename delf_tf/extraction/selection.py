@@ -1,0 +1,38 @@
+"""Which cells of the feature maps become local features."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def select(
+    scores: tf.Tensor,
+    boxes: tf.Tensor,
+    *,
+    max_num_features: int,
+    score_threshold: float,
+    nms_iou: float,
+) -> tf.Tensor:
+    """Chooses features over all scales together, strongest first (Noh et al. 2017, section 4.1).
+
+    Args:
+      scores: float32 [N], attention.
+      boxes: float32 [N, 4], receptive boxes (y0, x0, y1, x1) in pixels of one image.
+      max_num_features: most features kept.
+      score_threshold: lower scores are dropped.
+      nms_iou: a feature is dropped if its box overlaps a kept one's by more than this intersection
+        over union; 1 or more keeps all, which makes the selection a plain top-K.
+
+    Returns:
+      int32 [M], rows, by falling score; equal scores keep their order.
+    """
+    passing = tf.reshape(tf.where(scores >= score_threshold), [-1])
+    passing_scores = tf.gather(scores, passing)
+    limit = tf.minimum(max_num_features, tf.shape(passing_scores)[0])
+    if nms_iou >= 1.0:
+        chosen = tf.math.top_k(passing_scores, k=limit, sorted=True).indices
+    else:
+        chosen = tf.image.non_max_suppression(
+            tf.gather(boxes, passing), passing_scores, limit, iou_threshold=nms_iou
+        )
+    return tf.cast(tf.gather(passing, chosen), tf.int32)

@@ -1,0 +1,133 @@
+"""The report: one HTML file that opens from disk, needs no network and no script."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import importlib.resources
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from delf_tf import artifacts
+
+THUMBNAIL_PX = 176
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of strings; the first column names its row."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def to_text(self) -> str:
+        """Returns the table in aligned columns, for a terminal."""
+        rows = [list(self.header), *(list(row) for row in self.rows)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(self.header))]
+        aligned = [
+            "  ".join(
+                cell.ljust(width) if column == 0 else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths))
+            ).rstrip()
+            for row in rows
+        ]
+        return "\n".join([aligned[0], "-" * max(map(len, aligned)), *aligned[1:]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image with words.
+
+    Attributes:
+      image: data URI.
+      caption: below it.
+      alt: for those who cannot see it.
+      verdict: "good", "bad" or "" when there are no labels.
+    """
+
+    image: str
+    caption: str
+    alt: str
+    verdict: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class RankedRow:
+    """The head of one ranking of a query."""
+
+    title: str
+    hits: Sequence[Picture]
+
+
+@dataclasses.dataclass(frozen=True)
+class QuerySection:
+    """A query, its rankings, and pictures of its matches."""
+
+    id: str
+    image: str
+    caption: str
+    rankings: Sequence[RankedRow]
+    matches: Sequence[Picture] = ()
+
+
+def write_report(
+    path: artifacts.StrPath,
+    *,
+    title: str,
+    summary: Sequence[str] = (),
+    table: Table | None = None,
+    notes: Sequence[str] = (),
+    plots: Sequence[Picture] = (),
+    queries: Sequence[QuerySection] = (),
+    has_labels: bool = False,
+    footer: str = "",
+) -> Path:
+    """Writes the page; every string is escaped.
+
+    Args:
+      path: of the .html file.
+      title: heading.
+      summary: paragraphs below it.
+      table: the scores.
+      notes: paragraphs below the table.
+      plots: figures.
+      queries: one section each.
+      has_labels: explain the green and red frames.
+      footer: what made the page.
+
+    Returns:
+      The path.
+    """
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    source = (importlib.resources.files("delf_tf.report") / "page.html").read_text("utf-8")
+    page = environment.from_string(source).render(
+        title=title,
+        summary=summary,
+        table=table,
+        notes=notes,
+        plots=plots,
+        queries=queries,
+        has_labels=has_labels,
+        footer=footer,
+    )
+    return artifacts.write_text(path, page)
+
+
+def thumbnail(image: np.ndarray, max_side: int = THUMBNAIL_PX) -> str:
+    """Returns a uint8 RGB image [H, W, 3] as a small JPEG data URI."""
+    small = Image.fromarray(image)
+    small.thumbnail((max_side, max_side))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=82)
+    return data_uri(buffer.getvalue(), "image/jpeg")
+
+
+def data_uri(content: bytes, media_type: str) -> str:
+    """Returns bytes as a data URI."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"

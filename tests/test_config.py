@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+from delf_tf.protos import delf_config_pb2, experiment_pb2
+
+from delf_tf import config
+
+GOOD = """
+model { name: "delg_resnet50" embedding_dim: 512 }
+extraction { image_scales: [0.5, 1.0] max_num_features: 300 }
+"""
+
+
+def _parse(text):
+    return config.parse(text, experiment_pb2.Experiment, source="x.textproto")
+
+
+def test_load_reads_files_and_applies_overrides(tmp_path):
+    path = tmp_path / "x.textproto"
+    path.write_text(GOOD)
+    message = config.load_experiment(
+        str(path), ["model.embedding_dim=64", "extraction.image_scales=2", "rerank.mutual=false"]
+    )
+    assert message.model.embedding_dim == 64
+    assert list(message.extraction.image_scales) == [2.0]
+    assert message.HasField("rerank")
+    assert not message.rerank.mutual
+
+
+def test_every_shipped_config_parses():
+    names = config.list_configs()
+    assert names
+    for name in names:
+        message = config.load_experiment(name)
+        assert message == config.load_experiment(f"configs/{name}.textproto")
+        assert message.HasField("model")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('model {\n  nme: "x"\n}', r"^x.textproto:2:\d+: ModelConfig has no field 'nme'.*'name'"),
+        ("modl {}", r"^x.textproto:1:1: Experiment has no field 'modl'.*'model'"),
+        ('\nmodel { seed: "x" }', r"^x.textproto:2:\d+: .*integer"),
+        ("rerank { mutal: true }", "Did you mean 'mutual'"),
+        ("rerank { zzzzzz: true }", "Valid: num_candidates, "),
+        ("model {", "x.textproto:1:"),
+        ("model { name: 'a' name: 'b' }", "x.textproto:1:"),
+    ],
+)
+def test_mistakes_are_one_line_with_the_place(text, message):
+    with pytest.raises(config.ConfigError, match=message) as caught:
+        _parse(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.nam=x", "Did you mean 'name'"),
+        ("model.seed=x", "'seed' takes a whole number"),
+        ("model.gem_power=three", "takes a number"),
+        ("rerank.mutual=perhaps", "takes true or false"),
+        ("model=3", "'model' is a section"),
+        ("model.name.x=3", "'name' has no fields"),
+        ("model.name", "path.to.field=value"),
+        ("=3", "path.to.field=value"),
+        ("model.seed=1 name: 'x'", "takes a whole number"),
+    ],
+)
+def test_bad_overrides(override, message):
+    with pytest.raises(config.ConfigError, match=message):
+        config.apply_override(experiment_pb2.Experiment(), override)
+
+
+def test_override_takes_any_text_for_strings():
+    message = experiment_pb2.Experiment()
+    config.apply_override(message, 'model.weights=/a b/"c"=d\\e.npz')
+    assert message.model.weights == '/a b/"c"=d\\e.npz'
+
+
+def test_missing_huge_and_binary_configs(tmp_path):
+    with pytest.raises(config.ConfigError, match="file or the name of a shipped config"):
+        config.load_experiment(str(tmp_path / "none.textproto"))
+    (tmp_path / "huge").write_text("#" * (config.MAX_CONFIG_BYTES + 1))
+    with pytest.raises(config.ConfigError, match="1 MiB"):
+        config.load_experiment(str(tmp_path / "huge"))
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(config.ConfigError, match="UTF-8"):
+        config.load_experiment(str(tmp_path / "binary"))
+
+
+def test_the_originals_configs_are_read():
+    text = 'model_path: "m" image_scales: .25 delf_local_config { score_threshold: 100.0 }'
+    message = config.parse(text, delf_config_pb2.DelfConfig, source="delf.pbtxt")
+    assert message.delf_local_config.use_pca
+    assert message.delf_local_config.max_feature_num == 1000
+
+
+def test_fingerprint_and_set_fields():
+    message = _parse(GOOD)
+    assert config.set_fields(message.model) == {"name": "delg_resnet50", "embedding_dim": 512}
+    before = config.fingerprint(message)
+    assert before == config.fingerprint(_parse(GOOD))
+    assert before != config.fingerprint(message, "more")
+    message.model.embedding_dim = 1
+    assert before != config.fingerprint(message)

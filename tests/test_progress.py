@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import logging
+
+from delf_tf import progress
+
+
+def test_line_tells_done_rate_and_failures(monkeypatch):
+    clock = iter([0.0, 2.0, 4.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    counter = progress.Progress(10, "images", "extract", done=2)
+    counter.update(4, failed=1)
+    assert counter.line() == "extract: 6/10 images, 1.00 images/s, 4 s left, 1 failed"
+
+
+def test_nothing_done_yet_and_nothing_to_do():
+    assert "unknown time left" in progress.Progress(3, "images", "extract").line()
+    with progress.Progress(0, "images", "extract") as counter:
+        pass
+    assert "0/0 images" in counter.line()
+
+
+def test_one_line_a_minute_without_a_terminal(monkeypatch, caplog):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with caplog.at_level(logging.INFO, logger="absl"):
+        for _ in progress.track(range(200), 200, "images", "extract"):
+            now[0] += 1.0
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 4
+    assert lines[0].startswith("extract: 60/200 images, 1.00 images/s, 140 s left")
+    assert lines[-1].startswith("extract: 200/200")

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from delf_tf.tools import command_line, main
+
+from delf_tf.checks import InputError, UsageError
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_integer("num", 3, "how many", flag_values=FLAGS)
+flags.DEFINE_string("raise_error", "", "which error", flag_values=FLAGS)
+
+_ERRORS = {
+    "input": InputError("Bad\ninput."),
+    "usage": UsageError("Bad usage."),
+    "os": FileNotFoundError(2, "No such file", "x.jpg"),
+    "interrupt": KeyboardInterrupt(),
+}
+
+
+def _tool(flag_values, arguments):
+    """Echoes."""
+    if flag_values.raise_error:
+        raise _ERRORS[flag_values.raise_error]
+    command_line.write_result(f"{flag_values.num} {' '.join(arguments)}")
+
+
+def _run(*argv):
+    return command_line.run(_tool, FLAGS, ["delf_tf echo", *argv])
+
+
+def test_flags_and_positional_arguments_mix(capsys):
+    assert _run("a.jpg", "--num=5", "b.jpg") == 0
+    assert capsys.readouterr().out == "5 a.jpg b.jpg\n"
+    assert _run() == 0
+    assert capsys.readouterr().out == "3 \n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "line"),
+    [
+        (["--raise_error=input"], 1, "delf_tf echo: Bad input."),
+        (["--raise_error=usage"], 2, "delf_tf echo: Bad usage."),
+        (["--raise_error=os"], 1, "No such file"),
+        (["--raise_error=interrupt"], 130, "run the same command again"),
+        (["--nmu=5"], 2, "nmu"),
+        (["--num=five"], 2, "num"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(capsys, argv, code, line):
+    assert _run(*argv) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert line in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_help_lists_the_flags(capsys):
+    assert _run("--help") == 0
+    assert "--num: how many (default: '3')" in capsys.readouterr().out
+
+
+def test_no_positional():
+    command_line.no_positional([])
+    with pytest.raises(UsageError, match="'a b'"):
+        command_line.no_positional(["a", "b"])
+
+
+def test_main_lists_and_suggests(capsys):
+    assert main.main(["delf_tf"]) == 0
+    assert "retrieve" in capsys.readouterr().out
+    assert main.main(["delf_tf", "retreive"]) == 2
+    assert "Did you mean 'retrieve'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", main.TOOLS)
+def test_every_tool_has_flags_main_and_help(name, capsys):
+    tool = importlib.import_module(f"delf_tf.tools.{name}")
+    assert isinstance(tool.FLAGS, flags.FlagValues)
+    assert main.main(["delf_tf", name, "--help"]) == 0
+    assert tool.__doc__.splitlines()[0] in capsys.readouterr().out
+
+
+def test_runs_as_a_module(repository):
+    argv = [sys.executable, "-m", "delf_tf.tools.match", "--no_such_flag"]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, cwd=repository)
+    assert done.returncode == 2
+    assert done.stderr.startswith("delf_tf match: ")

@@ -1,0 +1,108 @@
+"""What every tool's command line shares: parsing, logging, error lines, exit codes."""
+
+from __future__ import annotations
+
+import logging as python_logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+
+from delf_tf.checks import InputError, UsageError
+
+DONE, FAILED, USAGE = 0, 1, 2
+INTERRUPTED = 130
+
+# A tool's work: the parsed flags and the positional arguments in, an exit code (None = 0) out.
+Main = Callable[[Any, Sequence[str]], "int | None"]
+
+
+def run(main: Main, flag_values: flags.FlagValues, argv: Sequence[str] | None = None) -> int:
+    """Parses a command line, runs a tool, and turns its errors into one line and an exit code.
+
+    Each tool owns its FlagValues, so that tools can be imported together (one absl registry for
+    all refuses two modules with a flag of the same name).
+
+    Args:
+      main: called with the parsed flags and the positional arguments.
+      flag_values: the tool's flags; its docstring for --help is that of main's module.
+      argv: program name and arguments; sys.argv if None.
+
+    Returns:
+      0 done, 1 failed, 2 usage, 130 interrupted.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    # Positional arguments may stand before flags: delf_tf match A.jpg B.jpg --output=matches.png
+    flag_values.set_gnu_getopt(True)
+    module = sys.modules[main.__module__]
+    if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
+        sys.stdout.write(f"{module.__doc__}\n\nFlags:\n{_flags_help(flag_values)}\n")
+        return DONE
+    program = argv[0] if argv[0].startswith("delf_tf ") else f"delf_tf {Path(argv[0]).stem}"
+    try:
+        flag_values.unparse_flags()
+        positional = flag_values(argv)[1:]
+        _start_logging()
+        return main(flag_values, positional) or DONE
+    except (flags.Error, UsageError) as error:
+        return _report(program, error, USAGE)
+    except InputError as error:
+        return _report(program, error, FAILED)
+    except OSError as error:
+        return _report(program, error, FAILED)
+    except KeyboardInterrupt:
+        return _report(program, "interrupted; run the same command again to go on.", INTERRUPTED)
+
+
+def no_positional(arguments: Sequence[str]) -> None:
+    """Refuses positional arguments, for tools that take flags alone.
+
+    Raises:
+      UsageError: naming them.
+    """
+    if arguments:
+        raise UsageError(f"This tool takes flags only. Received: {' '.join(arguments)!r}.")
+
+
+def required(flag_values: flags.FlagValues, *names: str) -> list[Any]:
+    """Returns the values of flags that must be given.
+
+    Raises:
+      UsageError: naming those that are missing.
+    """
+    missing = [f"--{name}" for name in names if flag_values[name].value in (None, "")]
+    if missing:
+        raise UsageError(f"{' and '.join(missing)} must be given; --help tells what they are.")
+    return [flag_values[name].value for name in names]
+
+
+def write_result(text: str) -> None:
+    """Writes a tool's result, the only thing that goes to standard output."""
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.stdout.flush()
+
+
+def _report(program: str, error: object, code: int) -> int:
+    sys.stderr.write(f"{program}: {' '.join(str(error).split())}\n")
+    return code
+
+
+def _start_logging() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    logging.set_stderrthreshold("info")
+    logging.get_absl_handler().setFormatter(python_logging.Formatter("%(message)s"))
+
+
+def _flags_help(flag_values: flags.FlagValues) -> str:
+    lines = []
+    for name in sorted(flag_values):
+        flag = flag_values[name]
+        if name == flag.name:
+            default = f" (default: {flag.default_as_str})" if flag.default is not None else ""
+            lines.append(f"  --{name}: {flag.help}{default}")
+    return "\n".join(lines)

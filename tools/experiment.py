@@ -1,0 +1,166 @@
+"""From a config message to library objects: the one place where configs are unpacked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags, logging
+
+from delf_tf import artifacts, config
+from delf_tf.checks import UsageError
+from delf_tf.protos import experiment_pb2
+from delf_tf.retrieval import whitening
+from delf_tf.types import ImageRef
+
+if TYPE_CHECKING:
+    from delf_tf.extraction.engine import ImageLoader
+    from delf_tf.extraction.extractor import Extractor
+
+# Features change with this number: raise it when the same config gives other features.
+FEATURES_VERSION = "1"
+
+
+def define_flags(flag_values: flags.FlagValues, default_config: str | None = None) -> None:
+    """Adds --config, --set and --weights to a tool's flags."""
+    flags.DEFINE_string(
+        "config",
+        default_config,
+        "experiment: a .textproto file or the name of a shipped config",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_multi_string(
+        "set",
+        [],
+        "override of the config, path.to.field=value; repeatable",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "weights",
+        None,
+        "weights .npz or preset name, instead of the config's",
+        flag_values=flag_values,
+    )
+
+
+def from_flags(flag_values: flags.FlagValues) -> experiment_pb2.Experiment:
+    """Reads the experiment that --config, --set and --weights describe.
+
+    Raises:
+      UsageError: no --config, or a config that cannot be understood.
+    """
+    if not flag_values.config:
+        raise UsageError(f"--config must be given. Shipped: {', '.join(config.list_configs())}.")
+    message = config.load_experiment(flag_values.config, flag_values.set)
+    if flag_values.weights:
+        message.model.weights = flag_values.weights
+    return message
+
+
+def create_extractor(
+    message: experiment_pb2.Experiment,
+    *,
+    local_pca: artifacts.StrPath | None = None,
+    use_global: bool | None = None,
+    use_local: bool | None = None,
+) -> Extractor:
+    """Builds the model and its Extractor.
+
+    Args:
+      message: the experiment.
+      local_pca: fitted PCA of local descriptors; None for the config's own path, or none.
+      use_global: overrides the config.
+      use_local: overrides the config.
+    """
+    from delf_tf.extraction import extractor  # noqa: PLC0415 - TensorFlow takes seconds to load
+    from delf_tf.models import presets  # noqa: PLC0415
+
+    options = config.set_fields(message.model)
+    name = options.pop("name", None)
+    if name is None:
+        raise UsageError("The config must name a model: model { name: … }.")
+    if "weights" not in options:
+        logging.warning(
+            "No weights are given: %s starts from random ones, which find nothing.", name
+        )
+    settings = message.extraction
+    return extractor.Extractor(
+        presets.create_model(name, **options),
+        image_scales=settings.image_scales or (1.0,),
+        global_scales_ind=settings.global_scales_ind,
+        use_global_features=settings.use_global_features if use_global is None else use_global,
+        use_local_features=settings.use_local_features if use_local is None else use_local,
+        max_num_features=settings.max_num_features,
+        score_threshold=settings.score_threshold,
+        nms_iou=settings.nms_iou,
+        nms_box_px=settings.nms_box_px,
+        local_projection=_projection(local_pca or settings.local_pca.path),
+        global_projection=_projection(settings.global_pca.path),
+    )
+
+
+def create_loader(message: experiment_pb2.Experiment) -> ImageLoader:
+    """Builds the reader of images with the experiment's limits."""
+    from delf_tf.extraction import engine  # noqa: PLC0415
+
+    return engine.ImageLoader(
+        max_side=message.extraction.max_image_size,
+        min_side=message.extraction.min_image_size,
+        max_pixels=message.extraction.max_image_pixels,
+    )
+
+
+def needs_local_pca(message: experiment_pb2.Experiment) -> bool:
+    """Tells whether the config asks for a PCA of local descriptors that is still to be fitted."""
+    settings = message.extraction
+    return (
+        settings.use_local_features
+        and settings.HasField("local_pca")
+        and not settings.local_pca.path
+    )
+
+
+def fit_local_pca(
+    message: experiment_pb2.Experiment, refs: Sequence[ImageRef], output_dir: Path
+) -> Path:
+    """Fits the PCA of local descriptors on `refs`, unless `output_dir` already holds that fit."""
+    from delf_tf.extraction import engine  # noqa: PLC0415
+
+    settings = message.extraction.local_pca
+    made_by = extraction_fingerprint(message, *(ref.id for ref in refs))
+    path = output_dir / f"local_pca-{made_by}.npz"
+    if path.is_file():
+        return path
+    descriptors = engine.sample_descriptors(
+        refs,
+        create_extractor(message, use_global=False),
+        create_loader(message),
+        max_num_samples=settings.max_num_samples,
+    )
+    fitted = whitening.fit_pca(descriptors, dim=settings.dim or None, whiten=settings.whiten)
+    return whitening.save_whitening(path, fitted)
+
+
+def extraction_fingerprint(message: experiment_pb2.Experiment, *more: str) -> str:
+    """Returns the fingerprint of everything that shapes the features: model, weights, settings."""
+    files = [
+        message.model.weights,
+        message.extraction.local_pca.path,
+        message.extraction.global_pca.path,
+    ]
+    contents = [artifacts.file_fingerprint(path) for path in files if path and Path(path).is_file()]
+    relevant = experiment_pb2.Experiment(model=message.model, extraction=message.extraction)
+    # The same weights under another path are the same weights.
+    relevant.model.ClearField("weights")
+    named = [] if Path(message.model.weights).is_file() else [message.model.weights]
+    return config.fingerprint(relevant, FEATURES_VERSION, *named, *contents, *more)
+
+
+def _projection(path: artifacts.StrPath | None) -> object | None:
+    from delf_tf.extraction.extractor import Projection  # noqa: PLC0415
+
+    if not path:
+        return None
+    fitted = whitening.load_whitening(path)
+    return Projection(fitted.mean, fitted.projection)

@@ -1,0 +1,136 @@
+"""extract: a folder of images in, a feature store out; killed or crashed, the same command goes on.
+
+delf_tf extract --config=CONFIG --weights=PATH --images_dir=DIR --output_dir=STORE
+delf_tf extract … --shard_index=3 --num_shards=16    (any scheduler; one process a shard)
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags, logging
+
+from delf_tf import artifacts
+from delf_tf.datasets import folder
+from delf_tf.features.store import FeatureStore
+from delf_tf.protos import experiment_pb2
+from delf_tf.tools import command_line, experiment
+from delf_tf.types import ImageRef
+
+FLAGS = flags.FlagValues()
+experiment.define_flags(FLAGS)
+flags.DEFINE_string("images_dir", None, "folder of images, searched recursively", flag_values=FLAGS)
+flags.DEFINE_string("output_dir", None, "the feature store to write or complete", flag_values=FLAGS)
+flags.DEFINE_string("local_pca", None, "fitted PCA of local descriptors (.npz)", flag_values=FLAGS)
+flags.DEFINE_integer("shard_index", 0, "which shard this process extracts", flag_values=FLAGS)
+flags.DEFINE_integer("num_shards", 1, "processes that share the work", flag_values=FLAGS)
+flags.DEFINE_integer("num_threads", 2, "threads that decode images", flag_values=FLAGS)
+flags.DEFINE_boolean("overwrite", False, "start anew, whatever the store holds", flag_values=FLAGS)
+flags.DEFINE_float(
+    "max_failed_fraction",
+    0.5,
+    "exit with 1 if more of the images fail than this",
+    flag_values=FLAGS,
+)
+
+
+class Sharding(NamedTuple):
+    """Which part of the work is this process's."""
+
+    shard_index: int = 0
+    num_shards: int = 1
+    num_threads: int = 2
+    overwrite: bool = False
+
+
+def extract(
+    message: experiment_pb2.Experiment,
+    refs: Sequence[ImageRef],
+    store_dir: artifacts.StrPath,
+    *,
+    local_pca: artifacts.StrPath | None = None,
+    sharding: Sharding = Sharding(),  # noqa: B008 - immutable
+) -> Path:
+    """Extracts `refs` with the experiment's model into a store and returns the store's path."""
+    from delf_tf.extraction import engine  # noqa: PLC0415 - TensorFlow takes seconds to load
+
+    pca_content = [artifacts.file_fingerprint(local_pca)] if local_pca else []
+    start = time.monotonic()
+    path = engine.extract_to_store(
+        refs,
+        experiment.create_extractor(message, local_pca=local_pca),
+        store_dir,
+        loader=experiment.create_loader(message),
+        fingerprint=experiment.extraction_fingerprint(message, *pca_content),
+        block_size=message.extraction.block_size,
+        **sharding._asdict(),
+    )
+    logging.info("Extracted into %s in %.1f s.", path, time.monotonic() - start)
+    return path
+
+
+def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
+    """Runs the tool."""
+    command_line.no_positional(arguments)
+    images_dir, output_dir = command_line.required(flag_values, "images_dir", "output_dir")
+    message = experiment.from_flags(flag_values)
+    names = Sharding._fields
+    path = extract(
+        message,
+        folder.list_images(images_dir),
+        output_dir,
+        local_pca=flag_values.local_pca,
+        sharding=Sharding(**{name: flag_values[name].value for name in names}),
+    )
+    store = FeatureStore(path, allow_incomplete=flag_values.num_shards > 1)
+    log_summary(store)
+    write_failures([store], Path(output_dir) / "failed_images.csv")
+    command_line.write_result(str(path))
+    return too_many_failed(store, flag_values.max_failed_fraction)
+
+
+def write_failures(stores: Iterable[FeatureStore], path: artifacts.StrPath) -> Path:
+    """Writes failed_images.csv, the images without features and why, and returns its path."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "reason"])
+    for store in stores:
+        writer.writerows(store.failed().items())
+    return artifacts.write_text(path, text.getvalue())
+
+
+def log_summary(store: FeatureStore) -> None:
+    """Logs the last line of an extraction."""
+    failed, size = len(store.failed()), store.bytes_per_image()
+    logging.info(
+        "%d images, %d failed, %.0f bytes an image (global %.0f, local %.0f).",
+        len(store.ids()) + failed,
+        failed,
+        sum(size.values()),
+        size["global"],
+        size["local"],
+    )
+
+
+def too_many_failed(store: FeatureStore, max_failed_fraction: float) -> int:
+    """Returns the exit code: 1 if more than the fraction of the images failed, else 0."""
+    failed, total = len(store.failed()), len(store)
+    if failed <= max_failed_fraction * total:
+        return command_line.DONE
+    logging.error(
+        "%d of %d images failed, more than --max_failed_fraction=%g; failed_images.csv tells why.",
+        failed,
+        total,
+        max_failed_fraction,
+    )
+    return command_line.FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main, FLAGS))

@@ -1,0 +1,46 @@
+"""delf_tf: instance-level image retrieval in TensorFlow.
+
+Usage: delf_tf TOOL [--flag=value ...]; `delf_tf TOOL --help` tells a tool's flags.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from delf_tf.checks import did_you_mean
+
+# A tool is a module of delf_tf.tools with `main` and `FLAGS`, and a row here.
+TOOLS = {
+    "retrieve": "folders of images in; features, search, re-ranking, scores and a report out",
+    "match": "draw two images with their inliers",
+    "extract": "a folder of images in, a feature store out; resumes, shards",
+    "rerank": "a ranking and features in; its head verified geometrically and re-ordered",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool that the first argument names; returns its exit code."""
+    argv = list(sys.argv if argv is None else argv)
+    name = argv[1] if len(argv) > 1 else "--help"
+    if name in ("-h", "--help", "help"):
+        sys.stdout.write(f"{__doc__}\nTools:\n{_list_tools()}\n")
+        return 0
+    if name not in TOOLS:
+        hint = did_you_mean(name, TOOLS)
+        sys.stderr.write(f"delf_tf: no tool '{name}'. {hint}\n{_list_tools()}\n")
+        return 2
+    # Light to import, heavy libraries come with the tool that needs them.
+    from delf_tf.tools import command_line  # noqa: PLC0415
+
+    tool = importlib.import_module(f"delf_tf.tools.{name}")
+    return command_line.run(tool.main, tool.FLAGS, [f"delf_tf {name}", *argv[2:]])
+
+
+def _list_tools() -> str:
+    return "\n".join(f"  {name:16} {summary}" for name, summary in TOOLS.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""The report of `retrieve`: which queries are shown, with which pictures and words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+import delf_tf
+from delf_tf import artifacts
+from delf_tf.datasets import images
+from delf_tf.report import html, plots
+from delf_tf.tools.score import SINGLE_STAGE, TWO_STAGE
+from delf_tf.types import ImageRef, LocalFeatures, Ranking, Verification
+
+_NUM_HITS = 8
+_NUM_MATCHES = 2
+_MATCH_SIDE_PX = 400
+
+# A query's and a database image's features with their verification.
+Verified = tuple[LocalFeatures, LocalFeatures, Verification]
+Verify = Callable[[str, str], Verified]
+
+
+class Pictures(NamedTuple):
+    """Where the report finds images: ids to files, for each side."""
+
+    queries: Mapping[str, ImageRef]
+    database: Mapping[str, ImageRef]
+
+
+def write(
+    path: artifacts.StrPath,
+    rankings: Mapping[str, Ranking],
+    *,
+    pictures: Pictures,
+    places: Mapping[str, str] | None,
+    average_precisions: Mapping[str, Mapping[str, float]],
+    verify: Verify | None,
+    table: html.Table,
+    model_name: str,
+    num_queries: int,
+) -> Path:
+    """Writes the report.
+
+    Args:
+      path: of the .html file.
+      rankings: by stage, the same queries in each.
+      pictures: where the images are.
+      places: by image id; None without labels.
+      average_precisions: by stage and query id, for scored queries.
+      verify: gives the matches of a pair; None for single-stage retrieval.
+      table: scores and costs.
+      model_name: in the summary.
+      num_queries: most queries shown.
+    """
+    first = rankings[SINGLE_STAGE]
+    rows = choose_queries(first, average_precisions, num_queries)
+    sections = [
+        _section(
+            row, rankings, pictures=pictures, places=places, aps=average_precisions, verify=verify
+        )
+        for row in rows
+    ]
+    return html.write_report(
+        path,
+        title="Image retrieval report",
+        summary=[
+            f"Model {model_name}; {len(first.database_ids)} database images, "
+            f"{len(first.query_ids)} queries."
+        ],
+        table=table,
+        notes=_notes(rankings, places is not None),
+        queries=sections,
+        has_labels=places is not None,
+        footer=f"Made by delf_tf {delf_tf.__version__}.",
+    )
+
+
+def choose_queries(
+    ranking: Ranking, average_precisions: Mapping[str, Mapping[str, float]], num_queries: int
+) -> list[int]:
+    """Returns the rows of the queries to show.
+
+    With scores: half are those that the second stage changes most (best and worst by the first
+    stage if there is no second), half are spread evenly. Without: spread evenly.
+    """
+    row_of = {one: row for row, one in enumerate(ranking.query_ids)}
+    single = average_precisions.get(SINGLE_STAGE, {})
+    scored = [row_of[one] for one in single]
+    if not scored:
+        return _spread(list(range(len(row_of))), num_queries)
+    last = average_precisions.get(TWO_STAGE)
+    gain = {row_of[one]: (last[one] - ap if last else ap) for one, ap in single.items()}
+    by_gain = sorted(gain, key=lambda row: gain[row])
+    quarter = max(1, num_queries // 4)
+    telling = [*by_gain[-quarter:][::-1], *by_gain[:quarter]]
+    chosen = list(dict.fromkeys(telling))
+    rest = [row for row in scored if row not in chosen]
+    return (chosen + _spread(rest, num_queries - len(chosen)))[:num_queries]
+
+
+def _spread(rows: Sequence[int], number: int) -> list[int]:
+    number = max(0, min(number, len(rows)))
+    return [rows[at] for at in np.linspace(0, len(rows) - 1, number).astype(int)] if number else []
+
+
+def _notes(rankings: Mapping[str, Ranking], has_labels: bool) -> list[str]:
+    notes = ["Query images were used whole, not cropped."]
+    if has_labels:
+        notes.append(
+            "AP by the trapezoid rule of the revisited Oxford and Paris protocol; a query's own "
+            "image is left out of its ranking; mAP by place weighs every place alike."
+        )
+    if TWO_STAGE in rankings:
+        notes.append(
+            "Re-ranking was blind: which images it verified was decided by the first stage alone. "
+            "s/image is measured from file to features on a few images, warm."
+        )
+    return notes
+
+
+def _section(
+    row: int,
+    rankings: Mapping[str, Ranking],
+    *,
+    pictures: Pictures,
+    places: Mapping[str, str] | None,
+    aps: Mapping[str, Mapping[str, float]],
+    verify: Verify | None,
+) -> html.QuerySection:
+    query = rankings[SINGLE_STAGE].query_ids[row]
+    rows = []
+    for stage, ranking in rankings.items():
+        ap = aps.get(stage, {}).get(query)
+        title = stage.replace("_", "-") + (f", AP {ap:.3f}" if ap is not None else "")
+        hits = [
+            _hit(query, ranking.database_ids[index], pictures, places)
+            for index in ranking.indices[row, :_NUM_HITS]
+            if index >= 0
+        ]
+        rows.append(html.RankedRow(title, hits))
+    place = (places or {}).get(query, "")
+    caption = f"{query} ({place})" if place else query
+    matches = []
+    if verify is not None:
+        last = rankings[TWO_STAGE]
+        heads = [
+            last.database_ids[index] for index in last.indices[row, :_NUM_MATCHES] if index >= 0
+        ]
+        matches = [_match(query, head, pictures, verify) for head in heads]
+    thumbnail = html.thumbnail(images.read_image(pictures.queries[query]))
+    return html.QuerySection(query, thumbnail, caption, rows, matches)
+
+
+def _hit(
+    query: str, hit: str, pictures: Pictures, places: Mapping[str, str] | None
+) -> html.Picture:
+    verdict, alt = "", hit
+    if places is not None and places.get(query):
+        same = places.get(hit) == places[query]
+        verdict, alt = ("good", f"{hit}, same place") if same else ("bad", f"{hit}, another place")
+    return html.Picture(
+        html.thumbnail(images.read_image(pictures.database[hit])), hit, alt, verdict
+    )
+
+
+def _match(query: str, hit: str, pictures: Pictures, verify: Verify) -> html.Picture:
+    query_features, database_features, found = verify(query, hit)
+    query_image, query_factor = _small(pictures.queries[query])
+    database_image, database_factor = _small(pictures.database[hit])
+    figure = plots.matches_figure(
+        query_image,
+        database_image,
+        query_features.locations[found.matches[:, 0]] * query_factor,
+        database_features.locations[found.matches[:, 1]] * database_factor,
+        found.inlier_mask,
+        transform=_scaling(database_factor) @ found.transform @ _scaling(1 / query_factor),
+    )
+    words = f"{found.num_inliers} inliers of {len(found.matches)} matches"
+    return html.Picture(
+        html.data_uri(plots.figure_bytes(figure, "jpg"), "image/jpeg"),
+        f"{query} and {hit}: {words}",
+        f"{query} beside {hit} with lines between {words}",
+    )
+
+
+def _small(ref: ImageRef) -> tuple[np.ndarray, float]:
+    """Returns the image at report size and the factor that took it there."""
+    image = Image.fromarray(images.read_image(ref))
+    factor = min(1.0, _MATCH_SIDE_PX / max(image.size))
+    size = tuple(max(1, round(side * factor)) for side in image.size)
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS)), factor
+
+
+def _scaling(factor: float) -> np.ndarray:
+    return np.diag([factor, factor, 1.0])

@@ -1,0 +1,241 @@
+"""retrieve: folders of images in; features, search, re-ranking, scores and a report out.
+
+delf_tf retrieve --config=CONFIG --weights=PATH --database_dir=DIR --output_dir=OUT
+  [--query_dir=DIR] [--labels=labels.csv]
+
+Without --query_dir every image queries the rest. With --labels (columns image, place; an empty
+place is a distractor) the rankings are scored. OUT receives metrics.json (with labels),
+ranking.npz, report.html, failed_images.csv, and the features: the same command again goes on from
+there.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+
+from delf_tf import artifacts
+from delf_tf.checks import require
+from delf_tf.datasets import folder
+from delf_tf.features.store import FeatureStore
+from delf_tf.protos import experiment_pb2
+from delf_tf.retrieval import index, ranking_file
+from delf_tf.tools import (
+    command_line,
+    experiment,
+    extract,
+    measure,
+    rerank,
+    retrieval_report,
+    score,
+)
+from delf_tf.types import ImageRef, Ranking
+
+FLAGS = flags.FlagValues()
+experiment.define_flags(FLAGS, default_config=None)
+flags.DEFINE_string("database_dir", None, "folder of images to search in", flag_values=FLAGS)
+flags.DEFINE_string(
+    "query_dir", None, "folder of query images; not given: the database itself", flag_values=FLAGS
+)
+flags.DEFINE_string("labels", None, "CSV with columns image and place", flag_values=FLAGS)
+flags.DEFINE_string("output_dir", None, "folder for everything that is made", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "num_threads", 2, "threads that decode images and verify pairs", flag_values=FLAGS
+)
+flags.DEFINE_integer("num_report_queries", 12, "queries shown in the report", flag_values=FLAGS)
+flags.DEFINE_boolean(
+    "overwrite", False, "start anew, whatever --output_dir holds", flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "max_failed_fraction",
+    0.5,
+    "exit with 1 if more of the images fail than this",
+    flag_values=FLAGS,
+)
+
+
+class Collections(NamedTuple):
+    """The images of a run: `queries` is None when the database queries itself."""
+
+    database: list[ImageRef]
+    queries: list[ImageRef] | None
+    labels: dict[str, str] | None
+
+
+def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
+    """Runs the tool."""
+    command_line.no_positional(arguments)
+    database_dir, output_dir = command_line.required(flag_values, "database_dir", "output_dir")
+    message = experiment.from_flags(flag_values)
+    collections = Collections(
+        folder.list_images(database_dir),
+        folder.list_images(flag_values.query_dir) if flag_values.query_dir else None,
+        folder.read_labels(flag_values.labels) if flag_values.labels else None,
+    )
+    return retrieve(
+        message,
+        collections,
+        Path(output_dir),
+        sharding=extract.Sharding(
+            num_threads=flag_values.num_threads, overwrite=flag_values.overwrite
+        ),
+        num_report_queries=flag_values.num_report_queries,
+        max_failed_fraction=flag_values.max_failed_fraction,
+    )
+
+
+def retrieve(
+    message: experiment_pb2.Experiment,
+    collections: Collections,
+    output_dir: Path,
+    *,
+    sharding: extract.Sharding,
+    num_report_queries: int = 12,
+    max_failed_fraction: float = 0.5,
+) -> int:
+    """Runs all stages into `output_dir`, prints the table, and returns the exit code."""
+    check_stages(message)
+    local_pca = _local_pca(message, collections, output_dir)
+    database, queries = _extract(message, collections, output_dir, local_pca, sharding)
+    rankings, seconds = _rank(message, database, queries, sharding.num_threads)
+    _save_rankings(rankings, output_dir, database.fingerprint)
+
+    costs = measure.stage_costs(message, collections.database, database, local_pca, seconds)
+    scored = score.score_rankings(rankings, collections.labels, costs, same_images=queries is None)
+    if collections.labels is not None:
+        artifacts.write_json(output_dir / "metrics.json", scored)
+    table = score.summary_table(scored)
+    stores = (database if queries is None else queries, database)
+    report = retrieval_report.write(
+        output_dir / "report.html",
+        rankings,
+        pictures=_pictures(collections),
+        places=collections.labels,
+        average_precisions={s: scored[s].get("per_query_ap", {}) for s in rankings},
+        verify=rerank.pair_verifier(message, *stores) if score.TWO_STAGE in rankings else None,
+        table=table,
+        model_name=message.model.name,
+        num_queries=num_report_queries,
+    )
+    command_line.write_result(table.to_text())
+    command_line.write_result(f"\nReport: {report}")
+    return extract.too_many_failed(database, max_failed_fraction)
+
+
+def check_stages(message: experiment_pb2.Experiment) -> None:
+    """Refuses a config whose stages do not fit together, before any work is done.
+
+    Raises:
+      InputError: no global features to search by, or no local features to verify with.
+    """
+    require(
+        message.extraction.use_global_features,
+        "retrieve searches by global descriptors.",
+        hint="Set extraction.use_global_features: true.",
+        use_global_features=False,
+    )
+    require(
+        message.extraction.use_local_features or not message.HasField("rerank"),
+        "Re-ranking needs local features.",
+        hint="Set extraction.use_local_features: true, or leave out the rerank section.",
+        use_local_features=False,
+    )
+
+
+def search(
+    message: experiment_pb2.Experiment, database: FeatureStore, queries: FeatureStore | None
+) -> Ranking:
+    """Ranks the database for every query; without queries, for every image of the database."""
+    made = index.ExactIndex()
+    descriptors = database.global_descriptors()
+    made.add(descriptors)
+    wanted = descriptors if queries is None else queries.global_descriptors()
+    limit = min(message.index.max_results, len(descriptors))
+    return made.search(wanted, limit, exclude_self=queries is None)
+
+
+def _local_pca(
+    message: experiment_pb2.Experiment, collections: Collections, output_dir: Path
+) -> Path | None:
+    """Fits the PCA that the config asks for: on the distractors where labels name them."""
+    if not experiment.needs_local_pca(message):
+        return None
+    refs = collections.database
+    if collections.labels is not None:
+        places = folder.places([ref.id for ref in refs], collections.labels)
+        refs = [ref for ref, place in zip(refs, places) if not place] or refs
+    return experiment.fit_local_pca(message, refs, output_dir)
+
+
+def _extract(
+    message: experiment_pb2.Experiment,
+    collections: Collections,
+    output_dir: Path,
+    local_pca: Path | None,
+    sharding: extract.Sharding,
+) -> tuple[FeatureStore, FeatureStore | None]:
+    stores = []
+    for name, refs in (("database", collections.database), ("queries", collections.queries)):
+        if refs is not None:
+            path = extract.extract(
+                message, refs, output_dir / name, local_pca=local_pca, sharding=sharding
+            )
+            stores.append(FeatureStore(path))
+            extract.log_summary(stores[-1])
+    failures = extract.write_failures(stores, output_dir / "failed_images.csv")
+    for store in stores:
+        require(
+            bool(store.ids()),
+            "At least one image of a collection must be readable.",
+            hint=f"{failures} tells what is wrong with each.",
+            num_images=len(store),
+            num_failed=len(store.failed()),
+        )
+    return stores[0], stores[1] if len(stores) > 1 else None
+
+
+def _rank(
+    message: experiment_pb2.Experiment,
+    database: FeatureStore,
+    queries: FeatureStore | None,
+    num_threads: int,
+) -> tuple[dict[str, Ranking], dict[str, float]]:
+    """Returns the rankings by stage and each stage's seconds a query, the first stage included."""
+    start = time.perf_counter()
+    rankings = {score.SINGLE_STAGE: search(message, database, queries)}
+    num_queries = max(1, len(rankings[score.SINGLE_STAGE].query_ids))
+    seconds = {score.SINGLE_STAGE: (time.perf_counter() - start) / num_queries}
+    if message.HasField("rerank"):
+        rankings[score.TWO_STAGE] = rerank.rerank_stores(
+            message,
+            rankings[score.SINGLE_STAGE],
+            database if queries is None else queries,
+            database,
+            num_threads=num_threads,
+        )
+        seconds[score.TWO_STAGE] = (time.perf_counter() - start) / num_queries
+    return rankings, seconds
+
+
+def _save_rankings(rankings: dict[str, Ranking], output_dir: Path, fingerprint: str) -> None:
+    for name, stage in (
+        ("ranking_single_stage", score.SINGLE_STAGE),
+        ("ranking", list(rankings)[-1]),
+    ):
+        path = output_dir / f"{name}.npz"
+        ranking_file.save_ranking(path, rankings[stage], stage=stage, fingerprint=fingerprint)
+
+
+def _pictures(collections: Collections) -> retrieval_report.Pictures:
+    database = {ref.id: ref for ref in collections.database}
+    queries = database if collections.queries is None else {r.id: r for r in collections.queries}
+    return retrieval_report.Pictures(queries, database)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main, FLAGS))
