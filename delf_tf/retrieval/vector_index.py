@@ -1,0 +1,238 @@
+"""What every index of global descriptors shares: ids, vectors, whitening, checks, its file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from delf_tf.artifacts import StrPath
+from delf_tf.checks import invalid, require
+from delf_tf.retrieval.container import Container, open_container, write_container
+from delf_tf.retrieval.rankings import cut, without_self
+from delf_tf.retrieval.vectors import DTYPES, VectorTable
+from delf_tf.retrieval.whitening import Whitening
+from delf_tf.types import GlobalDescriptors, Ranking
+
+Self = TypeVar("Self", bound="VectorIndex")
+
+
+class VectorIndex:
+    """Ids, vectors, whitening and files: all that an index has besides its way of searching."""
+
+    kind = ""
+
+    def __init__(
+        self,
+        *,
+        dtype: str = "float32",
+        whitening: Whitening | None = None,
+        already_whitened: bool = False,
+        fingerprint: str = "",
+    ):
+        """Makes an empty index.
+
+        Args:
+          dtype: how vectors are stored, "float32" or "float16".
+          whitening: applied to everything added and to every query, or None.
+          already_whitened: the descriptors' model whitens; a second whitening is refused.
+          fingerprint: of what made the descriptors; kept in the file and compared by `load`.
+
+        Raises:
+          InputError: a whitening for descriptors that are whitened already.
+        """
+        require(
+            whitening is None or not already_whitened,
+            "Descriptors must be whitened once, in the model or in the index.",
+            hint="Leave out the index's whitening, or extract without the model's.",
+        )
+        self.whitening = whitening
+        self.already_whitened = already_whitened
+        self.fingerprint = fingerprint
+        self._ids: list[str] = []
+        self._known: set[str] = set()
+        self._table = VectorTable(dtype)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The database's ids, in row order."""
+        return tuple(self._ids)
+
+    @property
+    def dim(self) -> int:
+        """Width of the descriptors that it takes; 0 while that is open."""
+        return self.whitening.input_dim if self.whitening is not None else self._table.dim
+
+    def add(self, descriptors: GlobalDescriptors) -> None:
+        """Adds images; their rows follow those added before.
+
+        Raises:
+          InputError: other width, an id that is there already; nothing is added then.
+        """
+        vectors = self._prepare("descriptors", descriptors)
+        known = [one for one in descriptors.ids if one in self._known]
+        require(not known, "An image must be added once.", repeated=known[:3])
+        self._add_vectors(vectors)
+        self._ids += descriptors.ids
+        self._known.update(descriptors.ids)
+
+    def search(self, queries: GlobalDescriptors, k: int, *, exclude_self: bool = False) -> Ranking:
+        """Returns the `k` best images of each query, the lower row first among equals.
+
+        Args:
+          queries: Q descriptors of the index's width; Q may be 0.
+          k: results a query, at most the number of images.
+          exclude_self: leave out the image whose id is the query's; rows that then have too few
+            images end in -1.
+
+        Raises:
+          InputError: empty index, other width, k out of range.
+        """
+        require(len(self) > 0, "The index must hold images before it is searched.")
+        require(
+            1 <= k <= len(self),
+            f"k must lie in 1..{len(self)}, the number of images in the index.",
+            k=k,
+        )
+        vectors = self._prepare("queries", queries)
+        depth = min(k + exclude_self, len(self))
+        rows, scores = self._search_vectors(vectors, depth)
+        ranking = Ranking(queries.ids, self.ids, rows, scores)
+        return cut(without_self(ranking), k) if exclude_self else ranking
+
+    def save(self, path: StrPath) -> Path:
+        """Writes the index to one file, atomically, and returns `path`."""
+        sections: dict[str, Iterator[Any]] = {"ids": iter([json.dumps(self._ids).encode()])}
+        metadata = {
+            "dim": self._table.dim,
+            "num_images": len(self),
+            "dtype": self._table.dtype.name,
+            "fingerprint": self.fingerprint,
+            "already_whitened": self.already_whitened,
+            "whitening": None,
+        }
+        if self.whitening is not None:
+            metadata["whitening"] = [self.whitening.kind, *self.whitening.projection.shape]
+            sections["mean"] = iter([self.whitening.mean.tobytes()])
+            sections["projection"] = iter([self.whitening.projection.tobytes()])
+        metadata.update(self._metadata())
+        sections.update(self._sections())
+        return write_container(path, self.kind, metadata, sections)
+
+    @classmethod
+    def load(
+        cls: type[Self], path: StrPath, *, fingerprint: str | None = None, check: bool = True
+    ) -> Self:
+        """Reads an index; vectors stay in the file and are mapped.
+
+        Args:
+          path: the file.
+          fingerprint: of the features that will be searched with; None accepts any.
+          check: read the whole file once against its checksum.
+
+        Raises:
+          InputError: no such file, damaged, cut short, of another kind or fingerprint.
+        """
+        container = open_container(path, check=check)
+        require(
+            container.kind == cls.kind,
+            f"The index must be of kind {cls.kind}.",
+            hint="load_index finds the kind by itself.",
+            kind=container.kind,
+            path=container.path,
+        )
+        return cls.from_container(container, fingerprint=fingerprint)
+
+    @classmethod
+    def from_container(
+        cls: type[Self], container: Container, *, fingerprint: str | None = None
+    ) -> Self:
+        """Reads an index from an open container; see `load`."""
+        facts = container.metadata
+        found = facts.get("fingerprint")
+        require(
+            fingerprint is None or found == fingerprint,
+            "The index must be made of the features that it is searched with.",
+            hint="Build the index from this store, or extract the queries with its config.",
+            expected=fingerprint,
+            fingerprint=found,
+            path=container.path,
+        )
+        try:
+            index = cls._from_facts(container)
+            index._ids = [str(one) for one in json.loads(container.bytes("ids"))]
+            index._known = set(index._ids)
+            index._restore(container)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise invalid(
+                "The index's header must be complete.", path=container.path, fault=repr(error)
+            ) from None
+        require(
+            len(index._known) == len(index._ids) == facts["num_images"],
+            "The index must hold one id an image.",
+            num_ids=len(index._ids),
+            num_images=facts["num_images"],
+            path=container.path,
+        )
+        return index
+
+    def _prepare(self, name: str, descriptors: GlobalDescriptors) -> np.ndarray:
+        width = descriptors.vectors.shape[1]
+        require(
+            self.dim in (0, width),
+            f"{name} must have the index's width, {self.dim}.",
+            hint="They were extracted with another model or whitening.",
+            width=width,
+        )
+        if self.whitening is None:
+            return descriptors.vectors
+        return self.whitening.apply(descriptors.vectors)
+
+    @classmethod
+    def _from_facts(cls: type[Self], container: Container) -> Self:
+        facts = container.metadata
+        whitening = None
+        if facts["whitening"] is not None:
+            kind, rows, columns = facts["whitening"]
+            mean = container.array("mean", (columns,), np.float32)
+            projection = container.array("projection", (rows, columns), np.float32)
+            whitening = Whitening(np.array(mean), np.array(projection), kind)
+        return cls(
+            dtype=facts["dtype"],
+            whitening=whitening,
+            already_whitened=facts["already_whitened"],
+            fingerprint=facts["fingerprint"],
+            **cls._arguments(facts),
+        )
+
+    @classmethod
+    def _arguments(cls, facts: dict[str, Any]) -> dict[str, Any]:
+        """Constructor arguments that only this kind has, from a file's facts."""
+        return {}
+
+    def _metadata(self) -> dict[str, Any]:
+        """Facts that only this kind keeps."""
+        return {}
+
+    def _sections(self) -> dict[str, Iterator[Any]]:
+        """Sections that this kind keeps."""
+        return {"vectors": self._table.raw()}
+
+    def _restore(self, container: Container) -> None:
+        """Takes the sections of a file up again."""
+        facts = container.metadata
+        if facts["num_images"]:
+            shape = (facts["num_images"], facts["dim"])
+            self._table.append(container.array("vectors", shape, DTYPES[facts["dtype"]]))
+
+    def _add_vectors(self, vectors: np.ndarray) -> None:
+        self._table.append(vectors)
+
+    def _search_vectors(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        raise invalid("An index must say how it searches.", kind=self.kind)

@@ -1,0 +1,185 @@
+"""PCA and learned whitening of descriptors, global or local, as one record."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from delf_tf.artifacts import StrPath
+from delf_tf.checks import as_array, invalid, require
+from delf_tf.retrieval.npz import read_metadata, read_npz, write_npz
+
+_EPSILON = 1e-12
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Whitening:
+    """An affine map between two L2 normalisations: x → L2(P (L2(x) − mean)).
+
+    Attributes:
+      mean: float32 [D].
+      projection: float32 [d, D], d at most D; for whitening already divided by the standard
+        deviations.
+      kind: "pca", "pca_whitening" or "learned".
+    """
+
+    mean: np.ndarray
+    projection: np.ndarray
+    kind: str
+
+    def __post_init__(self) -> None:
+        mean = as_array("Whitening.mean", self.mean, ("D",), np.float32)
+        projection = as_array("Whitening.projection", self.projection, ("d", len(mean)), np.float32)
+        require(
+            len(projection) <= len(mean),
+            "Whitening.projection must not have more rows than columns.",
+            projection=projection,
+        )
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "projection", projection)
+
+    @property
+    def input_dim(self) -> int:
+        """Width D that it takes."""
+        return len(self.mean)
+
+    @property
+    def output_dim(self) -> int:
+        """Width d that it gives."""
+        return len(self.projection)
+
+    def apply(self, vectors: np.ndarray) -> np.ndarray:
+        """Returns float32 [N, d] with rows of L2 norm 1 for float vectors [N, D]; N may be 0.
+
+        A vector that the projection sends to zero stays zero.
+
+        Raises:
+          InputError: another width, NaN.
+        """
+        vectors = as_array("vectors", vectors, ("N", self.input_dim), np.float32)
+        return l2_normalise((l2_normalise(vectors) - self.mean) @ self.projection.T)
+
+
+def l2_normalise(vectors: np.ndarray) -> np.ndarray:
+    """Returns vectors [..., D] divided by their L2 norms; zero vectors stay zero."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.maximum(norms, _EPSILON)
+
+
+def fit_pca(vectors: np.ndarray, dim: int | None = None, *, whiten: bool = True) -> Whitening:
+    """Fits a PCA, with `whiten` one that gives every component variance 1 before the last L2.
+
+    Args:
+      vectors: float [N, D], N at least 2; L2-normalised here, as `apply` does.
+      dim: components kept, at most min(N − 1, D); None keeps that many.
+      whiten: divide each component by its standard deviation.
+
+    Raises:
+      InputError: too few vectors, NaN, a `dim` that they do not span.
+    """
+    vectors = _normalised(vectors)
+    dim = _component_count(dim, len(vectors) - 1, vectors.shape[1])
+    mean = vectors.mean(axis=0)
+    centred = vectors - mean
+    variances, components = _leading(centred.T @ centred / (len(vectors) - 1), dim)
+    if whiten:
+        require(
+            bool(variances[-1] > _EPSILON),
+            "dim must not exceed the number of components in which the vectors vary.",
+            dim=dim,
+            smallest_variance=float(variances[-1]),
+        )
+        components = components / np.sqrt(variances)[:, None]
+    return Whitening(mean, components, "pca_whitening" if whiten else "pca")
+
+
+def fit_learned_whitening(
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    positives: np.ndarray,
+    dim: int | None = None,
+) -> Whitening:
+    """Fits the discriminative whitening of matching pairs.
+
+    Mikolajczyk and Matas, ICCV 2007, as used by Radenović et al., "Fine-tuning CNN Image Retrieval
+    with No Human Annotation", 2019: with S the covariance of the differences of matching pairs,
+    P = U Sᐟ^(−1/2), where S^(−1/2) is the inverse of S's Cholesky factor and the rows of U are the
+    principal axes of all vectors in the space so whitened.
+
+    Args:
+      vectors: float [N, D], L2-normalised here.
+      queries: integer [M], rows of `vectors`.
+      positives: integer [M], rows of `vectors`; positives[i] shows what queries[i] shows.
+      dim: components kept, at most D; None keeps all.
+
+    Raises:
+      InputError: no pairs, pairs of other rows, NaN.
+    """
+    vectors = _normalised(vectors)
+    pairs = np.stack(
+        [
+            as_array("queries", queries, ("M",), np.int64),
+            as_array("positives", positives, (len(queries),), np.int64),
+        ]
+    )
+    require(
+        pairs.size > 0 and bool((pairs >= 0).all() and (pairs < len(vectors)).all()),
+        f"queries and positives must name at least one pair of rows in 0..{len(vectors) - 1}.",
+        pairs=pairs,
+    )
+    dim = _component_count(dim, vectors.shape[1], vectors.shape[1])
+    mean = vectors[pairs[0]].mean(axis=0)
+    differences = vectors[pairs[0]] - vectors[pairs[1]]
+    inverse = np.linalg.inv(_cholesky(differences.T @ differences / pairs.shape[1]))
+    whitened = (vectors - mean) @ inverse.T
+    _, axes = _leading(whitened.T @ whitened, dim)
+    return Whitening(mean, axes @ inverse, "learned")
+
+
+def save_whitening(path: StrPath, whitening: Whitening) -> Path:
+    """Writes a whitening as .npz (mean, projection, kind), atomically; returns `path`."""
+    arrays = {"mean": whitening.mean, "projection": whitening.projection}
+    return write_npz(path, arrays, {"kind": whitening.kind})
+
+
+def load_whitening(path: StrPath) -> Whitening:
+    """Reads what `save_whitening` wrote.
+
+    Raises:
+      InputError: no such file, damaged, or not a whitening.
+    """
+    arrays = read_npz(path, ("mean", "projection"), hint="Fit the whitening again.")
+    kind = read_metadata(path).get("kind", "pca")
+    if kind not in ("pca", "pca_whitening", "learned"):
+        raise invalid("The whitening's kind must be known.", kind=kind, path=Path(path))
+    return Whitening(arrays["mean"], arrays["projection"], kind)
+
+
+def _normalised(vectors: np.ndarray) -> np.ndarray:
+    vectors = as_array("vectors", vectors, ("N", "D"), np.float64)
+    require(len(vectors) > 1, "A whitening must be fitted on two or more vectors.", vectors=vectors)
+    return l2_normalise(vectors)
+
+
+def _component_count(dim: int | None, *limits: int) -> int:
+    most = min(limits)
+    dim = most if dim is None else dim
+    require(1 <= dim <= most, f"dim must lie in 1..{most}.", dim=dim)
+    return dim
+
+
+def _leading(covariance: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the `dim` largest eigenvalues and their unit vectors as rows, signs fixed."""
+    values, vectors = np.linalg.eigh(covariance)
+    rows = vectors.T[::-1][:dim]
+    largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
+    return values[::-1][:dim], rows * np.sign(largest)
+
+
+def _cholesky(matrix: np.ndarray) -> np.ndarray:
+    """Returns the Cholesky factor, with as much added to the diagonal as makes it definite."""
+    smallest = np.linalg.eigvalsh(matrix)[0]
+    floor = 1e-10 * max(float(np.trace(matrix)), _EPSILON)
+    return np.linalg.cholesky(matrix + max(floor - smallest, 0.0) * np.eye(len(matrix)))
