@@ -127,10 +127,10 @@ def extract_to_store(
     by_id = {ref.id: ref for ref in refs}
     with store.writer(path, shard_index, num_shards) as writer:
         blocks = [(block, [by_id[one] for one in ids]) for block, ids in writer.pending()]
-        total, done = writer.num_images, writer.num_done
-        with Progress(total, "images", "extract", done=done) as progress:
-            pending = (ref for _, block_refs in blocks for ref in block_refs)
-            results = _extract_all(pending, extractor, loader, num_threads, progress)
+        pending = [ref for _, block_refs in blocks for ref in block_refs]
+        total = writer.num_images
+        with Progress(total, "images", "extract", done=total - len(pending)) as progress:
+            results = _extract_all(iter(pending), extractor, loader, num_threads, progress)
             for block, block_refs in blocks:
                 ids = [ref.id for ref in block_refs]
                 features, failures = _collect(results, ids)

@@ -26,19 +26,19 @@ def limited_size(
       width: pixels.
       max_side: a longer image shrinks until its longer side is this; -1 for no limit.
       min_side: an image whose longer side is below this grows to it; -1 for never.
-      square: if neither applies, stretch to a square of the longer side.
+      square: stretch to a square of the longer side.
 
     Returns:
       Whole pixels, at least 1.
     """
     longer = max(height, width)
+    factor = 1.0
     if max_side >= 0 and longer > max_side:
         factor = max_side / longer
     elif min_side >= 0 and longer < min_side:
         factor = min_side / longer
-    else:
-        return (longer, longer) if square else (height, width)
-    return max(1, round(height * factor)), max(1, round(width * factor))
+    sides = (longer, longer) if square else (height, width)
+    return max(1, round(sides[0] * factor)), max(1, round(sides[1] * factor))
 
 
 def resize_to_limit(

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from delf_tf.checks import InputError
+from delf_tf.datasets import folder
+from delf_tf.extraction import engine
+from delf_tf.extraction.extractor import Extractor
+from delf_tf.features.store import FeatureStore
+from tests.extraction.toy import ToyModel, coordinates_image
+
+
+@pytest.fixture
+def photos(tmp_path):
+    root = tmp_path / "photos"
+    root.mkdir()
+    for number in range(7):
+        image = np.roll(coordinates_image(60 + number, 90), number * 5, axis=1)
+        Image.fromarray(image).save(root / f"{number}.png")
+    return root
+
+
+def _extractor():
+    return Extractor(ToyModel(), use_local_features=True, max_num_features=5)
+
+
+def _extract(root, store_dir, **options):
+    return engine.extract_to_store(
+        folder.list_images(root),
+        _extractor(),
+        store_dir,
+        **{"loader": engine.ImageLoader(), "fingerprint": "f", "block_size": 2, **options},
+    )
+
+
+def _tree(path):
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and "lock" not in file.name
+    }
+
+
+def test_extracts_every_image_in_order(photos, tmp_path):
+    store = FeatureStore(_extract(photos, tmp_path / "store"))
+    assert store.ids() == tuple(f"{number}.png" for number in range(7))
+    assert store.failed() == {}
+    assert len(store.read_local("3.png")) == 5
+    assert store.global_descriptors().vectors.shape == (7, 3)
+
+
+def test_locations_are_pixels_of_the_unlimited_image(tmp_path):
+    root = tmp_path / "photos"
+    root.mkdir()
+    Image.fromarray(coordinates_image(240, 160)).save(root / "a.png")
+    store = FeatureStore(
+        _extract(root, tmp_path / "store", loader=engine.ImageLoader(max_side=120))
+    )
+    local = store.read_local("a.png")
+    told = local.descriptors[:, :2] / local.descriptors[:, 2:]
+    np.testing.assert_allclose(local.locations, told, atol=1.0)
+    assert local.locations.max() > 120
+
+
+def test_bad_images_are_recorded_and_never_stop_the_run(photos, tmp_path):
+    (photos / "0.png").write_bytes((photos / "1.png").read_bytes()[:100])
+    (photos / "2.png").write_bytes(b"")
+    (photos / "3.png").write_text("not an image")
+    Image.new("RGB", (1, 1)).save(photos / "4.png")
+    store = FeatureStore(
+        _extract(photos, tmp_path / "store", loader=engine.ImageLoader(max_pixels=65 * 90))
+    )
+    failed = store.failed()
+    assert set(failed) == {"0.png", "2.png", "3.png", "4.png", "6.png"}
+    assert "at least 10 pixels" in failed["4.png"]
+    assert "pixels" in failed["6.png"]
+    assert store.ids() == ("1.png", "5.png")
+
+
+def test_a_file_that_comes_back_completes_the_store(photos, tmp_path):
+    undisturbed = _tree(_extract(photos, tmp_path / "one"))
+    whole = (photos / "3.png").read_bytes()
+    (photos / "3.png").write_bytes(b"")
+    _extract(photos, tmp_path / "two")
+    (photos / "3.png").write_bytes(whole)
+    _extract(photos, tmp_path / "two")
+    assert _tree(tmp_path / "two") == undisturbed
+
+
+def test_shards_together_make_the_store(photos, tmp_path):
+    for shard in (1, 0):
+        _extract(photos, tmp_path / "store", shard_index=shard, num_shards=2)
+    assert len(FeatureStore(tmp_path / "store").ids()) == 7
+
+
+def test_another_fingerprint_is_refused_and_overwrite_replaces(photos, tmp_path):
+    _extract(photos, tmp_path / "store")
+    with pytest.raises(InputError, match="fingerprint"):
+        _extract(photos, tmp_path / "store", fingerprint="g")
+    path = _extract(photos, tmp_path / "store", fingerprint="g", overwrite=True)
+    assert FeatureStore(path).fingerprint == "g"
+
+
+_CHILD = """
+import os, signal, sys
+from delf_tf.extraction import engine
+from tests.extraction.test_engine import _extract
+from pathlib import Path
+real, calls = engine.extract_image, [0]
+def dying(*arguments):
+    calls[0] += 1
+    if calls[0] > int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+engine.extract_image = dying
+_extract(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(photos, tmp_path, repository):
+    undisturbed = _tree(_extract(photos, tmp_path / "one"))
+    argv = [sys.executable, "-c", _CHILD, str(photos), str(tmp_path / "two"), "3"]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    done = subprocess.run(argv, check=False, cwd=repository, env=environment)
+    assert done.returncode == -signal.SIGKILL
+    with pytest.raises(InputError):
+        FeatureStore(tmp_path / "two")
+    _extract(photos, tmp_path / "two")
+    assert _tree(tmp_path / "two") == undisturbed
+
+
+def test_sample_descriptors(photos):
+    sampled = engine.sample_descriptors(
+        folder.list_images(photos), _extractor(), engine.ImageLoader(), max_num_samples=14
+    )
+    assert sampled.shape == (14, 3)
+    nothing = Extractor(ToyModel(), use_local_features=True, score_threshold=300)
+    with pytest.raises(InputError, match="at least one image with local features"):
+        engine.sample_descriptors(
+            folder.list_images(photos), nothing, engine.ImageLoader(), max_num_samples=14
+        )

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from delf_tf.checks import InputError
+from delf_tf.extraction import pyramid
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "expected"),
+    [
+        ((768, 1024), {}, (768, 1024)),
+        ((768, 1024), {"max_side": 512}, (384, 512)),
+        ((100, 50), {"min_side": 200}, (200, 100)),
+        ((100, 50), {"max_side": 100, "min_side": 10}, (100, 50)),
+        ((100, 50), {"square": True}, (100, 100)),
+        # 37 * 32 / 53 = 22.34; 5 * 2 / 20 = 0.5, half to even, but never nothing.
+        ((37, 53), {"max_side": 32}, (22, 32)),
+        ((5, 20), {"max_side": 2}, (1, 2)),
+    ],
+)
+def test_limited_size(size, options, expected):
+    assert pyramid.limited_size(*size, **options) == expected
+
+
+@pytest.mark.parametrize(
+    ("case", "options"),
+    [
+        (0, {"max_side": 32}),
+        (1, {"min_side": 100}),
+        (2, {}),
+        (3, {"max_side": 40, "square": True}),
+        (4, {"square": True}),
+        (5, {"max_side": 32}),
+    ],
+)
+def test_resize_is_the_originals(shared, case, options):
+    golden = np.load(shared / "golden/delf/inference/inference.npz")
+    expected = golden[f"resize{case}_img"]
+    resized = pyramid.resize_to_limit(golden["img"], **options)
+    np.testing.assert_array_equal(resized, expected)
+    factors = np.array(resized.shape[:2]) / golden["img"].shape[:2]
+    np.testing.assert_allclose(factors, golden[f"resize{case}_factors"])
+
+
+def test_pyramid_level_is_the_originals(shared):
+    golden = np.load(shared / "golden/delf/inference/inference.npz")
+    level = pyramid.pyramid_level(tf.cast(golden["pyr_img"], tf.float32), 0.70710677)
+    assert level.shape == golden["pyr_resized_half"].shape[1:]
+    np.testing.assert_allclose(level, golden["pyr_resized_half"][0], atol=1e-3)
+
+
+def test_scaled_size_rounds_half_to_even_and_keeps_a_pixel():
+    assert pyramid.scaled_size(tf.constant([5, 7]), 0.5).numpy().tolist() == [2, 4]
+    assert pyramid.scaled_size(tf.constant([1, 3]), 0.25).numpy().tolist() == [1, 1]
+
+
+def test_scale_one_changes_nothing():
+    image = tf.random.stateless_uniform([4, 5, 3], [0, 1])
+    assert pyramid.pyramid_level(image, 1.0) is image
+
+
+@pytest.mark.parametrize("scales", [(), (0,), (1, -1), (9,), (float("nan"),)])
+def test_bad_scales(scales):
+    with pytest.raises(InputError, match="image_scales"):
+        pyramid.check_scales(scales)
+
+
+def test_to_larger_pixels_maps_corners_to_corners():
+    corners = np.array([[-0.5, -0.5], [9.5, 19.5], [4.5, 9.5]])
+    mapped = pyramid.to_larger_pixels(corners, (10, 20), (40, 40))
+    np.testing.assert_allclose(mapped, [[-0.5, -0.5], [39.5, 39.5], [19.5, 19.5]])
+    assert pyramid.to_larger_pixels(np.zeros((0, 2)), (1, 1), (2, 2)).shape == (0, 2)
