@@ -105,7 +105,7 @@ def fit_learned_whitening(
 
     Mikolajczyk and Matas, ICCV 2007, as used by Radenović et al., "Fine-tuning CNN Image Retrieval
     with No Human Annotation", 2019: with S the covariance of the differences of matching pairs,
-    P = U Sᐟ^(−1/2), where S^(−1/2) is the inverse of S's Cholesky factor and the rows of U are the
+    P = U S^(−1/2), where S^(−1/2) is the inverse of S's Cholesky factor and the rows of U are the
     principal axes of all vectors in the space so whitened.
 
     Args:

@@ -1,0 +1,48 @@
+"""Votes counted by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from delf_tf.checks import InputError
+from delf_tf.evaluation.voting import NON_LANDMARK, recognise
+
+LABELS = {"d0": 7, "d1": 8, "d2": 8, "d3": NON_LANDMARK}
+
+
+def _vote(make_ranking, rows, scores, **kwargs):
+    return recognise(make_ranking(rows, 4, scores), LABELS, **kwargs)
+
+
+def test_the_class_with_the_most_votes_wins(make_ranking):
+    answers = _vote(make_ranking, [[0, 1, 2]], [[0.9, 0.8, 0.5]], k=3)
+    assert answers == {"q0": (8, pytest.approx(1.3 / 3))}
+    # One voter alone.
+    assert _vote(make_ranking, [[0, 1, 2]], [[0.9, 0.8, 0.5]], k=1) == {
+        "q0": (7, pytest.approx(0.9))
+    }
+
+
+def test_power_prefers_the_near(make_ranking):
+    answers = _vote(make_ranking, [[0, 1, 2]], [[0.9, 0.5, 0.5]], k=3, power=4)
+    assert answers["q0"] == (7, pytest.approx(0.9**4 / 3))
+
+
+def test_non_landmarks_lower_the_confidence_or_silence(make_ranking):
+    answers = _vote(make_ranking, [[0, 3], [3, 0]], [[0.9, 0.4], [0.9, 0.4]], k=2)
+    assert answers == {"q0": (7, pytest.approx(0.25))}
+
+
+def test_equal_votes_go_to_the_better_ranked(make_ranking):
+    assert _vote(make_ranking, [[1, 0]], [[0.5, 0.5]])["q0"][0] == 8
+
+
+def test_no_voters_no_answer(make_ranking):
+    assert _vote(make_ranking, [[-1, -1]], [[0, 0]]) == {}
+
+
+def test_bad_input(make_ranking):
+    with pytest.raises(InputError, match="k must be 1"):
+        _vote(make_ranking, [[0]], [[1]], k=0)
+    with pytest.raises(InputError, match=r"missing=\['d4'\]"):
+        recognise(make_ranking([[4]]), LABELS)
