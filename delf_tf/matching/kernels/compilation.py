@@ -1,0 +1,47 @@
+"""How this package's inner loops are compiled: without the GIL, cached on disk where possible."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+
+_FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+
+def sources_digest() -> int:
+    """Returns a number that changes with any source file beside this one.
+
+    Numba keys its disk cache by the file of the outermost function alone and would go on using
+    machine code made from an older version of the files that function calls into. An entry point
+    that closes over this number has it in its key.
+    """
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return int.from_bytes(digest.digest()[:7], "little")
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """Compiles a function that only other compiled functions call."""
+    return numba.njit(function, **_FLAGS)
+
+
+def inner_sums(function: Callable[..., Any]) -> Any:
+    """Compiles an inner function whose sums may be re-ordered, so that they run in SIMD lanes.
+
+    The order is fixed by the machine code, so that a machine always gives the same result.
+    """
+    reordered: Any = {"reassoc", "contract", "nsz"}
+    return numba.njit(function, fastmath=reordered, **_FLAGS)
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """Compiles a function that Python calls; cached on disk if any cache folder can be written."""
+    try:
+        return numba.njit(function, cache=True, **_FLAGS)
+    except RuntimeError:  # Numba found no folder to write to: compile anew in each process.
+        return numba.njit(function, **_FLAGS)

@@ -1,0 +1,170 @@
+"""Transforms of centred, scaled points: from samples, by least squares, and whether plausible.
+
+A transform is nine numbers, row-major, of homogeneous (x, y, 1); the last is 1, and an affine one
+has zeros before it. Weights and residuals are those of a truncated robust loss.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from delf_tf.matching.kernels.compilation import inner, inner_sums
+
+SIMILARITY, AFFINE, HOMOGRAPHY = 0, 1, 2
+
+# Denominators of a homography, over that of the points' centre, that are still in front of the eye.
+_MIN_DENOMINATOR = 0.05
+
+
+@inner
+def triangle(x, y, i, j, k):
+    """Twice the signed area of three points."""
+    return (x[j] - x[i]) * (y[k] - y[i]) - (x[k] - x[i]) * (y[j] - y[i])
+
+
+@inner
+def affine_of_three(x, y, u, v, i, j, k, out):
+    """Writes the affine transform that takes three points (x, y) to (u, v); area must not be 0."""
+    ax, ay, bx, by = x[j] - x[i], y[j] - y[i], x[k] - x[i], y[k] - y[i]
+    au, av, bu, bv = u[j] - u[i], v[j] - v[i], u[k] - u[i], v[k] - v[i]
+    scale = 1.0 / (ax * by - bx * ay)
+    out[0] = (au * by - bu * ay) * scale
+    out[1] = (bu * ax - au * bx) * scale
+    out[3] = (av * by - bv * ay) * scale
+    out[4] = (bv * ax - av * bx) * scale
+    out[2] = u[i] - out[0] * x[i] - out[1] * y[i]
+    out[5] = v[i] - out[3] * x[i] - out[4] * y[i]
+    out[6], out[7], out[8] = 0.0, 0.0, 1.0
+
+
+@inner
+def similarity_of_two(x, y, u, v, i, j, out):
+    """Writes the similarity that takes two distinct points (x, y) to (u, v)."""
+    ax, ay, au, av = x[j] - x[i], y[j] - y[i], u[j] - u[i], v[j] - v[i]
+    norm = 1.0 / (ax * ax + ay * ay)
+    cosine, sine = (ax * au + ay * av) * norm, (ax * av - ay * au) * norm
+    _write_similarity(cosine, sine, out)
+    out[2] = u[i] - cosine * x[i] + sine * y[i]
+    out[5] = v[i] - sine * x[i] - cosine * y[i]
+
+
+@inner
+def _write_similarity(cosine, sine, out):
+    out[0], out[1], out[3], out[4] = cosine, -sine, sine, cosine
+    out[6], out[7], out[8] = 0.0, 0.0, 1.0
+
+
+@inner
+def plausible_linear(a, b, c, d, min_area, max_area, max_anisotropy, mirrored):
+    """Whether [[a, b], [c, d]] keeps orientation and its area factor and anisotropy in bounds."""
+    area = a * d - b * c
+    if mirrored:
+        area = abs(area)
+    if not min_area <= area <= max_area:
+        return False
+    # The singular values s1 >= s2 have s1 s2 = area and s1² + s2² = the sum of squares.
+    return a * a + b * b + c * c + d * d <= (max_anisotropy + 1 / max_anisotropy) * area
+
+
+@inner_sums
+def count_affine(x, y, u, v, t, limit):
+    """Counts the points within the squared threshold `limit` of an affine transform."""
+    a, b, c = np.float32(t[0]), np.float32(t[1]), np.float32(t[2])
+    d, e, f = np.float32(t[3]), np.float32(t[4]), np.float32(t[5])
+    count = np.int32(0)
+    for n in range(len(x)):
+        du = a * x[n] + b * y[n] + (c - u[n])
+        dv = d * x[n] + e * y[n] + (f - v[n])
+        count += np.int32(du * du + dv * dv < limit)
+    return count
+
+
+@inner_sums
+def weigh(x, y, u, v, t, limit, weights):
+    """Writes each point's weight under the loss truncated at squared residual `limit`.
+
+    Returns:
+      The number of points within it.
+    """
+    count = np.int32(0)
+    scale = np.float32(1) / limit
+    t0, t1, t2 = np.float32(t[0]), np.float32(t[1]), np.float32(t[2])
+    t3, t4, t5 = np.float32(t[3]), np.float32(t[4]), np.float32(t[5])
+    t6, t7 = np.float32(t[6]), np.float32(t[7])
+    floor = np.float32(_MIN_DENOMINATOR)
+    for n in range(len(x)):
+        w = t6 * x[n] + t7 * y[n] + np.float32(1)
+        front = w > floor
+        w = w if front else np.float32(1)
+        du = (t0 * x[n] + t1 * y[n] + t2) / w - u[n]
+        dv = (t3 * x[n] + t4 * y[n] + t5) / w - v[n]
+        squared = du * du + dv * dv
+        near = front & (squared < limit)
+        weights[n] = np.float32(1) - squared * scale if near else np.float32(0)
+        count += np.int32(near)
+    return count
+
+
+@inner_sums
+def fit_similarity(x, y, u, v, weights, out):
+    """Writes the weighted least-squares similarity; returns False where the points coincide."""
+    sw, sx, sy, su, sv = 0.0, 0.0, 0.0, 0.0, 0.0
+    for n in range(len(x)):
+        w = weights[n]
+        sw += w
+        sx += w * x[n]
+        sy += w * y[n]
+        su += w * u[n]
+        sv += w * v[n]
+    if sw <= 0:
+        return False
+    mx, my, mu, mv = sx / sw, sy / sw, su / sw, sv / sw
+    norm, dot, cross = 0.0, 0.0, 0.0
+    for n in range(len(x)):
+        w, px, py, pu, pv = weights[n], x[n] - mx, y[n] - my, u[n] - mu, v[n] - mv
+        norm += w * (px * px + py * py)
+        dot += w * (px * pu + py * pv)
+        cross += w * (px * pv - py * pu)
+    if norm <= 1e-12 * sw:
+        return False
+    cosine, sine = dot / norm, cross / norm
+    _write_similarity(cosine, sine, out)
+    out[2] = mu - cosine * mx + sine * my
+    out[5] = mv - sine * mx - cosine * my
+    return True
+
+
+@inner_sums
+def fit_affine(x, y, u, v, weights, out):
+    """Writes the weighted least-squares affine transform; returns False for collinear points."""
+    sw, sx, sy, su, sv = 0.0, 0.0, 0.0, 0.0, 0.0
+    xx, xy, yy, xu, yu, xv, yv = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for n in range(len(x)):
+        w, px, py, pu, pv = weights[n], x[n], y[n], u[n], v[n]
+        wx, wy = w * px, w * py
+        sw += w
+        sx += wx
+        sy += wy
+        su += w * pu
+        sv += w * pv
+        xx += wx * px
+        xy += wx * py
+        yy += wy * py
+        xu += wx * pu
+        yu += wy * pu
+        xv += wx * pv
+        yv += wy * pv
+    if sw <= 0:
+        return False
+    mx, my, mu, mv = sx / sw, sy / sw, su / sw, sv / sw
+    xx, xy, yy = xx - sx * mx, xy - sx * my, yy - sy * my
+    xu, yu, xv, yv = xu - sx * mu, yu - sy * mu, xv - sx * mv, yv - sy * mv
+    area = xx * yy - xy * xy
+    if not area > 1e-6 * (xx + yy) * (xx + yy):
+        return False
+    out[0], out[1] = (xu * yy - yu * xy) / area, (yu * xx - xu * xy) / area
+    out[3], out[4] = (xv * yy - yv * xy) / area, (yv * xx - xv * xy) / area
+    out[2] = mu - out[0] * mx - out[1] * my
+    out[5] = mv - out[3] * mx - out[4] * my
+    out[6], out[7], out[8] = 0.0, 0.0, 1.0
+    return True
