@@ -142,8 +142,8 @@ def retrieval_metrics(
 def _gap(
     predictions: RecognitionPredictions, truth: Mapping[str, frozenset[int]], num_positives: int
 ) -> float:
-    """Returns Σ_i precision(i) · right(i) / num_positives over predictions by falling
-    confidence.""" if not num_positives:
+    """Returns Σ_i precision(i) · right(i) / num_positives, predictions by falling confidence."""
+    if not num_positives:
         return math.nan
     ordered = sorted((-score, image, int(label)) for image, (label, score) in predictions.items())
     right = np.array([label in truth[image] for _, image, label in ordered], bool)
