@@ -1,0 +1,93 @@
+"""The table of backbones: name -> function that makes a layer which gives named maps.
+
+A backbone is a layer with `levels`, `channels(level)`, `windows(level)` and
+`call(x, training, last) -> {level: map}`; "stride16" is the map whose cells are 16 pixels apart.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from delf_tf.checks import invalid, require, require_choice
+from delf_tf.models.layers import IMAGENET_RGB
+from delf_tf.models.mobilenet import MobileNetV2
+from delf_tf.models.resnet import FORMS, ResNet
+
+KERAS_PREFIX = "keras:"
+
+# The original DELF code's normalisation: (x - 128) / 128.
+DELF_RGB = {"channel_order": "RGB", "mean": [128.0] * 3, "std": [128.0] * 3}
+# tf.keras.applications' "caffe" mode.
+CAFFE_BGR = {"channel_order": "BGR", "mean": [103.939, 116.779, 123.68], "std": [1.0] * 3}
+
+PREPROCESSING_OF_FORM = {
+    "torchvision": IMAGENET_RGB,
+    "keras": DELF_RGB,
+    "keras_applications": CAFFE_BGR,
+}
+
+
+def _resnet(
+    depth: int,
+    backbone_form: str = "torchvision",
+    width_multiplier: float = 1.0,
+    last: str = "stride32",
+) -> tuple[tf.keras.layers.Layer, dict[str, Any]]:
+    require_choice("backbone_form", backbone_form, FORMS)
+    backbone = ResNet(depth, backbone_form, width_multiplier, last)
+    return backbone, PREPROCESSING_OF_FORM[backbone_form]
+
+
+def _mobilenet_v2(
+    width_multiplier: float = 1.0, last: str = "stride32"
+) -> tuple[tf.keras.layers.Layer, dict[str, Any]]:
+    return MobileNetV2(width_multiplier, last), IMAGENET_RGB
+
+
+BACKBONES: dict[str, Callable[..., tuple[tf.keras.layers.Layer, dict[str, Any]]]] = {
+    "resnet50": functools.partial(_resnet, 50),
+    "resnet101": functools.partial(_resnet, 101),
+    "resnet152": functools.partial(_resnet, 152),
+    "mobilenet_v2": _mobilenet_v2,
+}
+
+
+def create_backbone(
+    name: str,
+    backbone_form: str | None = None,
+    width_multiplier: float | None = None,
+    last: str = "stride32",
+) -> tuple[tf.keras.layers.Layer, dict[str, Any]]:
+    """Makes a backbone.
+
+    Args:
+      name: a key of BACKBONES.
+      backbone_form: which published ResNet it is (resnet.FORMS); None: the backbone's default.
+      width_multiplier: of all channels; None: 1.
+      last: the deepest level that will be used.
+
+    Returns:
+      The layer, and the arguments of layers.Preprocessing that its published weights expect.
+
+    Raises:
+      InputError: no such backbone, or one that does not take an option that is not None.
+    """
+    require_choice("backbone", name, BACKBONES)
+    options: dict[str, Any] = {"last": last}
+    if backbone_form is not None:
+        require(
+            name.startswith("resnet"),
+            f"backbone_form must not be set for {name}, which has one form.",
+            backbone_form=backbone_form,
+        )
+        options["backbone_form"] = backbone_form
+    if width_multiplier is not None:
+        options["width_multiplier"] = width_multiplier
+    try:
+        return BACKBONES[name](**options)
+    except TypeError:
+        raise invalid(f"{name} must be made without these options.", **options) from None

@@ -1,0 +1,70 @@
+"""Where a cell of a feature map lies in the image: receptive-field centres, one axis at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from delf_tf.checks import require
+
+
+class Window(NamedTuple):
+    """A sliding window along one axis: a convolution or a pooling.
+
+    Attributes:
+      kernel: extent in cells of its input, dilation included.
+      stride: step in cells of its input.
+      padding: "symmetric" (kernel // 2 on both sides), "same" (TensorFlow's: as much as makes
+        ceil(size / stride) cells, the odd one at the end) or "valid" (none).
+    """
+
+    kernel: int
+    stride: int
+    padding: str
+
+
+class CellGrid(NamedTuple):
+    """The cells of a map along one axis; cell i is centred at `offset + stride * i`.
+
+    Attributes:
+      stride: distance of neighbouring cells, input pixels.
+      offset: centre of cell 0, input pixels; the centre of the first pixel is 0.
+      num_cells: length of the map.
+    """
+
+    stride: int
+    offset: float
+    num_cells: int
+
+
+def cell_grid(windows: Iterable[Window], size: int) -> CellGrid:
+    """Returns where the cells of a chain of windows lie in an input of `size` pixels.
+
+    TensorFlow's "same" padding depends on the size of every window's input, so the offset of a
+    network that uses it depends on the size of the image.
+
+    Args:
+      windows: from the image to the map; windows that neither step nor shift may be left out.
+      size: input pixels along the axis, at least 1.
+
+    Raises:
+      InputError: size below 1.
+    """
+    require(size >= 1, "size must be at least 1.", size=size)
+    stride, offset = 1, 0.0
+    for window in windows:
+        before, after = _padding(window, size)
+        offset += stride * ((window.kernel - 1) / 2 - before)
+        stride *= window.stride
+        size = max(0, (size + before + after - window.kernel) // window.stride + 1)
+    return CellGrid(stride, offset, size)
+
+
+def _padding(window: Window, size: int) -> tuple[int, int]:
+    if window.padding == "symmetric":
+        return window.kernel // 2, window.kernel // 2
+    if window.padding == "valid":
+        return 0, 0
+    cells = -(-size // window.stride)
+    total = max((cells - 1) * window.stride + window.kernel - size, 0)
+    return total // 2, total - total // 2

@@ -1,0 +1,218 @@
+"""Layers that the networks share: preprocessing, convolution with normalisation, pooling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from delf_tf.checks import as_array, require, require_choice
+
+# Mean and standard deviation of ImageNet's pixels (RGB, 0..255) as torchvision has them.
+IMAGENET_RGB = {
+    "channel_order": "RGB",
+    "mean": [123.675, 116.28, 103.53],
+    "std": [58.395, 57.12, 57.375],
+}
+
+register = tf.keras.utils.register_keras_serializable(package="delf_tf")
+
+
+def l2_normalize(x: tf.Tensor) -> tf.Tensor:
+    """Returns `x` scaled to unit length along its last axis, float32; zeros stay zeros."""
+    return tf.math.l2_normalize(tf.cast(x, tf.float32), axis=-1, epsilon=1e-12)
+
+
+@register
+class Preprocessing(tf.keras.layers.Layer):
+    """Turns RGB in 0..255 into a network's input: `(x - mean) / std` in its channel order.
+
+    Args:
+      channel_order: "RGB" or "BGR".
+      mean: three numbers in units of 0..255, in the network's channel order.
+      std: three positive numbers, likewise.
+
+    Input shape: [B, H, W, 3] float32 RGB, 0..255. Output shape: [B, H, W, 3] float32.
+    """
+
+    def __init__(
+        self,
+        channel_order: str = "RGB",
+        mean: Any = (0.0, 0.0, 0.0),
+        std: Any = (1.0, 1.0, 1.0),
+        **kwargs: Any,
+    ):
+        # Pixels stay in float32 whatever the policy: bfloat16 has eight bits.
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        require_choice("channel_order", channel_order, ("RGB", "BGR"))
+        self.channel_order = channel_order
+        self._mean = as_array("mean", mean, (3,))
+        self._std = as_array("std", std, (3,))
+        require(bool((self._std > 0).all()), "std must be positive.", std=self._std.tolist())
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """See the class."""
+        x = tf.cast(images, tf.float32)
+        if self.channel_order == "BGR":
+            x = tf.reverse(x, axis=[-1])
+        return (x - self._mean) / self._std
+
+    def options(self) -> dict[str, Any]:
+        """Returns the arguments as JSON-able values."""
+        return {
+            "channel_order": self.channel_order,
+            "mean": [float(str(value)) for value in self._mean],
+            "std": [float(str(value)) for value in self._std],
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), **self.options()}
+
+
+@register
+class ConvNorm(tf.keras.layers.Layer):
+    """A convolution, batch normalisation and, if asked for, an activation.
+
+    Args:
+      filters: output channels; 0 means depthwise: one filter a channel.
+      kernel_size: side of the square kernel, odd.
+      stride: step in both axes.
+      padding: "symmetric" (kernel_size // 2 on every side, as PyTorch frameworks pad) or "same"
+        (TensorFlow's, which at stride 2 depends on the parity of the size).
+      use_bias: whether the convolution adds a bias before the normalisation.
+      epsilon: added to the variance.
+      momentum: of the moving statistics; 1 keeps them.
+      activation: "relu", "relu6" or None.
+
+    Input shape: [B, H, W, C]. Output shape: [B, H', W', filters].
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        padding: str = "symmetric",
+        *,
+        use_bias: bool = False,
+        epsilon: float = 1e-5,
+        momentum: float = 0.9,
+        activation: str | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self._arguments = (filters, kernel_size, stride, padding)
+        self._normalization = (use_bias, epsilon, momentum, activation)
+        # At stride 1 both paddings are the same, and the fused one is faster.
+        self._pad = kernel_size // 2 if padding == "symmetric" and stride > 1 else 0
+        shared = {
+            "kernel_size": kernel_size,
+            "strides": stride,
+            "padding": "valid" if self._pad else "same",
+            "use_bias": use_bias,
+        }
+        # Values are drawn by variable path after construction (initialization.py).
+        if filters:
+            self.conv = tf.keras.layers.Conv2D(filters, kernel_initializer="zeros", **shared)
+        else:
+            self.conv = tf.keras.layers.DepthwiseConv2D(depthwise_initializer="zeros", **shared)
+        self.norm = tf.keras.layers.BatchNormalization(epsilon=epsilon, momentum=momentum)
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """See the class."""
+        if self._pad:
+            x = pad_symmetric(x, self._pad)
+        x = self.norm(self.conv(x), training=training)
+        activation = self._normalization[-1]
+        if activation is None:
+            return x
+        return tf.nn.relu6(x) if activation == "relu6" else tf.nn.relu(x)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        names = ("filters", "kernel_size", "stride", "padding")
+        more = ("use_bias", "epsilon", "momentum", "activation")
+        return {
+            **super().get_config(),
+            **dict(zip(names, self._arguments)),
+            **dict(zip(more, self._normalization)),
+        }
+
+
+def pad_symmetric(x: tf.Tensor, margin: int, value: float = 0.0) -> tf.Tensor:
+    """Returns [B, H, W, C] `x` with `margin` cells of `value` on every side of H and W."""
+    return tf.pad(x, [[0, 0], [margin, margin], [margin, margin], [0, 0]], constant_values=value)
+
+
+@register
+class GeneralizedMean(tf.keras.layers.Layer):
+    """Generalised-mean pooling over H and W: `(mean(max(x, 1e-6)^p))^(1/p)`.
+
+    Radenović, Tolias, Chum: Fine-tuning CNN Image Retrieval with No Human Annotation, TPAMI 2019,
+    equation 2. p = 1 averages, p towards infinity takes the maximum.
+
+    Args:
+      power: p, positive.
+      learnable: whether p is a variable (DOLG) or a constant (DELG).
+
+    Input shape: [B, H, W, C]. Output shape: [B, C] float32.
+    """
+
+    def __init__(self, power: float = 3.0, learnable: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        require(power > 0, "gem_power must be positive.", gem_power=power)
+        self.initial_power = float(power)
+        self.learnable = learnable
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the variable `power`, if it is learnt."""
+        self.power = self.initial_power
+        if self.learnable:
+            self.power = self.add_weight(
+                name="power",
+                shape=(),
+                dtype="float32",
+                initializer=tf.keras.initializers.Constant(self.initial_power),
+            )
+        super().build(input_shape)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """See the class."""
+        power = tf.cast(self.power, tf.float32)
+        x = tf.maximum(tf.cast(x, tf.float32), 1e-6)
+        return tf.pow(tf.reduce_mean(tf.pow(x, power), axis=[1, 2]), 1.0 / power)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "power": self.initial_power,
+            "learnable": self.learnable,
+        }
+
+
+@register
+class AveragePooling(tf.keras.layers.Layer):
+    """The mean over H and W. Input shape: [B, H, W, C]. Output shape: [B, C] float32."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """See the class."""
+        return tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2])
+
+
+def create_pooling(kind: str, power: float = 3.0, learnable: bool = False) -> tf.keras.layers.Layer:
+    """Returns the pooling layer called `kind`: "gem" or "average"."""
+    require_choice("pooling", kind, ("gem", "average"))
+    return GeneralizedMean(power, learnable) if kind == "gem" else AveragePooling()
+
+
+def conv1x1(filters: int) -> tf.keras.layers.Conv2D:
+    """Returns a 1x1 convolution with bias; its values are drawn after construction."""
+    return tf.keras.layers.Conv2D(filters, 1, kernel_initializer="zeros")
+
+
+def dense(units: int) -> tf.keras.layers.Dense:
+    """Returns a linear layer with bias; its values are drawn after construction."""
+    return tf.keras.layers.Dense(units, kernel_initializer="zeros")

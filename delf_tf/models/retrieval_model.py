@@ -1,0 +1,146 @@
+"""What every network of the package is: RGB batches in, a dict of descriptors out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from delf_tf.checks import require, require_choice
+from delf_tf.models.geometry import CellGrid, Window, cell_grid
+from delf_tf.models.layers import Preprocessing
+from delf_tf.models.variables import draw_values
+
+# Options that change what is computed but no variable, so that weights fit any of their values.
+FREE_OPTIONS = ("stage4_stride",)
+
+
+class RetrievalModel(tf.keras.Model):
+    """Base of the networks.
+
+    A subclass makes its layers in `__init__`, one attribute each, and defines
+    `output_names_available`, `infer` and `training_outputs`.
+
+    Attributes:
+      preprocess: the layer that turns RGB 0..255 into the backbone's input.
+      backbone: a layer that gives named maps (backbones.py).
+      output_names_available: what `outputs` may name; "global", "local", or a network's own.
+      global_dim: width of the global descriptor, or None.
+      local_dim: width of local descriptors, or None.
+      local_stride: distance of neighbouring local features, input pixels.
+
+    Args:
+      backbone: the backbone layer.
+      preprocessing: arguments of layers.Preprocessing.
+    """
+
+    output_names_available: tuple[str, ...] = ()
+
+    def __init__(self, backbone: tf.keras.layers.Layer, preprocessing: dict[str, Any]):
+        # Images stay in float32 under a mixed policy until they are normalised.
+        super().__init__(autocast=False)
+        self.preprocess = Preprocessing(**preprocessing)
+        self.backbone = backbone
+        self._options_json = "{}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """JSON-able {"name", "kwargs", "preprocessing"}: arguments of create_model."""
+        return {
+            **json.loads(self._options_json),
+            "preprocessing": self.preprocess.options(),
+        }
+
+    def record_options(self, name: str, kwargs: dict[str, Any]) -> None:
+        """Keeps what rebuilds this model; create_model calls it."""
+        self._options_json = json.dumps({"name": name, "kwargs": kwargs})
+
+    def infer(
+        self, images: tf.Tensor, training: bool, outputs: tuple[str, ...]
+    ) -> dict[str, tf.Tensor]:
+        """Computes exactly what `outputs` names; a subclass defines it."""
+        raise TypeError(f"{type(self).__name__} must define infer.")
+
+    def training_outputs(self, images: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
+        """Computes what losses need; a subclass defines it and names its keys."""
+        raise TypeError(f"{type(self).__name__} must define training_outputs.")
+
+    def call(
+        self,
+        images: tf.Tensor,
+        training: bool = False,
+        outputs: tuple[str, ...] | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """Describes a batch of images.
+
+        Args:
+          images: [B, H, W, 3] float32 or uint8 RGB, 0..255; H and W may be any size from 1.
+          training: whether batch normalisation uses the batch's statistics.
+          outputs: static; which of `output_names_available` to compute, None means all. What is
+            not asked for is not computed.
+
+        Returns:
+          For "global": {"global": [B, D] float32, rows L2-normalised}. For "local": {"features":
+          [B, h, w, D] float32, as the network gives them, not normalised, "scores": [B, h, w]
+          float32, at least 0}. Feature (i, j) lies at input pixel
+          (local_offset(H) + local_stride * i, local_offset(W) + local_stride * j).
+
+        Raises:
+          InputError: an output the model does not have.
+        """
+        if outputs is None:
+            outputs = self.output_names_available
+        for name in outputs:
+            require_choice("outputs", name, self.output_names_available)
+        return self.infer(images, training, tuple(outputs))
+
+    def local_windows(self) -> list[Window]:
+        """Returns the chain of windows from the image to the local features."""
+        return self.backbone.windows("stride16")
+
+    def local_grid(self, size: int) -> CellGrid:
+        """Returns where local features lie along an axis of `size` input pixels."""
+        return cell_grid(self.local_windows(), size)
+
+    @property
+    def local_stride(self) -> int:
+        """Distance of neighbouring local features, input pixels."""
+        stride = 1
+        for window in self.local_windows():
+            stride *= window.stride
+        return stride
+
+    def local_offset(self, size: int) -> float:
+        """Returns the centre of local feature 0 along an axis, input pixels.
+
+        The centre of the first pixel is 0. With "same" padding it depends on the size.
+
+        Args:
+          size: input pixels along the axis.
+        """
+        return self.local_grid(size).offset
+
+    def initialize(self, seed: int | None = None) -> None:
+        """Makes all variables, and draws the random ones from `seed` (variables.draw_values)."""
+        self(tf.zeros([1, 64, 64, 3]))
+        draw_values(self, seed)
+
+    def num_parameters(self) -> int:
+        """Returns how many numbers all weights hold, the moving statistics included."""
+        return sum(int(np.prod(tuple(variable.shape))) for variable in self.weights)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns `options`; Keras rebuilds the model from them."""
+        return self.options
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RetrievalModel:
+        """Returns a new model, its random weights not yet those of the old one."""
+        from delf_tf.models.presets import create_model  # noqa: PLC0415 - it imports this module
+
+        require("name" in config, "config must be made by get_config.", config=config)
+        return create_model(
+            config["name"], preprocessing=config["preprocessing"], **config["kwargs"]
+        )
