@@ -9,7 +9,7 @@ import tensorflow as tf
 from delf_tf.checks import require, require_choice
 from delf_tf.models.backbones import create_backbone
 from delf_tf.models.geometry import Window
-from delf_tf.models.layers import ConvNorm, conv1x1, l2_normalize, register
+from delf_tf.models.layers import ConvNorm, build_maps, conv1x1, l2_normalize, register
 from delf_tf.models.retrieval_model import RetrievalModel
 
 STEPS = ("descriptor", "attention", "joint")
@@ -32,6 +32,11 @@ class Attention(tf.keras.layers.Layer):
             hidden_dim, use_bias=True, epsilon=1e-3, momentum=0.99, activation="relu"
         )
         self.score = conv1x1(1)
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the variables."""
+        build_maps([(self.hidden, input_shape[-1]), (self.score, self.hidden_dim)])
+        super().build(input_shape)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See the class."""

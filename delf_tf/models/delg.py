@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from delf_tf.checks import require
 from delf_tf.models.delf import Delf
-from delf_tf.models.layers import conv1x1, create_pooling, dense, register
+from delf_tf.models.layers import build_maps, conv1x1, create_pooling, dense, register
 
 
 @register
@@ -30,6 +30,11 @@ class Autoencoder(tf.keras.layers.Layer):
         self.reduced_dim, self.expanded_dim = reduced_dim, expanded_dim
         self.encoder = conv1x1(reduced_dim)
         self.decoder = conv1x1(expanded_dim)
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the variables."""
+        build_maps([(self.encoder, input_shape[-1]), (self.decoder, self.reduced_dim)])
+        super().build(input_shape)
 
     def call(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See the class."""

@@ -10,6 +10,7 @@ from delf_tf.checks import require, require_choice
 from delf_tf.models.backbones import create_backbone
 from delf_tf.models.layers import (
     ConvNorm,
+    build_maps,
     conv1x1,
     create_pooling,
     dense,
@@ -47,6 +48,13 @@ class MultiAtrous(tf.keras.layers.Layer):
             setattr(self, f"atrous{dilation}", branch)
         self.merge = conv1x1(channels)
 
+    def build(self, input_shape: Any) -> None:
+        """Makes the variables."""
+        names = ["pooled", "pointwise", *(f"atrous{dilation}" for dilation in DILATIONS)]
+        build_maps((getattr(self, name), input_shape[-1]) for name in names)
+        build_maps([(self.merge, len(names) * self.branch_dim)])
+        super().build(input_shape)
+
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """See the class."""
         pooled = tf.nn.relu(self.pooled(tf.reduce_mean(x, axis=[1, 2], keepdims=True)))
@@ -82,6 +90,13 @@ class SelfAttention(tf.keras.layers.Layer):
         self.channels, self.weighted = channels, weighted
         self.project = ConvNorm(channels, use_bias=True)
         self.score = conv1x1(1) if weighted else None
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the variables."""
+        build_maps([(self.project, input_shape[-1])])
+        if self.score is not None:
+            build_maps([(self.score, self.channels)])
+        super().build(input_shape)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
         """See the class."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
@@ -120,6 +121,12 @@ class ConvNorm(tf.keras.layers.Layer):
             self.conv = tf.keras.layers.DepthwiseConv2D(depthwise_initializer="zeros", **shared)
         self.norm = tf.keras.layers.BatchNormalization(epsilon=epsilon, momentum=momentum)
 
+    def build(self, input_shape: Any) -> None:
+        """Makes the variables."""
+        channels = input_shape[-1]
+        build_maps([(self.conv, channels), (self.norm, self._arguments[0] or channels)])
+        super().build(input_shape)
+
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See the class."""
         if self._pad:
@@ -139,6 +146,16 @@ class ConvNorm(tf.keras.layers.Layer):
             **dict(zip(names, self._arguments)),
             **dict(zip(more, self._normalization)),
         }
+
+
+def build_maps(layers: Iterable[tuple[tf.keras.layers.Layer, int]]) -> None:
+    """Builds layers for maps of so many channels and any size.
+
+    Keras 3 would otherwise find the shapes by tracing every layer, which takes seconds.
+    """
+    for layer, channels in layers:
+        if not layer.built:
+            layer.build((None, None, None, channels))
 
 
 def pad_symmetric(x: tf.Tensor, margin: int, value: float = 0.0) -> tf.Tensor:

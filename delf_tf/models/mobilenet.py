@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
 from delf_tf.models.geometry import Window
-from delf_tf.models.layers import ConvNorm, register
+from delf_tf.models.layers import ConvNorm, build_maps, register
 from delf_tf.models.resnet import scale_channels
 
 # Table 2 of the paper: expansion factor, output channels, repeats, stride of the first.
@@ -55,6 +55,13 @@ class InvertedResidual(tf.keras.layers.Layer):
         self.expand = ConvNorm(expanded, activation="relu6", **NORM)
         self.depthwise = ConvNorm(0, 3, stride, activation="relu6", **NORM)
         self.project = ConvNorm(channels, **NORM)
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the variables."""
+        expanded = self._arguments[0]
+        build_maps([(self.expand, input_shape[-1])])
+        build_maps([(self.depthwise, expanded), (self.project, expanded)])
+        super().build(input_shape)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
         """See the class."""
@@ -104,6 +111,17 @@ class MobileNetV2(tf.keras.layers.Layer):
             channels = out
         if last == "stride32":
             self.head = ConvNorm(self.channels("stride32"), activation="relu6", **NORM)
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the variables."""
+        build_maps([(self.stem, input_shape[-1])])
+        channels = scale_channels(32, self.width_multiplier)
+        for index, (_, out, _) in enumerate(self._made_blocks()):
+            build_maps([(getattr(self, f"block{index}"), channels)])
+            channels = out
+        if self.last == "stride32":
+            build_maps([(self.head, channels)])
+        super().build(input_shape)
 
     def _made_blocks(self) -> list[tuple[int, int, int]]:
         """The blocks up to the one whose expansion is the deepest map."""

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
 from delf_tf.models.geometry import Window
-from delf_tf.models.layers import ConvNorm, pad_symmetric, register
+from delf_tf.models.layers import ConvNorm, build_maps, pad_symmetric, register
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 LEVELS = ("stride4", "stride8", "stride16", "stride32")
@@ -84,6 +84,14 @@ class Bottleneck(tf.keras.layers.Layer):
         self.conv2 = ConvNorm(width, 3, second, activation="relu", **norm)
         self.conv3 = ConvNorm(channels, **norm)
         self.shortcut = ConvNorm(channels, 1, stride, **norm) if project else None
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the variables."""
+        width = self._arguments[0]
+        build_maps([(self.conv1, input_shape[-1]), (self.conv2, width), (self.conv3, width)])
+        if self.shortcut is not None:
+            build_maps([(self.shortcut, input_shape[-1])])
+        super().build(input_shape)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See the class."""
@@ -164,6 +172,16 @@ class ResNet(tf.keras.layers.Layer):
             form=self.form,
             project=not index,
         )
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the variables."""
+        build_maps([(self.stem, input_shape[-1])])
+        channels = self._scaled(64)
+        for level in self.levels:
+            for name in self._block_names(level):
+                build_maps([(getattr(self, name), channels)])
+                channels = self.channels(level)
+        super().build(input_shape)
 
     @property
     def levels(self) -> tuple[str, ...]:

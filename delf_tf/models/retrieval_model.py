@@ -124,7 +124,9 @@ class RetrievalModel(tf.keras.Model):
 
     def initialize(self, seed: int | None = None) -> None:
         """Makes all variables, and draws the random ones from `seed` (variables.draw_values)."""
-        self(tf.zeros([1, 64, 64, 3]))
+        # Not through __call__, which in Keras 3 would trace the network once more.
+        self.call(tf.zeros([1, 32, 32, 3]))
+        self.built = True
         draw_values(self, seed)
 
     def num_parameters(self) -> int:
