@@ -1,0 +1,246 @@
+"""How other programs name and lay out the arrays that our networks have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+# The last part of a foreign name -> our variable, for layers with a kernel and for normalisation.
+_KERNEL_LEAVES = {"weight": "kernel", "weights": "kernel", "kernel": "kernel", "bias": "bias"}
+_NORM_LEAVES = {
+    "weight": "gamma",
+    "gamma": "gamma",
+    "bias": "beta",
+    "beta": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+    "moving_mean": "moving_mean",
+    "moving_variance": "moving_variance",
+    "_mean": "moving_mean",
+    "_variance": "moving_variance",
+}
+_NORM_LAYERS = ("norm", "norm_inputs", "norm_templates", "norm_mlp")
+# Axes of a foreign kernel in our order (height, width, in, out).
+_TO_HWIO = {"OIHW": (2, 3, 1, 0), "HWIO": (0, 1, 2, 3), "OHWI": (1, 2, 3, 0)}
+
+
+class Names(NamedTuple):
+    """One program's names.
+
+    Attributes:
+      modules: foreign module -> path of our layer.
+      block: regular expression of what precedes a module inside a repeated block, with groups
+        named `stage` (optional) and `block`; empty if there is none.
+      block_path: our path of a block, a format of {stage} and {block}.
+      block_modules: foreign module within a block -> our layer within it.
+      first: what is added to the foreign numbers of stage and block.
+      arrays: whole foreign names -> our variable paths, for what no module holds.
+      ignored: regular expression of whole names that are known and not needed.
+      separator: between a module and its arrays.
+      kernel_axes: order of a convolution kernel's axes; a key of _TO_HWIO.
+      linear_axes: "OI" or "IO".
+      defaults: our variable path -> value, for what the program keeps as a constant.
+    """
+
+    modules: Mapping[str, str]
+    block: str = ""
+    block_path: str = ""
+    block_modules: Mapping[str, str] = {}
+    first: tuple[int, int] = (0, 0)
+    arrays: Mapping[str, str] = {}
+    ignored: str = r"(.*\.)?num_batches_tracked"
+    separator: str = "."
+    kernel_axes: str = "OIHW"
+    linear_axes: str = "OI"
+    defaults: Mapping[str, float] = {}
+
+    def is_ignored(self, name: str) -> bool:
+        """Whether `name` is known and not needed."""
+        return re.fullmatch(self.ignored, name) is not None
+
+    def path(self, name: str) -> str | None:
+        """Returns the path of our variable that `name` holds, or None for an unknown name."""
+        if name in self.arrays:
+            return self.arrays[name]
+        block = re.match(self.block, name) if self.block else None
+        if block is not None:
+            numbers = {key: int(value) for key, value in block.groupdict().items()}
+            path = self.block_path.format(
+                stage=numbers.get("stage", 0) + self.first[0],
+                block=numbers["block"] + self.first[1],
+            )
+            layer = self._layer(name[block.end() :], self.block_modules)
+            return None if layer is None else f"{path}.{layer}"
+        return self._layer(name, self.modules)
+
+    def _layer(self, name: str, modules: Mapping[str, str]) -> str | None:
+        for module, path in modules.items():
+            if name.startswith(module + self.separator):
+                is_norm = path.rsplit(".", 1)[-1] in _NORM_LAYERS
+                leaf = (_NORM_LEAVES if is_norm else _KERNEL_LEAVES).get(
+                    name[len(module + self.separator) :]
+                )
+                if leaf is not None:
+                    return f"{path}.{leaf}"
+        return None
+
+    def arrange(self, array: np.ndarray, path: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Returns a foreign array with our axes; of another shape than `shape` if it does not fit.
+
+        Args:
+          array: as the other program has it.
+          path: of our variable.
+          shape: of our variable.
+        """
+        if path.endswith(".kernel"):
+            if array.ndim == 4:
+                array = array.transpose(_TO_HWIO[self.kernel_axes])
+                if ".depthwise." in path and self.kernel_axes != "HWIO":
+                    array = array.swapaxes(2, 3)
+            elif array.ndim == 2 and self.linear_axes == "OI":
+                array = array.T
+        # A 1x1 convolution for a linear layer, [1] for a scalar, a batch axis of 1.
+        without_ones = tuple(axis for axis in array.shape if axis != 1)
+        if without_ones == tuple(axis for axis in shape if axis != 1):
+            array = array.reshape(shape)
+        return array
+
+
+MOBILENET_V2_ONNX_ZOO = Names(
+    modules={
+        "conv0": "backbone.stem.conv",
+        "batchnorm0": "backbone.stem.norm",
+        "conv1": "backbone.head.conv",
+        "batchnorm1": "backbone.head.norm",
+    },
+    block=r"linearbottleneck(?P<block>\d+)_",
+    block_path="backbone.block{block}",
+    block_modules={
+        f"{foreign}{index}": f"{ours}.{kind}"
+        for index, ours in enumerate(("expand", "depthwise", "project"))
+        for foreign, kind in (("conv", "conv"), ("batchnorm", "norm"))
+    },
+    ignored=r"(output|pred|classifier).*",
+    separator="_",
+)
+
+_TORCHVISION_BLOCK = {
+    **{f"conv{index}": f"conv{index}.conv" for index in (1, 2, 3)},
+    **{f"bn{index}": f"conv{index}.norm" for index in (1, 2, 3)},
+    "downsample.0": "shortcut.conv",
+    "downsample.1": "shortcut.norm",
+}
+
+TORCHVISION_RESNET = Names(
+    modules={"conv1": "backbone.stem.conv", "bn1": "backbone.stem.norm"},
+    block=r"layer(?P<stage>\d)\.(?P<block>\d+)\.",
+    block_path="backbone.stage{stage}_block{block}",
+    block_modules=_TORCHVISION_BLOCK,
+    first=(1, 1),
+    ignored=r"(.*\.)?num_batches_tracked|fc\.(weight|bias)",
+)
+
+SUPERFEATURES_PYTORCH = Names(
+    modules={
+        "features.0": "backbone.stem.conv",
+        "features.1": "backbone.stem.norm",
+        "lit.project_q": "integration.query",
+        "lit.project_k": "integration.key",
+        "lit.project_v": "integration.value",
+        "lit.norm_inputs": "integration.norm_inputs",
+        "lit.norm_templates": "integration.norm_templates",
+        "lit.norm_mlp": "integration.norm_mlp",
+        "lit.mlp.0": "integration.mlp_hidden",
+        "lit.mlp.2": "integration.mlp_out",
+        "dim_reduction": "reduction",
+    },
+    # features.4, .5 and .6 are stages 2, 3 and 4.
+    block=r"features\.(?P<stage>[456])\.(?P<block>\d+)\.",
+    block_path="backbone.stage{stage}_block{block}",
+    block_modules=_TORCHVISION_BLOCK,
+    first=(-2, 1),
+    arrays={"lit.templates_init": "integration.templates"},
+)
+
+_DOLG_BLOCK = {
+    "proj": "shortcut.conv",
+    "bn": "shortcut.norm",
+    **{f"f.{letter}": f"conv{index + 1}.conv" for index, letter in enumerate("abc")},
+    **{f"f.{letter}_bn": f"conv{index + 1}.norm" for index, letter in enumerate("abc")},
+}
+
+DOLG_PYTORCH = Names(
+    modules={
+        "globalmodel.stem.conv": "backbone.stem.conv",
+        "globalmodel.stem.bn": "backbone.stem.norm",
+        "fc_t": "project_global",
+        "fc": "embedding",
+        "localmodel.aspp.im_pool.1": "multi_atrous.pooled",
+        "localmodel.aspp.aspp.0": "multi_atrous.pointwise",
+        "localmodel.aspp.aspp.1": "multi_atrous.atrous6",
+        "localmodel.aspp.aspp.2": "multi_atrous.atrous12",
+        "localmodel.aspp.aspp.3": "multi_atrous.atrous18",
+        "localmodel.aspp.conv_after.0": "multi_atrous.merge",
+        "localmodel.conv1": "self_attention.project.conv",
+        "localmodel.bn": "self_attention.project.norm",
+        "localmodel.conv2": "self_attention.score",
+    },
+    block=r"globalmodel\.s(?P<stage>\d)\.b(?P<block>\d+)\.",
+    block_path="backbone.stage{stage}_block{block}",
+    block_modules=_DOLG_BLOCK,
+    first=(1, 0),
+    arrays={"pool_g.p": "pooling.power"},
+    ignored=r"(.*\.)?num_batches_tracked|desc_cls\..*",
+)
+
+# The authors' conversion of the same weights: their names and axes, but Paddle's statistics,
+# linear layers the other way round, and GeM's exponent fixed.
+DOLG_PADDLE = DOLG_PYTORCH._replace(linear_axes="IO", defaults={"pooling.power": 3.0})
+
+KERAS_APPLICATIONS_RESNET = Names(
+    modules={"conv1_conv": "backbone.stem.conv", "conv1_bn": "backbone.stem.norm"},
+    block=r"conv(?P<stage>\d)_block(?P<block>\d+)_",
+    block_path="backbone.stage{stage}_block{block}",
+    block_modules={
+        f"{index}_{foreign}": f"{layer}.{kind}"
+        for index, layer in enumerate(("shortcut", "conv1", "conv2", "conv3"))
+        for foreign, kind in (("conv", "conv"), ("bn", "norm"))
+    },
+    ignored=r"predictions\..*|probs\..*",
+    kernel_axes="HWIO",
+    linear_axes="IO",
+)
+
+_DELF_BLOCK = {
+    "conv_shortcut": "shortcut.conv",
+    "bn_shortcut": "shortcut.norm",
+    **{f"conv2{letter}": f"conv{index + 1}.conv" for index, letter in enumerate("abc")},
+    **{f"bn2{letter}": f"conv{index + 1}.norm" for index, letter in enumerate("abc")},
+}
+
+# The object names of the original's TF2 checkpoints (research/delf of tensorflow/models).
+DELF_TF2 = Names(
+    modules={
+        "backbone.conv1": "backbone.stem.conv",
+        "backbone.bn_conv1": "backbone.stem.norm",
+        "backbone.embedding_layer": "whitening",
+        "attention.conv1": "attention.hidden.conv",
+        "attention.bn_conv1": "attention.hidden.norm",
+        "attention.conv2": "attention.score",
+        "autoencoder.conv1": "autoencoder.encoder",
+        "autoencoder.conv2": "autoencoder.decoder",
+        **{
+            f"backbone.l{stage}{letter}.{foreign}": f"backbone.stage{stage}_block{index + 1}.{ours}"
+            for stage in (2, 3, 4, 5)
+            for index, letter in enumerate("abcdef")
+            for foreign, ours in _DELF_BLOCK.items()
+        },
+    },
+    ignored=r"(desc_classification|attn_classification|cosine_weights|scale_factor|optimizer"
+    r"|save_counter|num_classes|backbone\.fc1000)(\..*)?",
+    kernel_axes="HWIO",
+    linear_axes="IO",
+)

@@ -1,0 +1,84 @@
+"""convert_weights: weights of another program in, a weights file of ours out, every array checked.
+
+delf_tf convert_weights --source=SOURCE --input=PATH --output=WEIGHTS.npz
+    --input: .npz (name -> array), .safetensors, .h5, .pdparams, a TensorFlow checkpoint, or .pth
+    (with PyTorch installed). The result carries the network's options and preprocessing, so that
+    delf_tf.create_model(NAME, weights=WEIGHTS.npz) needs nothing more and takes RGB 0..255.
+delf_tf convert_weights … --reference=REFERENCE.npz
+    compares with the other program's own output; REFERENCE holds "image" [H, W, 3] uint8 RGB,
+    "network_input" [H, W, 3] (what it made of the image) and "descriptor" [D].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags, logging
+
+from delf_tf.checks import UsageError, require, require_choice
+from delf_tf.tools import command_line
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("source", None, "the program that made them", flag_values=FLAGS)
+flags.DEFINE_string("input", None, "the weights to convert", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "the weights file (.npz) to write", flag_values=FLAGS)
+flags.DEFINE_string("reference", None, "outputs to compare with (.npz)", flag_values=FLAGS)
+flags.DEFINE_boolean("overwrite", False, "replace an existing output", flag_values=FLAGS)
+flags.DEFINE_boolean("json", False, "print the result as JSON", flag_values=FLAGS)
+
+
+def convert_weights(
+    source: str,
+    input_path: str | Path,
+    output_path: str | Path,
+    *,
+    reference: str | Path | None = None,
+    overwrite: bool = False,
+) -> dict[str, object]:
+    """Converts a file; returns what it became: path, model, options, differences."""
+    from delf_tf.models import conversion  # noqa: PLC0415 - TensorFlow takes seconds to load
+
+    require_choice("source", source, conversion.SOURCES, UsageError)
+    output_path = Path(output_path)
+    require(
+        overwrite or not output_path.exists(),
+        "The output must not exist yet.",
+        hint="--overwrite replaces it.",
+        output=output_path,
+    )
+    arrays = _read(Path(input_path))
+    model = conversion.convert_file(source, arrays, input_path, output_path)
+    result = {"path": str(output_path), **model.options}
+    if reference is not None:
+        result["differences"] = conversion.compare(model, _read(Path(reference)))
+    return result
+
+
+def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
+    """Runs the tool."""
+    command_line.no_positional(arguments)
+    for name in ("source", "input", "output"):
+        require(bool(flag_values[name].value), f"--{name} must be given.", error=UsageError)
+    result = convert_weights(
+        flag_values.source,
+        flag_values.input,
+        flag_values.output,
+        reference=flag_values.reference,
+        overwrite=flag_values.overwrite,
+    )
+    for what, value in result.get("differences", {}).items():
+        logging.info("%s difference: %.2e", what, value)
+    command_line.write_result(json.dumps(result) if flag_values.json else str(result["path"]))
+    return command_line.DONE
+
+
+def _read(path: Path) -> dict[str, object]:
+    from delf_tf.models import foreign_files  # noqa: PLC0415 - as above
+
+    if path.suffix == ".pdparams":
+        from delf_tf.datasets import safe_pickle  # noqa: PLC0415 - as above
+
+        return foreign_files.flatten(safe_pickle.load(path))
+    return foreign_files.read_arrays(path)
