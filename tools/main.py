@@ -16,6 +16,7 @@ TOOLS = {
     "retrieve": "folders of images in; features, search, re-ranking, scores and a report out",
     "match": "draw two images with their inliers",
     "extract": "a folder of images in, a feature store out; resumes, shards",
+    "convert_weights": "weights of other programs in, a checked weights file out",
     "rerank": "a ranking and features in; its head verified geometrically and re-ordered",
 }
 
