@@ -10,9 +10,18 @@ import numpy as np
 
 from delf_tf.checks import as_array, require, require_choice
 from delf_tf.matching.kernels import search
+from delf_tf.matching.kernels.points import mark, standardise
 
 # Matches that a transform of each model fits whatever they are.
 SAMPLE_SIZES = {"similarity": 2, "affine": 3, "homography": 4}
+
+PlacesAndScales = tuple[np.ndarray, np.ndarray]
+
+_SOURCES = {
+    ("random", False): search.RANDOM,
+    ("scales", False): search.SCALES,
+    ("scales", True): search.SCALES_UPRIGHT,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +39,10 @@ class RansacOptions:
       max_anisotropy: so are those that stretch one direction by more than this over the other.
       allow_mirrored: whether a transform may turn the image over.
       seed: of the samples; the result depends on nothing else but the input.
+      hypotheses: "random" samples of two or three matches, or "scales": similarities from the
+        features' scales, of single matches if `upright`, else of pairs that agree on the scale;
+        best matches first, without chance.
+      upright: for "scales": whether images are upright, so that one match makes a hypothesis.
     """
 
     model: str = "homography"
@@ -40,9 +53,18 @@ class RansacOptions:
     max_anisotropy: float = 8.0
     allow_mirrored: bool = False
     seed: int = 0
+    hypotheses: str = "random"
+    upright: bool = False
 
     def __post_init__(self) -> None:
         require_choice("model", self.model, SAMPLE_SIZES)
+        require_choice("hypotheses", self.hypotheses, ("random", "scales"))
+        require(
+            not self.upright or self.hypotheses == "scales",
+            "upright must be False unless hypotheses is 'scales'.",
+            upright=self.upright,
+            hypotheses=self.hypotheses,
+        )
         _require_number("inlier_threshold_px", self.inlier_threshold_px, 0, math.inf)
         _require_number("max_trials", self.max_trials, 0, 2**31)
         _require_number("confidence", self.confidence, 0, 1)
@@ -81,31 +103,85 @@ def estimate_transform(
     Raises:
       InputError: other shapes, NaN or infinite.
     """
-    query = as_array("query_yx", query_yx, ("M", 2), np.float64)
-    database = as_array("database_yx", database_yx, (len(query), 2), np.float64)
-    return search_transform(query, database, options or RansacOptions())
+    query = as_array("query_yx", query_yx, ("M", 2), np.float32)
+    database = as_array("database_yx", database_yx, (len(query), 2), np.float32)
+    rows = np.arange(len(query))
+    matches = np.stack([rows, rows], axis=1)
+    scales = np.ones(len(query), np.float32)
+    return search_transform(
+        (query, scales), (database, scales), matches, rows, options or RansacOptions()
+    )
 
 
 def search_transform(
-    query_yx: np.ndarray, database_yx: np.ndarray, options: RansacOptions
+    query: PlacesAndScales,
+    database: PlacesAndScales,
+    matches: np.ndarray,
+    order: np.ndarray,
+    options: RansacOptions,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`estimate_transform` of checked float64 arrays."""
-    num = len(query_yx)
+    """`estimate_transform` of checked arrays.
+
+    Args:
+      query: float32 locations [N, 2], (y, x), and scales [N].
+      database: likewise.
+      matches: int64 [M, 2].
+      order: int64 [M], rows of `matches`, best first.
+      options: of the search.
+    """
+    num = len(matches)
     nothing = np.zeros((3, 3)), np.zeros(num, bool)
     if num <= SAMPLE_SIZES["similarity" if options.model == "similarity" else "affine"]:
         return nothing
-    transform, mask, count = search.search(
-        np.ascontiguousarray(query_yx[:, ::-1]),
-        np.ascontiguousarray(database_yx[:, ::-1]),
+    best_first = matches[order]
+    points = np.empty((4, num), np.float32)
+    cx, cy, width = standardise(query[0], best_first[:, 0], points, 0)
+    cu, cv, spread = standardise(database[0], best_first[:, 1], points, 2)
+    if not width or not spread:
+        return nothing
+    zoom = width / spread
+    ratios = zoom * database[1][best_first[:, 1]].astype(np.float64) / query[1][best_first[:, 0]]
+    best = np.zeros(9)
+    count = search.search(
+        points,
+        ratios,
+        _settings(options, zoom, spread),
+        np.array([options.seed], np.uint64),
+        _SOURCES[options.hypotheses, options.upright],
         search.MODELS[options.model],
-        float(options.inlier_threshold_px),
-        (
-            float(options.max_scale),
-            float(options.max_anisotropy),
-            float(options.allow_mirrored),
-        ),
-        int(options.max_trials),
-        math.log1p(-options.confidence),
-        int(options.seed),
+        (np.empty((13, 9)), np.empty(num, np.float32)),
+        best,
     )
+    if not count:
+        return nothing
+    transform = _in_pixels(best.reshape(3, 3), (cx, cy, width), (cu, cv, spread))
+    mask = np.zeros(num, bool)
+    threshold = float(options.inlier_threshold_px)
+    count = mark(query[0], database[0], matches, transform, threshold, mask)
     return (transform, mask) if count else nothing
+
+
+def _settings(options: RansacOptions, zoom: float, spread: float) -> tuple[float, ...]:
+    return (
+        options.inlier_threshold_px / spread,
+        (zoom / options.max_scale) ** 2,
+        (zoom * options.max_scale) ** 2,
+        float(options.max_anisotropy),
+        float(options.allow_mirrored),
+        float(options.max_trials),
+        math.log1p(-options.confidence),
+    )
+
+
+def _in_pixels(
+    transform: np.ndarray, source: tuple[float, float, float], target: tuple[float, float, float]
+) -> np.ndarray:
+    """Undoes the standardising (centre x, centre y, spread) of both images."""
+    cx, cy, width = source
+    cu, cv, spread = target
+    standardise_source = np.array([[1, 0, -cx], [0, 1, -cy], [0, 0, width]]) / width
+    restore_target = np.array([[spread, 0, cu], [0, spread, cv], [0, 0, 1]])
+    transform = restore_target @ transform @ standardise_source
+    # The corner entry is 1 by custom, unless the origin maps to infinity.
+    corner = transform[2, 2]
+    return transform / corner if abs(corner) > 1e-9 * abs(transform[2]).max() else transform

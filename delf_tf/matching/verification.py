@@ -84,8 +84,8 @@ class _PreparedQuery:
 
     def __init__(self, query: LocalFeatures):
         _require_features("query", query)
+        self.features = query
         self.packed = pack_query(query.descriptors)
-        self.locations = query.locations.astype(np.float64)
 
 
 def _verify(
@@ -98,11 +98,13 @@ def _verify(
     _require_features("database", database)
     matches, distances = match_packed(query.packed, database.descriptors, tests, num_threads)
     order = np.argsort(distances, kind="stable")
-    query_yx = query.locations[matches[order, 0]]
-    database_yx = database.locations[matches[order, 1]].astype(np.float64)
-    transform, ordered_mask = search_transform(query_yx, database_yx, options)
-    mask = np.zeros(len(matches), bool)
-    mask[order] = ordered_mask
+    transform, mask = search_transform(
+        (query.features.locations, query.features.scales),
+        (database.locations, database.scales),
+        matches,
+        order,
+        options,
+    )
     return Verification(int(mask.sum()), transform, matches, mask)
 
 

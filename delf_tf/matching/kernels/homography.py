@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from delf_tf.matching.kernels.compilation import inner, inner_sums
+from delf_tf.matching.kernels.compilation import inlined, inner
 
 
-@inner_sums
-def _normal_equations(x, y, u, v, weights, t, matrix, right):
+@inner
+def _normal_equations(points, weights, t, matrix, right):
     """Writes the 8 x 8 normal equations of one step.
 
     With w = 1 / (h6 x + h7 y + 1) and the prediction (p, q), the Jacobian's rows are
     w (x, y, 1, 0, 0, 0, -p x, -p y) and w (0, 0, 0, x, y, 1, -q x, -q y); only 27 sums differ.
     """
+    x, y, u, v = points[0], points[1], points[2], points[3]
     t0, t1, t2 = np.float32(t[0]), np.float32(t[1]), np.float32(t[2])
     t3, t4, t5 = np.float32(t[3]), np.float32(t[4]), np.float32(t[5])
     t6, t7 = np.float32(t[6]), np.float32(t[7])
@@ -63,7 +64,8 @@ def _normal_equations(x, y, u, v, weights, t, matrix, right):
         r = p * ru + q * rv
         gx += r * a
         gy += r * b
-    matrix[:] = 0
+    for o in range(3):
+        matrix[3, o], matrix[4, o], matrix[5, o] = 0.0, 0.0, 0.0
     for o in (0, 3):
         matrix[o, o], matrix[o + 1, o], matrix[o + 2, o] = xx, xy, x1
         matrix[o + 1, o + 1], matrix[o + 2, o + 1], matrix[o + 2, o + 2] = yy, y1, s1
@@ -76,7 +78,7 @@ def _normal_equations(x, y, u, v, weights, t, matrix, right):
     right[6], right[7] = -gx, -gy
 
 
-@inner
+@inlined
 def _solve_in_place(matrix, right):
     """Cholesky on the lower triangle; returns False unless safely positive definite."""
     size = len(right)
@@ -105,10 +107,14 @@ def _solve_in_place(matrix, right):
     return True
 
 
-@inner
-def step_homography(x, y, u, v, weights, transform, out, matrix, right):
-    """Writes `transform` after one weighted step; returns False where it is not determined."""
-    _normal_equations(x, y, u, v, weights, transform, matrix, right)
+@inlined
+def step_homography(points, weights, transform, out, scratch):
+    """Writes `transform` after one weighted step; returns False where it is not determined.
+
+    `scratch` is float64 [9, 9].
+    """
+    matrix, right = scratch[:8, :8], scratch[8, :8]
+    _normal_equations(points, weights, transform, matrix, right)
     if not _solve_in_place(matrix, right):
         return False
     for n in range(8):

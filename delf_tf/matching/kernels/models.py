@@ -1,14 +1,15 @@
 """Transforms of centred, scaled points: from samples, by least squares, and whether plausible.
 
-A transform is nine numbers, row-major, of homogeneous (x, y, 1); the last is 1, and an affine one
-has zeros before it. Weights and residuals are those of a truncated robust loss.
+Matched points are float32 [4, M], the rows x and y of the query, u and v of the database. A
+transform is nine numbers, row-major, of homogeneous (x, y, 1); the last is 1, and an affine one has
+zeros before it. Weights are those of a squared loss truncated at a threshold.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from delf_tf.matching.kernels.compilation import inner, inner_sums
+from delf_tf.matching.kernels.compilation import inlined, inner
 
 SIMILARITY, AFFINE, HOMOGRAPHY = 0, 1, 2
 
@@ -16,13 +17,13 @@ SIMILARITY, AFFINE, HOMOGRAPHY = 0, 1, 2
 _MIN_DENOMINATOR = 0.05
 
 
-@inner
+@inlined
 def triangle(x, y, i, j, k):
     """Twice the signed area of three points."""
     return (x[j] - x[i]) * (y[k] - y[i]) - (x[k] - x[i]) * (y[j] - y[i])
 
 
-@inner
+@inlined
 def affine_of_three(x, y, u, v, i, j, k, out):
     """Writes the affine transform that takes three points (x, y) to (u, v); area must not be 0."""
     ax, ay, bx, by = x[j] - x[i], y[j] - y[i], x[k] - x[i], y[k] - y[i]
@@ -37,38 +38,60 @@ def affine_of_three(x, y, u, v, i, j, k, out):
     out[6], out[7], out[8] = 0.0, 0.0, 1.0
 
 
-@inner
-def similarity_of_two(x, y, u, v, i, j, out):
-    """Writes the similarity that takes two distinct points (x, y) to (u, v)."""
+@inlined
+def similarity_of_two(x, y, u, v, i, j, spacing, out):
+    """Writes the similarity that takes two points to two; returns False if they are too near."""
     ax, ay, au, av = x[j] - x[i], y[j] - y[i], u[j] - u[i], v[j] - v[i]
-    norm = 1.0 / (ax * ax + ay * ay)
-    cosine, sine = (ax * au + ay * av) * norm, (ax * av - ay * au) * norm
-    _write_similarity(cosine, sine, out)
-    out[2] = u[i] - cosine * x[i] + sine * y[i]
-    out[5] = v[i] - sine * x[i] - cosine * y[i]
+    length = ax * ax + ay * ay
+    if length < 1e-8 or au * au + av * av < spacing * spacing:
+        return False
+    _write_similarity((ax * au + ay * av) / length, (ax * av - ay * au) / length, out)
+    out[2] = u[i] - out[0] * x[i] - out[1] * y[i]
+    out[5] = v[i] - out[3] * x[i] - out[4] * y[i]
+    return True
 
 
-@inner
+@inlined
+def similarity_of_one(x, y, u, v, i, scale, out):
+    """Writes the upright similarity of one match and the ratio of its features' scales."""
+    _write_similarity(scale, 0.0, out)
+    out[2], out[5] = u[i] - scale * x[i], v[i] - scale * y[i]
+
+
+@inlined
 def _write_similarity(cosine, sine, out):
     out[0], out[1], out[3], out[4] = cosine, -sine, sine, cosine
     out[6], out[7], out[8] = 0.0, 0.0, 1.0
 
 
-@inner
-def plausible_linear(a, b, c, d, min_area, max_area, max_anisotropy, mirrored):
-    """Whether [[a, b], [c, d]] keeps orientation and its area factor and anisotropy in bounds."""
-    area = a * d - b * c
-    if mirrored:
+@inlined
+def copy_transform(source, target):
+    """Copies nine numbers."""
+    for n in range(9):
+        target[n] = source[n]
+
+
+@inlined
+def plausible_linear(t, bounds):
+    """Whether an affine transform keeps orientation and is within bounds.
+
+    Args:
+      t: the transform.
+      bounds: least and largest area factor, largest anisotropy, 1 to allow mirrored.
+    """
+    area = t[0] * t[4] - t[1] * t[3]
+    if bounds[3] > 0:
         area = abs(area)
-    if not min_area <= area <= max_area:
-        return False
     # The singular values s1 >= s2 have s1 s2 = area and s1² + s2² = the sum of squares.
-    return a * a + b * b + c * c + d * d <= (max_anisotropy + 1 / max_anisotropy) * area
+    squares = t[0] * t[0] + t[1] * t[1] + t[3] * t[3] + t[4] * t[4]
+    inside = bounds[0] <= area <= bounds[1]
+    return inside and squares <= (bounds[2] + 1.0 / bounds[2]) * area
 
 
-@inner_sums
-def count_affine(x, y, u, v, t, limit):
+@inner
+def count_affine(points, t, limit):
     """Counts the points within the squared threshold `limit` of an affine transform."""
+    x, y, u, v = points[0], points[1], points[2], points[3]
     a, b, c = np.float32(t[0]), np.float32(t[1]), np.float32(t[2])
     d, e, f = np.float32(t[3]), np.float32(t[4]), np.float32(t[5])
     count = np.int32(0)
@@ -79,13 +102,14 @@ def count_affine(x, y, u, v, t, limit):
     return count
 
 
-@inner_sums
-def weigh(x, y, u, v, t, limit, weights):
+@inner
+def weigh(points, t, limit, weights):
     """Writes each point's weight under the loss truncated at squared residual `limit`.
 
     Returns:
       The number of points within it.
     """
+    x, y, u, v = points[0], points[1], points[2], points[3]
     count = np.int32(0)
     scale = np.float32(1) / limit
     t0, t1, t2 = np.float32(t[0]), np.float32(t[1]), np.float32(t[2])
@@ -105,9 +129,10 @@ def weigh(x, y, u, v, t, limit, weights):
     return count
 
 
-@inner_sums
-def fit_similarity(x, y, u, v, weights, out):
+@inner
+def fit_similarity(points, weights, out):
     """Writes the weighted least-squares similarity; returns False where the points coincide."""
+    x, y, u, v = points[0], points[1], points[2], points[3]
     sw, sx, sy, su, sv = 0.0, 0.0, 0.0, 0.0, 0.0
     for n in range(len(x)):
         w = weights[n]
@@ -134,9 +159,10 @@ def fit_similarity(x, y, u, v, weights, out):
     return True
 
 
-@inner_sums
-def fit_affine(x, y, u, v, weights, out):
+@inner
+def fit_affine(points, weights, out):
     """Writes the weighted least-squares affine transform; returns False for collinear points."""
+    x, y, u, v = points[0], points[1], points[2], points[3]
     sw, sx, sy, su, sv = 0.0, 0.0, 0.0, 0.0, 0.0
     xx, xy, yy, xu, yu, xv, yv = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for n in range(len(x)):

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from delf_tf.matching.kernels.compilation import entry, inner, sources_digest
+from delf_tf.matching.kernels.compilation import entry, inlined, sources_digest
 from delf_tf.matching.kernels.tile import COLS, ROWS, tile_product
-
-DIGEST = sources_digest()
 
 # Below every score of real descriptors; finite, as it meets zeros in products.
 FLOOR = np.float32(-1e30)
@@ -21,72 +19,7 @@ FLOOR = np.float32(-1e30)
 _BLOCK_FLOATS = 160_000
 
 
-@inner
-def _offset_of(descriptors):
-    """A point near the mean, on a grid of powers of two about as wide as the descriptors' spread.
-
-    The grid leaves centred data where they are, and whole numbers exact.
-    """
-    num, dim = descriptors.shape
-    offset = np.zeros(dim, np.float32)
-    if num == 0 or dim == 0:
-        return offset
-    sums, squares = np.zeros(dim), 0.0
-    first = descriptors[0]
-    for i in range(num):
-        for k in range(dim):
-            value = np.float64(descriptors[i, k]) - np.float64(first[k])
-            sums[k] += value
-            squares += value * value
-    for k in range(dim):
-        squares -= sums[k] * sums[k] / num
-    spread = np.sqrt(max(squares, 0.0) / (num * dim))
-    for k in range(dim):
-        offset[k] = first[k]
-        if spread > 0:
-            grid = 2.0 ** np.round(np.log2(spread))
-            offset[k] = np.round((first[k] + sums[k] / num) / grid) * grid
-    return offset
-
-
-@inner
-def _pack_rows(descriptors, offset):
-    num, dim = descriptors.shape
-    packed = np.zeros(((num + ROWS - 1) // ROWS * ROWS, dim + 2), np.float32)
-    for i in range(num):
-        norm = np.float32(0)
-        for k in range(dim):
-            value = np.float32(descriptors[i, k]) - offset[k]
-            packed[i, k] = value
-            norm += value * value
-        packed[i, dim] = np.float32(-0.5) * norm
-        packed[i, dim + 1] = 1
-    for i in range(num, len(packed)):
-        packed[i, dim] = FLOOR
-        packed[i, dim + 1] = 1
-    return packed
-
-
-@inner
-def _pack_panels(descriptors, offset):
-    num, dim = descriptors.shape
-    packed = np.zeros(((num + COLS - 1) // COLS, dim + 2, COLS), np.float32)
-    for j in range(len(packed) * COLS):
-        panel = packed[j // COLS]
-        column = j % COLS
-        panel[dim, column] = 1
-        panel[dim + 1, column] = FLOOR
-        if j < num:
-            norm = np.float32(0)
-            for k in range(dim):
-                value = np.float32(descriptors[j, k]) - offset[k]
-                panel[k, column] = value
-                norm += value * value
-            panel[dim + 1, column] = np.float32(-0.5) * norm
-    return packed
-
-
-@inner
+@inlined
 def _raise_rows(scores, panel, best, second, where, with_second):
     for r in range(ROWS):
         for c in range(COLS):
@@ -98,7 +31,7 @@ def _raise_rows(scores, panel, best, second, where, with_second):
             best[r, c] = score if score > old else old
 
 
-@inner
+@inlined
 def _raise_columns(scores, first_row, best, where):
     for r in range(ROWS):
         row = np.int32(first_row + r)
@@ -109,7 +42,7 @@ def _raise_columns(scores, first_row, best, where):
             best[c] = score if score > old else old
 
 
-@inner
+@inlined
 def _merge_lanes(best, second, where, row, row_best, row_second, row_where):
     for r in range(ROWS):
         for c in range(COLS):
@@ -125,32 +58,7 @@ def _merge_lanes(best, second, where, row, row_best, row_second, row_where):
                 row_second[row + r] = max(row_second[row + r], score)
 
 
-@inner
-def _scan(rows, panels, with_second):
-    num_rows, num_panels = len(rows), len(panels)
-    row_best = np.full(num_rows, 2 * FLOOR, np.float32)
-    row_second = np.full(num_rows, 2 * FLOOR, np.float32)
-    row_where = np.zeros(num_rows, np.int32)
-    col_best = np.full((num_panels, COLS), 2 * FLOOR, np.float32)
-    col_where = np.zeros((num_panels, COLS), np.int32)
-    scores = np.empty((ROWS, COLS), np.float32)
-    best, second = np.empty_like(scores), np.empty_like(scores)
-    where = np.empty((ROWS, COLS), np.int32)
-    block = max(1, _BLOCK_FLOATS // (COLS * rows.shape[1]))
-    for start in range(0, num_panels, block):
-        for row in range(0, num_rows, ROWS):
-            best[:] = 2 * FLOOR
-            second[:] = 2 * FLOOR
-            where[:] = 0
-            for panel in range(start, min(start + block, num_panels)):
-                tile_product(rows, row, panels, panel, scores)
-                _raise_rows(scores, np.int32(panel), best, second, where, with_second)
-                _raise_columns(scores, row, col_best[panel], col_where[panel])
-            _merge_lanes(best, second, where, row, row_best, row_second, row_where)
-    return row_best, row_second, row_where, col_best.ravel(), col_where.ravel()
-
-
-@inner
+@inlined
 def _distance(a, b):
     total = np.float32(0)
     for k in range(len(a)):
@@ -159,52 +67,96 @@ def _distance(a, b):
     return np.sqrt(total)
 
 
-@inner
-def _select(query, database, nearest, second, back, max_distance, max_ratio):
-    num = len(query)
-    matches = np.empty((num, 2), np.int64)
-    distances = np.empty(num, np.float32)
-    kept = 0
-    for i in range(num):
-        j = nearest[i]
-        if len(back) and back[j] != i:
-            continue
-        distance = _distance(query[i], database[j])
-        if not distance < max_distance:
-            continue
-        # The score of the runner-up is -distance²/2; without one it is far below FLOOR.
-        runner_up = np.sqrt(max(np.float32(0), np.float32(-2) * second[i]))
-        if max_ratio < np.inf and not distance < max_ratio * runner_up:
-            continue
-        matches[kept, 0] = i
-        matches[kept, 1] = j
-        distances[kept] = distance
-        kept += 1
-    return matches[:kept].copy(), distances[:kept].copy()
-
-
-def _entries():
-    digest = DIGEST
-
+def _build(digest):
     def offset_of(descriptors):
-        """Returns what `pack_rows` and `pack_panels` are to subtract, float32 [D]."""
+        """Returns a point near the mean, to be subtracted, float32 [D].
+
+        It lies on a grid of powers of two about as wide as the descriptors' spread, which leaves
+        centred data where they are, and whole numbers exact.
+        """
         _ = digest
-        return _offset_of(descriptors)
+        num, dim = descriptors.shape
+        offset = np.zeros(dim, np.float32)
+        if num == 0 or dim == 0:
+            return offset
+        sums, squares = np.zeros(dim), 0.0
+        first = descriptors[0]
+        for i in range(num):
+            for k in range(dim):
+                value = np.float64(descriptors[i, k]) - np.float64(first[k])
+                sums[k] += value
+                squares += value * value
+        for k in range(dim):
+            squares -= sums[k] * sums[k] / num
+        spread = np.sqrt(max(squares, 0.0) / (num * dim))
+        for k in range(dim):
+            offset[k] = first[k]
+            if spread > 0:
+                grid = np.exp2(np.floor(np.log2(spread) + 0.5))
+                offset[k] = np.floor((first[k] + sums[k] / num) / grid + 0.5) * grid
+        return offset
 
     def pack_rows(descriptors, offset):
         """Returns float32 [N rounded up to ROWS, D + 2]."""
         _ = digest
-        return _pack_rows(descriptors, offset)
+        num, dim = descriptors.shape
+        packed = np.zeros(((num + ROWS - 1) // ROWS * ROWS, dim + 2), np.float32)
+        for i in range(num):
+            norm = np.float32(0)
+            for k in range(dim):
+                value = np.float32(descriptors[i, k]) - offset[k]
+                packed[i, k] = value
+                norm += value * value
+            packed[i, dim] = np.float32(-0.5) * norm
+            packed[i, dim + 1] = 1
+        for i in range(num, len(packed)):
+            packed[i, dim] = FLOOR
+            packed[i, dim + 1] = 1
+        return packed
 
     def pack_panels(descriptors, offset):
         """Returns float32 [ceil(M / COLS), D + 2, COLS]."""
         _ = digest
-        return _pack_panels(descriptors, offset)
+        num, dim = descriptors.shape
+        packed = np.zeros(((num + COLS - 1) // COLS, dim + 2, COLS), np.float32)
+        for j in range(len(packed) * COLS):
+            panel = packed[j // COLS]
+            column = j % COLS
+            panel[dim, column] = 1
+            panel[dim + 1, column] = FLOOR
+            if j < num:
+                norm = np.float32(0)
+                for k in range(dim):
+                    value = np.float32(descriptors[j, k]) - offset[k]
+                    panel[k, column] = value
+                    norm += value * value
+                panel[dim + 1, column] = np.float32(-0.5) * norm
+        return packed
 
     def scan(rows, panels, with_second):
         """Returns best score, second score and index a row, and best score and row a column."""
         _ = digest
-        return _scan(rows, panels, with_second)
+        num_rows, num_panels = len(rows), len(panels)
+        row_best = np.full(num_rows, 2 * FLOOR, np.float32)
+        row_second = np.full(num_rows, 2 * FLOOR, np.float32)
+        row_where = np.zeros(num_rows, np.int32)
+        col_best = np.full((num_panels, COLS), 2 * FLOOR, np.float32)
+        col_where = np.zeros((num_panels, COLS), np.int32)
+        scores = np.empty((ROWS, COLS), np.float32)
+        best, second = np.empty_like(scores), np.empty_like(scores)
+        where = np.empty((ROWS, COLS), np.int32)
+        block = max(1, _BLOCK_FLOATS // (COLS * rows.shape[1]))
+        for start in range(0, num_panels, block):
+            for row in range(0, num_rows, ROWS):
+                best[:] = 2 * FLOOR
+                second[:] = 2 * FLOOR
+                where[:] = 0
+                for panel in range(start, min(start + block, num_panels)):
+                    tile_product(rows, row, panels, panel, scores)
+                    _raise_rows(scores, np.int32(panel), best, second, where, with_second)
+                    _raise_columns(scores, row, col_best[panel], col_where[panel])
+                _merge_lanes(best, second, where, row, row_best, row_second, row_where)
+        return row_best, row_second, row_where, col_best.ravel(), col_where.ravel()
 
     def select(query, database, nearest, second, back, max_distance, max_ratio):
         """Returns the matches [M, 2] that pass, and their distances [M].
@@ -212,9 +164,28 @@ def _entries():
         `back`, each database row's nearest query row, is empty where that is not to be checked.
         """
         _ = digest
-        return _select(query, database, nearest, second, back, max_distance, max_ratio)
+        num = len(query)
+        matches = np.empty((num, 2), np.int64)
+        distances = np.empty(num, np.float32)
+        kept = 0
+        for i in range(num):
+            j = nearest[i]
+            if len(back) and back[j] != i:
+                continue
+            distance = _distance(query[i], database[j])
+            if not distance < max_distance:
+                continue
+            # The score of the runner-up is -distance²/2; without one it is far below FLOOR.
+            runner_up = np.sqrt(max(np.float32(0), np.float32(-2) * second[i]))
+            if max_ratio < np.inf and not distance < max_ratio * runner_up:
+                continue
+            matches[kept, 0] = i
+            matches[kept, 1] = j
+            distances[kept] = distance
+            kept += 1
+        return matches[:kept].copy(), distances[:kept].copy()
 
     return tuple(entry(each) for each in (offset_of, pack_rows, pack_panels, scan, select))
 
 
-offset_of, pack_rows, pack_panels, scan, select = _entries()
+offset_of, pack_rows, pack_panels, scan, select = _build(sources_digest())
