@@ -6,10 +6,11 @@ import dataclasses
 import functools
 
 import numpy as np
+from PIL import Image
 
 from delf_tf.checks import require
 from delf_tf.datasets.synthetic.architecture import Landmark, build_landmark
-from delf_tf.datasets.synthetic.geometry import Camera
+from delf_tf.datasets.synthetic.geometry import Camera, Face
 from delf_tf.datasets.synthetic.photo import photograph
 from delf_tf.datasets.synthetic.raster import find_visible, paint
 from delf_tf.datasets.synthetic.sprites import (
@@ -20,7 +21,13 @@ from delf_tf.datasets.synthetic.sprites import (
     passing_sprites,
     permanent_sprites,
 )
-from delf_tf.datasets.synthetic.textures import fractal_noise
+from delf_tf.datasets.synthetic.textures import (
+    Texture,
+    fractal_noise,
+    surface,
+    tinted,
+    weathered,
+)
 from delf_tf.datasets.synthetic.weather import (
     Weather,
     directions,
@@ -158,22 +165,53 @@ def render_landscape(seed: int, size: tuple[int, int] = DEFAULT_SIZE) -> np.ndar
     _check(seed, 0, size)
     rng = np.random.default_rng([17, seed])
     weather = random_weather(rng)
-    camera = Camera.looking_at(
-        (0, rng.uniform(1.5, 30), 30), (0, rng.uniform(0, 14), 0), view_angle=1.0, size=size
+    eye = float(rng.uniform(1.6, 12))
+    target = rng.uniform(-20, 20), eye + rng.uniform(-9, 3), -60
+    camera = Camera.looking_at((0, eye, 0), target, view_angle=rng.uniform(0.6, 1.1), size=size)
+    sky = draw_sky(rng, weather, directions(camera), _skyline(rng, rng.uniform(0.05, 0.3)))
+    ground = _open_ground(rng)
+    seen = find_visible(camera, ground)
+    image = paint(camera, ground, seen, sky)
+    image[seen.face >= 0] *= (weather.ambient + weather.direct * max(0.0, weather.sun[1])).astype(
+        np.float32
     )
-    rays = directions(camera)
-    image = draw_sky(rng, weather, rays, _skyline(rng, rng.uniform(0.02, 0.25)))
-    ground = rays[..., 1] < -1e-3
-    relief = fractal_noise(rng, size[0], size[1], cells=int(rng.integers(4, 14)), octaves=5)
-    base = np.array(_GROUNDS[rng.integers(len(_GROUNDS))]) * weather.ambient * 1.2
-    image[ground] = base * (1 + 0.35 * relief[ground])[:, None]
-    inverse_depth = np.where(ground, -rays[..., 1] / camera.position[1], 0).astype(np.float32)
-    trees = rng.uniform((-25, -60, 4, 0), (25, 15, 12, 1), (int(rng.integers(0, 14)), 4))
+    num_trees = int(rng.choice([0, 4, 25, 80]))
+    trees = rng.uniform((-0.7, -90, 3, 0), (0.7, -8, 12, 1), (num_trees, 4))
+    trees[:, 0] *= -trees[:, 1]
+    # Woods grow densest far away.
+    trees[:, 1] -= 20 * (num_trees > 10)
     wood = Landmark("landscape", (), 40.0, 10.0, trees)
-    # A tree's foot is as deep as the ground beneath it: it must win.
-    behind = inverse_depth * np.float32(0.98)
-    draw_sprites(camera, permanent_sprites(wood, seed), image, behind, weather.ambient)
+    draw_sprites(camera, permanent_sprites(wood, seed), image, seen.inverse_depth, weather.ambient)
+    _add_haze(image, seen.inverse_depth, weather)
     return photograph(rng, image)
+
+
+def _open_ground(rng: np.random.Generator) -> list[Face]:
+    """Returns grass, corn, water, earth or snow to the horizon, and perhaps a road or river."""
+    colour = np.array(_GROUNDS[rng.integers(len(_GROUNDS))], np.float32)
+    relief = fractal_noise(rng, 512, 512, cells=int(rng.integers(6, 24)), octaves=5)
+    relief = 1 + rng.uniform(0.1, 0.3) * relief + rng.normal(0, 0.05, relief.shape)
+    pixels = np.clip(colour * relief[..., None], 0, 255).astype(np.uint8)
+    plain = Texture.of(Image.fromarray(pixels))
+    wide, turn = rng.uniform(3, 14), rng.uniform(-0.5, 0.5)
+    faces = [_ground_face((-500, 0.0, -900), (1000, 0, 0), (0, 0, 1000), plain, (40, 40))]
+    if rng.random() < 0.6:
+        bare = tinted(_GROUNDS[rng.integers(len(_GROUNDS))], rng, 30)
+        strip = Texture.of(weathered(rng, surface(rng, "plaster", bare, (256, 64))))
+        far = (turn * -500 - wide / 2, 0.02, -500)
+        faces.append(_ground_face(far, (wide, 0, 0), (turn * 500, 0, 500), strip, (1, 40)))
+    return faces
+
+
+def _ground_face(
+    origin: tuple[float, ...],
+    across: tuple[float, ...],
+    down: tuple[float, ...],
+    texture: Texture,
+    repeat: tuple[float, float],
+) -> Face:
+    corner, right, near = (np.array(vector, np.float64) for vector in (origin, across, down))
+    return Face(corner, right, near, texture, repeat=repeat)
 
 
 def _check(seed: int, view_seed: int, size: tuple[int, int]) -> None:
@@ -261,8 +299,8 @@ def _add_foreground(
 
 
 def _skyline(rng: np.random.Generator, highest: float) -> np.ndarray:
-    """Returns heights of hills around a place: float32 [512], sines of angles."""
-    profile = fractal_noise(rng, 2, 512, cells=14, octaves=4)[0]
+    """Returns heights of hills around a place: float32 [2048], sines of angles."""
+    profile = fractal_noise(rng, 2, 2048, cells=14, octaves=5)[0]
     return np.maximum(0.004, (profile + 0.3) * np.float32(highest * 0.5)).astype(np.float32)
 
 

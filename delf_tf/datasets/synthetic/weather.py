@@ -114,7 +114,7 @@ def draw_sky(
       rng: decides the clouds.
       weather: gives the colours.
       rays: float32 [H, W, 3], from `directions`.
-      skyline: float32 [S], heights (as sine of the angle) of far hills all around the place.
+      skyline: float32 [S], heights (sines of angles) of far hills all around the place.
 
     Returns:
       float32 [H, W, 3], 0..255.
@@ -128,7 +128,8 @@ def draw_sky(
     clouds = np.asarray(Image.fromarray(clouds).resize((width, height), Image.Resampling.BICUBIC))
     cover = np.clip((clouds + weather.cloudiness * 1.4 - 0.9) * 1.2, 0, 0.9)[..., None]
     sky += cover * (horizon * np.float32(1.08) - sky)
-    around = np.arctan2(rays[..., 0], rays[..., 2])
+    # From -π to π with the seam behind the viewer, who looks along -z.
+    around = np.arctan2(rays[..., 0], -rays[..., 2])
     place = ((around + np.pi) * (len(skyline) / (2 * np.pi))).astype(np.int32) % len(skyline)
     hills = up < skyline[place]
     sky[hills] = weather.horizon * 0.55 + np.array((40, 52, 44)) * weather.ambient * 0.8
