@@ -8,10 +8,10 @@ from pathlib import Path
 
 from delf_tf import artifacts
 from delf_tf.artifacts import StrPath
-from delf_tf.features import codec_file, manifest
+from delf_tf.features import codecs, manifest
 from delf_tf.features.disk import explained, locked
 from delf_tf.features.manifest import Manifest
-from delf_tf.features.quantization import Codec, get_codec
+from delf_tf.features.quantization import Codec
 from delf_tf.features.writer import take_shard
 
 _OWN_FILES = (
@@ -33,7 +33,7 @@ def create(
     block_size: int = 64,
     global_dim: int | None = None,
     local_dim: int | None = None,
-    local_codec: str | Codec = "float32",
+    local_codec: str | Path | Codec = "float32",
     overwrite: bool = False,
 ) -> Path:
     """Makes an empty store, or finds that the one at `path` is the same and may be continued.
@@ -49,7 +49,8 @@ def create(
       block_size: images a file; what a killed run repeats at most.
       global_dim: width of the global descriptors, or None if there are none.
       local_dim: width of the local descriptors, or None if there are none.
-      local_codec: how local features are kept: "float32", or see `features.quantization`.
+      local_codec: how local features are kept: "float32", "float16", "int8", a trained codec of
+        `product_quantization`, or the file that `codecs.save_codec` wrote it to.
       overwrite: whether to delete the features of a store that lies at `path`.
 
     Returns:
@@ -60,10 +61,10 @@ def create(
         be overwritten, an argument is out of range, or the folder cannot be written.
     """
     folder = Path(path)
-    codec = None if local_dim is None else get_codec(local_codec, local_dim)
+    codec = None if local_dim is None else codecs.get_codec(local_codec, local_dim)
     files = {manifest.IDS_NAME: manifest.ids_text(ids).encode()}
     if codec is not None and codec.tensors():
-        files[manifest.CODEC_NAME] = codec_file.to_bytes(codec)
+        files[manifest.CODEC_NAME] = codecs.to_bytes(codec)
     content = Manifest(
         fingerprint=fingerprint,
         num_images=len(ids),

@@ -1,7 +1,14 @@
-"""How local features are kept in a store: exactly, or small with a bounded error.
+"""How local features are kept in a store: exactly, or small with a stated error.
 
 A codec turns `LocalFeatures` into a few arrays ("fields") and back. Every codec but "float32" keeps
-locations, scales and scores by `geometry`, 7 bytes a feature, and differs in the descriptors.
+all but the descriptors by `geometry_codec`, in 7 bytes a feature:
+
+| name | bytes of a descriptor | error |
+|---|---|---|
+| float32 | 4 D | none; locations, scales and scores take 16 bytes |
+| float16 | 2 D | 2^-11 of each component |
+| int8 | D + 4 | 1/254 of the vector's largest component |
+| pq10x5, pq32x8, pqMxB, opqMxB | M B / 8 | see `product_quantization`; must be trained |
 """
 
 from __future__ import annotations
@@ -11,10 +18,12 @@ from typing import Protocol
 
 import numpy as np
 
-from delf_tf.checks import invalid, require, require_choice
+from delf_tf.checks import require
+from delf_tf.features import geometry_codec
+from delf_tf.features.geometry_codec import Fields, decode_geometry, encode_geometry
 from delf_tf.types import LocalFeatures
 
-Fields = dict[str, np.ndarray]
+FieldTypes = Mapping[str, tuple[np.dtype, tuple[int, ...]]]
 
 
 class Codec(Protocol):
@@ -28,13 +37,17 @@ class Codec(Protocol):
 
     name: str
     dim: int
-    fields: Mapping[str, tuple[np.dtype, tuple[int, ...]]]
+    fields: FieldTypes
 
     def encode(self, features: LocalFeatures) -> Fields:
         """Returns one array a field; their first axes may differ."""
 
     def decode(self, fields: Fields) -> LocalFeatures:
-        """Returns float32 features; the inverse of `encode` within the codec's error."""
+        """Returns float32 features; the inverse of `encode` within the codec's error.
+
+        Raises:
+          InputError: fields that do not belong together.
+        """
 
     def tensors(self) -> Fields:
         """Returns what was trained, to be stored once; empty for codecs that are not trained."""
@@ -49,7 +62,7 @@ class Float32Codec:
         """Makes the codec for descriptors of width `dim`."""
         self.dim = dim
         real = np.dtype(np.float32)
-        self.fields = {
+        self.fields: FieldTypes = {
             "descriptors": (real, (dim,)),
             "locations": (real, (2,)),
             "scales": (real, ()),
@@ -69,30 +82,74 @@ class Float32Codec:
         return {}
 
 
-_UNTRAINED = {"float32": Float32Codec}
+class Float16Codec:
+    """Keeps descriptors as float16: 2 D + 7 bytes a feature."""
+
+    name = "float16"
+
+    def __init__(self, dim: int):
+        """Makes the codec for descriptors of width `dim`."""
+        self.dim = dim
+        half = {"descriptors": (np.dtype(np.float16), (dim,))}
+        self.fields: FieldTypes = {**geometry_codec.FIELDS, **half}
+
+    def encode(self, features: LocalFeatures) -> Fields:
+        """Returns the fields.
+
+        Raises:
+          InputError: descriptor components above 65504, which float16 cannot hold.
+        """
+        largest = float(np.abs(features.descriptors).max(initial=0))
+        limit = float(np.finfo(np.float16).max)
+        require(largest <= limit, f"float16 descriptors must stay within {limit}.", largest=largest)
+        return {
+            **encode_geometry(features),
+            "descriptors": features.descriptors.astype(np.float16),
+        }
+
+    def decode(self, fields: Fields) -> LocalFeatures:
+        """Returns the features."""
+        return decode_geometry(fields, fields["descriptors"].astype(np.float32))
+
+    def tensors(self) -> Fields:
+        """Returns nothing: there is nothing to train."""
+        return {}
 
 
-def get_codec(codec: str | Codec, dim: int) -> Codec:
-    """Returns the codec called `codec` for descriptors of width `dim`, or `codec` if it is one.
+class Int8Codec:
+    """Keeps descriptors as 8-bit integers with one float32 step a vector: D + 11 bytes a feature.
 
-    Raises:
-      InputError: unknown name, a name that needs training, or a codec of another width.
+    The step is the vector's largest absolute component divided by 127, so zero stays zero, nothing
+    is clipped and a component is off by at most half a step.
     """
-    if isinstance(codec, str):
-        require_choice("local_codec", codec, _UNTRAINED)
-        return _UNTRAINED[codec](dim)
-    require(
-        codec.dim == dim, "The codec must be of the store's local_dim.", codec=codec.dim, dim=dim
-    )
-    return codec
 
+    name = "int8"
 
-def from_tensors(name: str, dim: int, tensors: Fields) -> Codec:
-    """Returns the codec that was stored as `name` with `tensors`.
+    def __init__(self, dim: int):
+        """Makes the codec for descriptors of width `dim`."""
+        self.dim = dim
+        self.fields: FieldTypes = {
+            **geometry_codec.FIELDS,
+            "descriptors": (np.dtype(np.int8), (dim,)),
+            "descriptor_steps": (np.dtype(np.float32), (1,)),
+        }
 
-    Raises:
-      InputError: unknown name or arrays that do not belong to it.
-    """
-    if name not in _UNTRAINED:
-        raise invalid("The store's codec must be known.", name=name, known=list(_UNTRAINED))
-    return _UNTRAINED[name](dim)
+    def encode(self, features: LocalFeatures) -> Fields:
+        """Returns the fields."""
+        descriptors = features.descriptors.astype(np.float32)
+        steps = np.abs(descriptors).max(axis=1, initial=0, keepdims=True) / np.float32(127)
+        codes = np.rint(descriptors / np.where(steps > 0, steps, 1))
+        return {
+            **encode_geometry(features),
+            # A step that is subnormal is too coarse to divide by exactly.
+            "descriptors": np.clip(codes, -127, 127).astype(np.int8),
+            "descriptor_steps": steps,
+        }
+
+    def decode(self, fields: Fields) -> LocalFeatures:
+        """Returns the features."""
+        return decode_geometry(fields, fields["descriptors"] * fields["descriptor_steps"])
+
+    def tensors(self) -> Fields:
+        """Returns nothing: there is nothing to train."""
+        return {}

@@ -15,7 +15,7 @@ import numpy as np
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, did_you_mean, invalid, require
-from delf_tf.features import codec_file, manifest
+from delf_tf.features import codecs, manifest
 from delf_tf.features.blocks import Block, ImageFeatures
 from delf_tf.features.creation import create
 from delf_tf.features.writer import ShardWriter, writer
@@ -33,6 +33,7 @@ class FeatureStore:
       path: its folder.
       fingerprint: of the model and config that made it.
       num_shards: parts it was written in.
+      block_size: images a file.
       global_dim: width of the global descriptors, or None.
       local_dim: width of the local descriptors, or None.
       local_codec: name of the codec of the local features, or None.
@@ -51,9 +52,10 @@ class FeatureStore:
         """
         self.path = Path(path)
         self._manifest = manifest.read_manifest(self.path)
-        self._codec = codec_file.read_codec(self.path, self._manifest)
+        self._codec = codecs.read_codec(self.path, self._manifest)
         self.fingerprint = self._manifest.fingerprint
         self.num_shards = self._manifest.num_shards
+        self.block_size = self._manifest.block_size
         self.global_dim = self._manifest.global_dim
         self.local_dim = self._manifest.local_dim
         self.local_codec = self._manifest.local_codec

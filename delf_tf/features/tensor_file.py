@@ -23,7 +23,15 @@ from delf_tf.checks import InputError, invalid
 MAX_HEADER_BYTES = 64 << 20
 # A single key: the order of several is not defined by the format's own library.
 _KEY = "delf_tf"
-_DTYPES = {"F32": "<f4", "I64": "<i8", "U32": "<u4", "U16": "<u2", "F16": "<f2", "U8": "u1"}
+_DTYPES = {
+    "F32": "<f4",
+    "I64": "<i8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "F16": "<f2",
+    "U8": "u1",
+    "I8": "i1",
+}
 _CODES = {np.dtype(text): code for code, text in _DTYPES.items()}
 _DAMAGED = "The file is damaged: make it again, or restore it from a copy."
 
@@ -33,7 +41,7 @@ def write(file: BinaryIO, tensors: Mapping[str, np.ndarray], metadata: Mapping[s
 
     Args:
       file: binary, at its start.
-      tensors: little-endian float32, float16, int64, uint32, uint16 or uint8 arrays.
+      tensors: little-endian float32, float16, int64, uint32, uint16, uint8 or int8 arrays.
       metadata: must survive JSON; "crc32" and "header_crc32" are reserved.
     """
     # Wide types first keep every array aligned to its item.

@@ -10,7 +10,7 @@ from absl import logging
 from delf_tf import artifacts
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, invalid, require
-from delf_tf.features import codec_file, manifest
+from delf_tf.features import codecs, manifest
 from delf_tf.features.blocks import Block, ImageFeatures, Row, encode_row, write_block
 from delf_tf.features.disk import FileLock, explained
 
@@ -50,7 +50,7 @@ class ShardWriter:
             num_shards=num_shards,
         )
         require(0 <= shard < num_shards, f"shard must lie in 0..{num_shards - 1}.", shard=shard)
-        self._codec = codec_file.read_codec(folder, self._manifest)
+        self._codec = codecs.read_codec(folder, self._manifest)
         ids = manifest.read_ids(folder, self._manifest)
         self._blocks = {
             number: ids[start:stop] for number, start, stop in self._manifest.blocks(shard)

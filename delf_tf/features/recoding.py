@@ -1,0 +1,87 @@
+"""Copies of a store with another codec: smaller features without extracting again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from delf_tf.artifacts import StrPath
+from delf_tf.checks import require
+from delf_tf.features import product_quantization
+from delf_tf.features.product_quantization import NAME_PATTERN
+from delf_tf.features.quantization import Codec
+from delf_tf.features.store import FeatureStore, create
+from delf_tf.progress import track
+
+
+def recode(
+    source: FeatureStore,
+    path: StrPath,
+    local_codec: str | Path | Codec,
+    *,
+    overwrite: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Writes the features of `source` to a new store with another codec; continues if killed.
+
+    Args:
+      source: a store with local features.
+      path: folder of the new store.
+      local_codec: as `creation.create`, or the name of a product quantizer, which is then trained
+        on descriptors of `source`.
+      overwrite: whether to replace a store at `path`.
+      seed: of that training.
+
+    Returns:
+      The folder.
+
+    Raises:
+      InputError: no local features, or another store lies at `path`.
+    """
+    require(source.local_dim is not None, "The store must hold local features.", path=source.path)
+    if isinstance(local_codec, str) and NAME_PATTERN.fullmatch(local_codec):
+        descriptors = sample_descriptors(source, seed=seed)
+        local_codec = product_quantization.train(local_codec, descriptors, seed=seed)
+    folder = create(
+        path,
+        source.all_ids(),
+        fingerprint=source.fingerprint,
+        num_shards=source.num_shards,
+        block_size=source.block_size,
+        global_dim=source.global_dim,
+        local_dim=source.local_dim,
+        local_codec=local_codec,
+        overwrite=overwrite,
+    )
+    failed = source.failed()
+    for shard in range(source.num_shards):
+        with FeatureStore(folder, allow_incomplete=True).writer(shard, source.num_shards) as writer:
+            pending = writer.pending(retry_failures=False)
+            for block, ids in track(pending, len(pending), "blocks", f"Re-coding shard {shard}"):
+                features = [None if one in failed else source.read(one) for one in ids]
+                reasons = {one: failed[one] for one in ids if one in failed}
+                writer.write(block, ids, features, reasons)
+    return folder
+
+
+def sample_descriptors(
+    store: FeatureStore, *, max_num: int = 100_000, max_images: int = 2000, seed: int = 0
+) -> np.ndarray:
+    """Returns up to `max_num` local descriptors, float32 [N, D], of images drawn at random.
+
+    Args:
+      store: with local features.
+      max_num: most descriptors, the same share of every image's.
+      max_images: most images that are read.
+      seed: of the choices.
+    """
+    rng = np.random.default_rng(seed)
+    ids = store.ids()
+    chosen = np.sort(rng.permutation(len(ids))[:max_images])
+    quota = -(-max_num // max(1, len(chosen)))
+    parts = [np.zeros((0, store.local_dim or 0), np.float32)]
+    for row in chosen:
+        descriptors = store.read_local(ids[row]).descriptors
+        parts.append(descriptors[rng.permutation(len(descriptors))[:quota]])
+    return np.concatenate(parts)[:max_num]

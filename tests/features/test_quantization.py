@@ -1,0 +1,364 @@
+"""Codecs: sizes, error bounds, hostile fields."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from delf_tf.checks import InputError
+from delf_tf.features import codecs, product_quantization
+from delf_tf.features.product_quantization import ProductQuantizer, train
+from delf_tf.features.quantization import Float16Codec, Float32Codec, Int8Codec
+from delf_tf.features.recoding import recode, sample_descriptors
+from delf_tf.features.store import FeatureStore, create, writer
+from delf_tf.types import LocalFeatures
+from tests.features.samples import assert_same, make, names, sample, tree
+
+SCALES = np.float32(1 / np.array([0.25, 0.35355338, 0.5, 0.70710677, 1, 1.4142135, 2]))
+
+
+def features(num, dim, *, seed=0, extent=1000):
+    rng = np.random.default_rng(seed)
+    descriptors = rng.normal(size=(num, dim))
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    locations = rng.uniform(0, extent, (num, 2))
+    return LocalFeatures(locations, descriptors, rng.gamma(2, 50, num), rng.choice(SCALES, num))
+
+
+def num_bytes(fields):
+    return sum(array.nbytes for array in fields.values())
+
+
+def check_geometry(got, expected):
+    span = np.ptp(expected.locations, axis=0).max() if len(expected) else 0
+    step = max(1 / 16, 2.0 ** np.ceil(np.log2(max(span, 1) / 65535 * 1.001)))
+    assert np.abs(got.locations - expected.locations).max(initial=0) <= step / 2 + 1e-4 * step
+    np.testing.assert_array_equal(got.scales, expected.scales)
+    np.testing.assert_allclose(got.scores, expected.scores, rtol=2.0**-11)
+
+
+def random_quantizer(name, dim, *, seed=0):
+    match = product_quantization.NAME_PATTERN.fullmatch(name)
+    num_subspaces, size = int(match["subspaces"]), 1 << int(match["bits"])
+    rng = np.random.default_rng(seed)
+    codebook = rng.normal(size=(num_subspaces, size, dim // num_subspaces)) / np.sqrt(dim)
+    rotation = np.linalg.qr(rng.normal(size=(dim, dim)))[0] if match["rotated"] else None
+    return ProductQuantizer(name, codebook, rotation)
+
+
+ALL = [
+    (Float32Codec(40), 40, 176),
+    (Float16Codec(40), 40, 87),
+    (Int8Codec(40), 40, 51),
+    (Int8Codec(128), 128, 139),
+    (random_quantizer("pq10x5", 40), 40, 13.25),
+    (random_quantizer("pq32x8", 128), 128, 39),
+    (random_quantizer("pq64x8", 128), 128, 71),
+    (random_quantizer("opq32x8", 128), 128, 39),
+    (random_quantizer("pq5x3", 10), 10, 8.875),
+]
+
+
+@pytest.mark.parametrize(
+    ("codec", "dim", "per_feature"), ALL, ids=lambda v: getattr(v, "name", None)
+)
+def test_size_types_and_geometry(codec, dim, per_feature):
+    given = features(1000, dim)
+    fields = codec.encode(given)
+    for name, (dtype, shape) in codec.fields.items():
+        assert (fields[name].dtype, fields[name].shape[1:]) == (dtype, shape)
+    assert set(fields) == set(codec.fields)
+    geometry = 0 if codec.name == "float32" else 16 + 4 * len(SCALES)
+    assert num_bytes(fields) == 1000 * per_feature + geometry
+    back = codec.decode(fields)
+    assert back.descriptors.dtype == np.float32
+    assert back.descriptors.shape == (1000, dim)
+    check_geometry(back, given)
+
+
+@pytest.mark.parametrize("codec", [row[0] for row in ALL], ids=lambda codec: codec.name)
+def test_no_features_take_no_bytes(codec):
+    fields = codec.encode(LocalFeatures.empty(codec.dim))
+    assert num_bytes(fields) == 0
+    back = codec.decode(fields)
+    assert (len(back), back.dim) == (0, codec.dim)
+
+
+def test_the_paper_forms_fit_in_40_kilobytes_for_1000_features():
+    assert num_bytes(random_quantizer("pq10x5", 40).encode(features(1000, 40))) < 13_400
+    assert num_bytes(random_quantizer("pq32x8", 128).encode(features(1000, 128))) < 40_000
+
+
+def test_float32_is_exact():
+    given = features(20, 6)
+    back = Float32Codec(6).decode(Float32Codec(6).encode(given))
+    for field in ("locations", "descriptors", "scores", "scales"):
+        np.testing.assert_array_equal(getattr(back, field), getattr(given, field))
+
+
+def test_float16_descriptors_in_memory_are_stored_exactly():
+    given = features(5, 6)
+    half = LocalFeatures(
+        given.locations, given.descriptors.astype(np.float16), given.scores, given.scales
+    )
+    for codec in (Float32Codec(6), Float16Codec(6)):
+        np.testing.assert_array_equal(
+            codec.decode(codec.encode(half)).descriptors, half.descriptors
+        )
+
+
+def test_float16_error_and_range():
+    given = features(200, 16)
+    back = Float16Codec(16).decode(Float16Codec(16).encode(given))
+    error = np.abs(back.descriptors - given.descriptors)
+    assert (error <= 2.0**-11 * np.abs(given.descriptors) + 2.0**-25).all()
+    large = LocalFeatures([[0, 0]], [[1e5]], [1], [1])
+    with pytest.raises(InputError, match=r"within 65504"):
+        Float16Codec(1).encode(large)
+
+
+def test_int8_by_hand():
+    given = LocalFeatures(
+        [[0, 0]] * 3, [[127, -63.4, 0], [0, 0, 0], [2e-38, 1e-38, 0]], [1] * 3, [1] * 3
+    )
+    fields = Int8Codec(3).encode(given)
+    np.testing.assert_array_equal(fields["descriptors"][:2], [[127, -63, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(fields["descriptor_steps"][:2], [[1], [0]])
+    back = Int8Codec(3).decode(fields).descriptors
+    np.testing.assert_array_equal(back[:2], [[127, -63, 0], [0, 0, 0]])
+
+
+def test_int8_error():
+    given = features(200, 16)
+    back = Int8Codec(16).decode(Int8Codec(16).encode(given))
+    bound = np.abs(given.descriptors).max(axis=1, keepdims=True) / 254
+    assert (np.abs(back.descriptors - given.descriptors) <= bound * 1.0001).all()
+
+
+@pytest.mark.parametrize("extent", [1, 4000, 8000, 16000, 60000, 1e6])
+@pytest.mark.parametrize("offset", [0, -50, 12345])
+def test_locations_stay_within_half_a_step(extent, offset):
+    given = features(500, 2, extent=extent)
+    given = LocalFeatures(given.locations + offset, given.descriptors, given.scores, given.scales)
+    back = Float16Codec(2).decode(Float16Codec(2).encode(given))
+    check_geometry(back, given)
+    bound = {1: 1 / 32, 4000: 1 / 32, 8000: 1 / 16, 16000: 1 / 8, 60000: 1 / 2, 1e6: 8}[extent]
+    assert np.abs(back.locations - given.locations).max() <= bound * 1.01
+
+
+def test_scores_of_any_size_keep_their_order():
+    for scores in ([0, 0, 0], [1e-30, 2e-30, 3e-30], [1e30, 2e30, 3e30], [-5, 0, 7e4], [1, 2, 4]):
+        given = LocalFeatures(np.zeros((3, 2)), np.zeros((3, 1)), scores, [1] * 3)
+        back = Float16Codec(1).decode(Float16Codec(1).encode(given))
+        np.testing.assert_allclose(back.scores, given.scores, rtol=2.0**-11)
+
+
+def test_many_scales_are_rounded_in_the_logarithm():
+    scales = np.geomspace(0.1, 10, 1000)
+    given = LocalFeatures(np.zeros((1000, 2)), np.zeros((1000, 1)), np.ones(1000), scales)
+    back = Float16Codec(1).decode(Float16Codec(1).encode(given))
+    assert len(np.unique(back.scales)) == 256
+    assert np.abs(np.log(back.scales / scales)).max() <= np.log(100) / 510 * 1.01
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("frame", lambda a: a[:0]),
+        ("frame", lambda a: np.repeat(a, 2, axis=0)),
+        ("frame", lambda a: a * np.float32(np.nan)),
+        ("scale_index", lambda a: a + np.uint8(200)),
+        ("scale_index", lambda a: a[:-1]),
+        ("scale_table", lambda a: -a),
+        ("scale_table", lambda a: a[:0]),
+        ("scores", lambda a: a[:-1]),
+        ("locations", lambda a: a[:-1]),
+        ("codes", lambda a: a[:-1]),
+        ("codes", lambda a: np.append(a, np.uint8(1))),
+    ],
+)
+def test_fields_that_do_not_belong_together(field, change):
+    codec = random_quantizer("pq10x5", 40)
+    fields = codec.encode(features(9, 40))
+    fields[field] = change(fields[field])
+    with pytest.raises(InputError):
+        codec.decode(fields)
+
+
+def test_product_quantizer_by_hand():
+    codec = ProductQuantizer("pq2x1", [[[0, 0], [1, 1]], [[0, 0], [0, 4]]])
+    given = LocalFeatures(
+        [[0, 0]] * 3, [[0.9, 0.8, 0, 3], [0.2, 0.1, 0, 1], [1, 1, 9, 1]], [1] * 3, [1] * 3
+    )
+    np.testing.assert_array_equal(codec.quantize(given.descriptors), [[1, 1], [0, 0], [1, 0]])
+    fields = codec.encode(given)
+    # Bits of the features one after the other, the lowest first: 1 1 0 0 1 0.
+    np.testing.assert_array_equal(fields["codes"], [0b010011])
+    expected = [[1, 1, 0, 4], [0, 0, 0, 0], [1, 1, 0, 0]]
+    np.testing.assert_array_equal(codec.decode(fields).descriptors, expected)
+    table = codec.distance_table([[1, 0, 0, 2]])
+    np.testing.assert_array_equal(table, [[[1, 1], [4, 4]]])
+    np.testing.assert_array_equal(codec.distances(table, codec.unpack(fields)), [[5, 5, 5]])
+
+
+@pytest.mark.parametrize("name", ["pq10x5", "opq8x4", "pq20x8"])
+def test_quantizing_finds_the_nearest_and_distances_agree(name):
+    codec = random_quantizer(name, 40)
+    given = features(30, 40).descriptors
+    codes = codec.quantize(given)
+    decoded = codec.reconstruct(codes)
+    for subspace in range(codec.codebook.shape[0]):
+        for other in (0, 1, codec.codebook.shape[1] - 1):
+            changed = codes.copy()
+            changed[:, subspace] = other
+            worse = ((codec.reconstruct(changed) - given) ** 2).sum(1)
+            assert (worse >= ((decoded - given) ** 2).sum(1) - 1e-5).all()
+    expected = ((given[:, None] - decoded[None]) ** 2).sum(2)
+    got = codec.distances(codec.distance_table(given), codes)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pq4x3", "opq4x3"])
+def test_training_reduces_the_error_and_repeats(name):
+    rng = np.random.default_rng(0)
+    stretched = rng.normal(size=(600, 8)) * [4, 3, 2, 1, 0.5, 0.4, 0.3, 0.2]
+    stretched = stretched.astype(np.float32)
+    trained = train(name, stretched, seed=1)
+    assert trained.name == name
+    again = train(name, stretched, seed=1)
+    np.testing.assert_array_equal(trained.codebook, again.codebook)
+
+    def error(codec):
+        return ((codec.reconstruct(codec.quantize(stretched)) - stretched) ** 2).sum(1).mean()
+
+    # 8 centroids of a plane's Gaussian leave about 0.16 of the variance; all subspaces share it.
+    variance = (stretched**2).sum(1).mean()
+    assert error(trained) < 0.2 * variance
+    assert error(random_quantizer(name, 8)) > 0.5 * variance
+    if trained.rotation is not None:
+        np.testing.assert_allclose(trained.rotation @ trained.rotation.T, np.eye(8), atol=1e-4)
+        assert error(trained) < error(train("pq4x3", stretched, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "num", "dim", "words"),
+    [
+        ("pq3x3", 100, 8, "multiple of 3"),
+        ("pq4x5", 31, 8, "at least 32"),
+        ("pq4x9", 100, 8, "pqMxB"),
+        ("pq0x4", 100, 8, "pqMxB"),
+        ("float16", 100, 8, "pqMxB"),
+        ("pq4x3", 100, 0, "multiple of 4"),
+    ],
+)
+def test_training_checks_its_arguments(name, num, dim, words):
+    with pytest.raises(InputError, match=words):
+        train(name, np.zeros((num, dim)))
+
+
+@pytest.mark.parametrize(
+    ("name", "codebook", "rotation"),
+    [
+        ("pq2x1", np.zeros((2, 4, 2)), None),
+        ("pq2x1", np.zeros((3, 2, 2)), None),
+        ("pq2x1", np.zeros((2, 2, 0)), None),
+        ("pq2x1", np.full((2, 2, 2), np.nan), None),
+        ("pq2x1", np.zeros((2, 2, 2)), np.eye(4)),
+        ("opq2x1", np.zeros((2, 2, 2)), None),
+        ("opq2x1", np.zeros((2, 2, 2)), np.eye(3)),
+    ],
+)
+def test_product_quantizer_checks_its_arrays(name, codebook, rotation):
+    with pytest.raises(InputError):
+        ProductQuantizer(name, codebook, rotation)
+
+
+@pytest.mark.parametrize("name", ["float16", "opq8x4"])
+def test_codec_files(tmp_path, name):
+    codec = Float16Codec(40) if name == "float16" else random_quantizer(name, 40)
+    path = codecs.save_codec(tmp_path / "codec.safetensors", codec)
+    loaded = codecs.get_codec(str(path), 40)
+    assert (loaded.name, loaded.dim) == (name, 40)
+    for key, array in codec.tensors().items():
+        np.testing.assert_array_equal(loaded.tensors()[key], array)
+    with pytest.raises(InputError, match="local_dim"):
+        codecs.get_codec(path, 41)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="damaged"):
+        codecs.load_codec(path)
+
+
+def test_codec_names():
+    assert codecs.get_codec("int8", 7).dim == 7
+    with pytest.raises(InputError, match="must be trained"):
+        codecs.get_codec("pq10x5", 40)
+    with pytest.raises(InputError, match="Did you mean 'float16'"):
+        codecs.get_codec("float61", 40)
+    with pytest.raises(InputError, match="must be readable"):
+        codecs.get_codec("absent.safetensors", 40)
+    with pytest.raises(InputError, match="end in"):
+        codecs.save_codec("codec.bin", Int8Codec(4))
+    for name, tensors in [("pq2x1", {}), ("float32", {"x": np.zeros(1)}), ("other", {})]:
+        with pytest.raises(InputError, match="known"):
+            codecs.from_tensors(name, 4, tensors)
+
+
+@pytest.mark.parametrize("codec", ["float16", "int8", random_quantizer("pq2x4", 4)])
+def test_stores_with_codecs(tmp_path, codec):
+    path = make(tmp_path / "s", names(7), local_codec=codec, bad=names(7)[2:3])
+    store = FeatureStore(path)
+    codec = codecs.get_codec(codec, 4)
+    assert store.local_codec == codec.name
+    for one in store.ids():
+        given = sample(one)
+        expected = codec.decode(codec.encode(given.local))
+        assert_same(store.read(one), type(given)(given.global_descriptor, expected))
+    assert store.verify() == []
+    before = tree(path)
+    make(path, names(7), local_codec=codec)
+    assert FeatureStore(path).failed() == {}
+    assert len(tree(path)) == len(before)
+
+
+def test_another_codebook_is_another_store(tmp_path):
+    path = make(tmp_path / "s", names(3), local_codec=random_quantizer("pq2x4", 4))
+    with pytest.raises(InputError, match="same codec_sha256"):
+        make(path, names(3), local_codec=random_quantizer("pq2x4", 4, seed=1))
+    other = codecs.to_bytes(random_quantizer("pq2x4", 4, seed=1))
+    (path / "codec.safetensors").write_bytes(other)
+    with pytest.raises(InputError, match="codec must be the one"):
+        FeatureStore(path)
+
+
+def test_recoding_continues_and_keeps_failures(tmp_path):
+    ids = names(12)
+    source = FeatureStore(make(tmp_path / "s", ids, num_shards=2, bad=ids[4:5]))
+    path = recode(source, tmp_path / "small", "pq2x3", seed=3)
+    whole = tree(path)
+    store = FeatureStore(path)
+    assert store.ids() == source.ids()
+    assert store.failed() == source.failed()
+    assert store.fingerprint == source.fingerprint
+    assert store.bytes_per_image()["local"] < source.bytes_per_image()["local"]
+    np.testing.assert_array_equal(
+        store.global_descriptors().vectors, source.global_descriptors().vectors
+    )
+    next(path.glob("block-00001-*")).unlink()
+    recode(source, path, "pq2x3", seed=3)
+    assert tree(path) == whole
+    exact = recode(source, tmp_path / "exact", "float32")
+    assert tree(exact) == tree(source.path)
+
+
+def test_sampling_descriptors(tmp_path):
+    source = FeatureStore(make(tmp_path / "s", names(12)))
+    total = sum(len(sample(one).local) for one in names(12))
+    assert sample_descriptors(source).shape == (total, 4)
+    assert len(sample_descriptors(source, max_num=10)) == 10
+    some = sample_descriptors(source, max_images=2, seed=1)
+    np.testing.assert_array_equal(some, sample_descriptors(source, max_images=2, seed=1))
+    create(tmp_path / "g", ["a"], fingerprint="f", global_dim=8)
+    with writer(tmp_path / "g") as shard_writer:
+        shard_writer.write(0, ["a"], [type(sample("a"))(sample("a").global_descriptor)], {})
+    with pytest.raises(InputError, match="local features"):
+        recode(FeatureStore(tmp_path / "g"), tmp_path / "h", "int8")
