@@ -139,3 +139,11 @@ def test_mutual_matches_are_one_to_one_and_symmetric(query, database):
     assert len(set(found[:, 0])) == len(set(found[:, 1])) == len(found)
     # Small whole numbers: every product is exact, so ties are true ties.
     np.testing.assert_array_equal(found, _direct(query, database) if len(database) else found)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e15, 1e19, 1e38])
+def test_extreme_sizes_never_point_outside(size):
+    query, database = (_rows(seed, 50, 8) * np.float32(size) for seed in (0, 1))
+    for limits in ({}, {"max_ratio": 0.9}, {"mutual": False}):
+        found = match(query, database, **limits)
+        assert ((found >= 0) & (found < 50)).all()

@@ -9,11 +9,8 @@ from typing import Any
 
 import numba
 
-_FLAGS: dict[str, Any] = {
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz"},
-}
+_FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+_REORDERED: Any = {"reassoc", "contract", "nsz"}
 
 
 def sources_digest() -> int:
@@ -30,12 +27,16 @@ def sources_digest() -> int:
 
 
 def inner(function: Callable[..., Any]) -> Any:
-    """Compiles a function that only other compiled functions call.
-
-    Its sums may be re-ordered, so that they run in SIMD lanes; the order is fixed by the machine
-    code, so that a machine always gives the same result.
-    """
+    """Compiles a function that only other compiled functions call."""
     return numba.njit(function, **_FLAGS)
+
+
+def inner_sums(function: Callable[..., Any]) -> Any:
+    """Compiles an inner function whose sums may be re-ordered, so that they run in SIMD lanes.
+
+    The order is fixed by the machine code, so that a machine always gives the same result.
+    """
+    return numba.njit(function, fastmath=_REORDERED, **_FLAGS)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
@@ -45,7 +46,16 @@ def inlined(function: Callable[..., Any]) -> Any:
 
 def entry(function: Callable[..., Any]) -> Any:
     """Compiles a function that Python calls; cached on disk if any cache folder can be written."""
+    return _cached(function, _FLAGS)
+
+
+def entry_sums(function: Callable[..., Any]) -> Any:
+    """Compiles an entry whose sums may be re-ordered, as those of `inner_sums`."""
+    return _cached(function, {**_FLAGS, "fastmath": _REORDERED})
+
+
+def _cached(function: Callable[..., Any], flags: dict[str, Any]) -> Any:
     try:
-        return numba.njit(function, cache=True, **_FLAGS)
+        return numba.njit(function, cache=True, **flags)
     except RuntimeError:  # Numba found no folder to write to: compile anew in each process.
-        return numba.njit(function, **_FLAGS)
+        return numba.njit(function, **flags)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from delf_tf.matching.kernels.compilation import inlined, inner
+from delf_tf.matching.kernels.compilation import inlined, inner_sums
 
 
-@inner
+@inner_sums
 def _normal_equations(points, weights, t, matrix, right):
     """Writes the 8 x 8 normal equations of one step.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from delf_tf.matching.kernels.compilation import inlined, inner
+from delf_tf.matching.kernels.compilation import inlined, inner_sums
 
 SIMILARITY, AFFINE, HOMOGRAPHY = 0, 1, 2
 
@@ -88,7 +88,7 @@ def plausible_linear(t, bounds):
     return inside and squares <= (bounds[2] + 1.0 / bounds[2]) * area
 
 
-@inner
+@inner_sums
 def count_affine(points, t, limit):
     """Counts the points within the squared threshold `limit` of an affine transform."""
     x, y, u, v = points[0], points[1], points[2], points[3]
@@ -102,7 +102,7 @@ def count_affine(points, t, limit):
     return count
 
 
-@inner
+@inner_sums
 def weigh(points, t, limit, weights):
     """Writes each point's weight under the loss truncated at squared residual `limit`.
 
@@ -129,7 +129,7 @@ def weigh(points, t, limit, weights):
     return count
 
 
-@inner
+@inner_sums
 def fit_similarity(points, weights, out):
     """Writes the weighted least-squares similarity; returns False where the points coincide."""
     x, y, u, v = points[0], points[1], points[2], points[3]
@@ -159,7 +159,7 @@ def fit_similarity(points, weights, out):
     return True
 
 
-@inner
+@inner_sums
 def fit_affine(points, weights, out):
     """Writes the weighted least-squares affine transform; returns False for collinear points."""
     x, y, u, v = points[0], points[1], points[2], points[3]

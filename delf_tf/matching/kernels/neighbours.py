@@ -9,37 +9,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from delf_tf.matching.kernels.compilation import entry, inlined, sources_digest
-from delf_tf.matching.kernels.tile import COLS, ROWS, tile_product
+from delf_tf.matching.kernels.compilation import (
+    entry,
+    entry_sums,
+    inlined,
+    inner_sums,
+    sources_digest,
+)
+from delf_tf.matching.kernels.tile import COLS, ROWS, score_tile
 
 # Below every score of real descriptors; finite, as it meets zeros in products.
 FLOOR = np.float32(-1e30)
 
 # Panels that are gone through for all rows before the next ones: they should stay in the L2 cache.
 _BLOCK_FLOATS = 160_000
-
-
-@inlined
-def _raise_rows(scores, panel, best, second, where, with_second):
-    for r in range(ROWS):
-        for c in range(COLS):
-            score = scores[r, c]
-            old = best[r, c]
-            if with_second:
-                second[r, c] = max(second[r, c], min(old, score))
-            where[r, c] = panel if score > old else where[r, c]
-            best[r, c] = score if score > old else old
-
-
-@inlined
-def _raise_columns(scores, first_row, best, where):
-    for r in range(ROWS):
-        row = np.int32(first_row + r)
-        for c in range(COLS):
-            score = scores[r, c]
-            old = best[c]
-            where[c] = row if score > old else where[c]
-            best[c] = score if score > old else old
 
 
 @inlined
@@ -58,7 +41,7 @@ def _merge_lanes(best, second, where, row, row_best, row_second, row_where):
                 row_second[row + r] = max(row_second[row + r], score)
 
 
-@inlined
+@inner_sums
 def _distance(a, b):
     total = np.float32(0)
     for k in range(len(a)):
@@ -142,19 +125,24 @@ def _build(digest):
         row_where = np.zeros(num_rows, np.int32)
         col_best = np.full((num_panels, COLS), 2 * FLOOR, np.float32)
         col_where = np.zeros((num_panels, COLS), np.int32)
-        scores = np.empty((ROWS, COLS), np.float32)
-        best, second = np.empty_like(scores), np.empty_like(scores)
+        best = np.empty((ROWS, COLS), np.float32)
+        second = np.empty((ROWS, COLS), np.float32)
         where = np.empty((ROWS, COLS), np.int32)
         block = max(1, _BLOCK_FLOATS // (COLS * rows.shape[1]))
         for start in range(0, num_panels, block):
+            stop = min(start + block, num_panels)
             for row in range(0, num_rows, ROWS):
                 best[:] = 2 * FLOOR
                 second[:] = 2 * FLOOR
                 where[:] = 0
-                for panel in range(start, min(start + block, num_panels)):
-                    tile_product(rows, row, panels, panel, scores)
-                    _raise_rows(scores, np.int32(panel), best, second, where, with_second)
-                    _raise_columns(scores, row, col_best[panel], col_where[panel])
+                if with_second:
+                    for panel in range(start, stop):
+                        by_row, by_col = (best, where, second), (col_best, col_where)
+                        score_tile(rows, panels, (row, panel), by_row, by_col)
+                else:
+                    for panel in range(start, stop):
+                        by_row, by_col = (best, where), (col_best, col_where)
+                        score_tile(rows, panels, (row, panel), by_row, by_col)
                 _merge_lanes(best, second, where, row, row_best, row_second, row_where)
         return row_best, row_second, row_where, col_best.ravel(), col_where.ravel()
 
@@ -170,6 +158,8 @@ def _build(digest):
         kept = 0
         for i in range(num):
             j = nearest[i]
+            if j >= len(database):  # Scores overflowed to below the padding's.
+                continue
             if len(back) and back[j] != i:
                 continue
             distance = _distance(query[i], database[j])
@@ -185,7 +175,8 @@ def _build(digest):
             kept += 1
         return matches[:kept].copy(), distances[:kept].copy()
 
-    return tuple(entry(each) for each in (offset_of, pack_rows, pack_panels, scan, select))
+    packing = (offset_of, pack_rows, pack_panels)
+    return (*map(entry_sums, packing), entry(scan), entry(select))
 
 
 offset_of, pack_rows, pack_panels, scan, select = _build(sources_digest())
