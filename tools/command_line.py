@@ -92,6 +92,8 @@ def _report(program: str, error: object, code: int) -> int:
 
 def _start_logging() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # The tools' own flags are parsed; absl warns about its registry, which they do not use.
+    flags.FLAGS.mark_as_parsed()
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.set_stderrthreshold("info")

@@ -95,6 +95,7 @@ def create_extractor(
         score_threshold=settings.score_threshold,
         nms_iou=settings.nms_iou,
         nms_box_px=settings.nms_box_px,
+        border_cells=settings.border_cells,
         local_projection=_projection(local_pca or settings.local_pca.path),
         global_projection=_projection(settings.global_pca.path),
     )

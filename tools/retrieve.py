@@ -106,7 +106,7 @@ def retrieve(
     _save_rankings(rankings, output_dir, database.fingerprint)
 
     costs = measure.stage_costs(message, collections.database, database, local_pca, seconds)
-    scored = score.score_rankings(rankings, collections.labels, costs, same_images=queries is None)
+    scored = score.score_rankings(rankings, collections.labels, costs)
     if collections.labels is not None:
         artifacts.write_json(output_dir / "metrics.json", scored)
     table = score.summary_table(scored)

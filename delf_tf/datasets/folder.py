@@ -49,8 +49,9 @@ def read_labels(path: StrPath) -> dict[str, str]:
     """Reads which image shows which place.
 
     Args:
-      path: a CSV file with at least the columns image (an id of `list_images`) and place (empty
-        for a distractor, which shows none of the places).
+      path: a CSV file with at least the columns image (an id of `list_images`, or the end of one
+        from a slash on, such as the file's name) and place (empty for a distractor, which shows
+        none of the places).
 
     Returns:
       The place by image id, in the file's order.
@@ -71,10 +72,16 @@ def read_labels(path: StrPath) -> dict[str, str]:
 def places(ids: Sequence[str], labels: Mapping[str, str]) -> tuple[str, ...]:
     """Returns the place of each of `ids`; "" for distractors and images without a label.
 
+    An id takes the label of its own name, or of the longest end of its path that has one, so that
+    labels may name images relative to a folder inside the one that was searched.
+
     Raises:
-      InputError: there are ids, but not one of them has a label.
+      InputError: there are ids, but not one of them has a label; or a label that is the end of
+        several ids.
     """
-    missing = [one for one in ids if one not in labels]
+    names = [_labelled_name(one, labels) for one in ids]
+    _require_one_image_a_label(ids, names)
+    missing = [one for one, name in zip(ids, names) if name is None]
     if ids and len(missing) == len(ids):
         raise invalid(
             "Labels must be of these images.",
@@ -89,7 +96,27 @@ def places(ids: Sequence[str], labels: Mapping[str, str]) -> tuple[str, ...]:
             len(ids),
             ", ".join(missing[:3]),
         )
-    return tuple(labels.get(one, "") for one in ids)
+    return tuple("" if name is None else labels[name] for name in names)
+
+
+def _labelled_name(one: str, labels: Mapping[str, str]) -> str | None:
+    while one not in labels:
+        _, slash, one = one.partition("/")
+        if not slash:
+            return None
+    return one
+
+
+def _require_one_image_a_label(ids: Sequence[str], names: Sequence[str | None]) -> None:
+    first: dict[str, str] = {}
+    for one, name in zip(ids, names):
+        if name is not None and first.setdefault(name, one) != one:
+            raise invalid(
+                "A label must name one image.",
+                hint="Name images as paths below the folder that was searched.",
+                label=name,
+                images=[first[name], one],
+            )
 
 
 def labelled_queries(ids: Sequence[str], labels: Mapping[str, str]) -> list[str]:

@@ -47,6 +47,7 @@ class Extractor(tf.Module):
         score_threshold: float = 0.0,
         nms_iou: float = 1.0,
         nms_box_px: float = 291.0,
+        border_cells: int = 0,
         local_projection: Projection | None = None,
         global_projection: Projection | None = None,
     ):
@@ -63,6 +64,9 @@ class Extractor(tf.Module):
           nms_iou: see selection.select.
           nms_box_px: side of the box that stands for a feature in `nms_iou`, pixels at scale 1; the
             default is the receptive field of ResNet's stage 4, as in the original.
+          border_cells: local features in this many rows and columns at each edge of the feature
+            map are dropped: there padding is much of what the network sees, which makes unlike
+            images match, edge to edge.
           local_projection: PCA of local descriptors.
           global_projection: PCA of each scale's global descriptor.
 
@@ -86,7 +90,8 @@ class Extractor(tf.Module):
             max_num_features=max_num_features,
         )
         self.max_num_features = max_num_features
-        self.score_threshold = score_threshold
+        require(border_cells >= 0, "border_cells must be 0 or more.", border_cells=border_cells)
+        self.score_threshold, self.border_cells = score_threshold, border_cells
         self.nms_iou, self.nms_box_px = nms_iou, nms_box_px
         self.global_dim = self.local_dim = None
         if use_global_features:
@@ -139,20 +144,22 @@ class Extractor(tf.Module):
     ) -> dict[str, tf.Tensor]:
         """Flattens one scale's maps to rows; locations in pixels of the unscaled image."""
         features = tf.cast(outputs["features"][0], tf.float32)
-        rows, columns = tf.shape(features)[0], tf.shape(features)[1]
+        scores = tf.cast(outputs["scores"][0], tf.float32)
         factor = tf.cast(size, tf.float32) / tf.cast(level_size, tf.float32)
         centres = [
-            self.model.local_stride * tf.cast(tf.range(number), tf.float32)
+            self.model.local_stride * tf.cast(tf.range(tf.shape(scores)[axis]), tf.float32)
             + tf.gather(self._offsets, level_size[axis] % _OFFSET_PERIOD)
-            for axis, number in enumerate((rows, columns))
+            for axis in (0, 1)
         ]
         grid = tf.stack(tf.meshgrid(*centres, indexing="ij"), axis=-1)
-        locations = tf.reshape((grid + 0.5) * factor - 0.5, [-1, 2])
+        # An empty slice where the map is all border.
+        inner = slice(self.border_cells, -self.border_cells or None)
+        grid, features, scores = (values[inner, inner] for values in (grid, features, scores))
         return {
-            "locations": locations,
+            "locations": tf.reshape((grid + 0.5) * factor - 0.5, [-1, 2]),
             "descriptors": tf.reshape(features, [-1, features.shape[-1]]),
-            "scores": tf.reshape(tf.cast(outputs["scores"][0], tf.float32), [-1]),
-            "scales": tf.fill([rows * columns], tf.constant(1.0 / scale, tf.float32)),
+            "scores": tf.reshape(scores, [-1]),
+            "scales": tf.fill([tf.size(scores)], tf.constant(1.0 / scale, tf.float32)),
         }
 
     def _select(self, cells: list[dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:

@@ -81,6 +81,22 @@ def test_score_threshold_may_leave_nothing():
     assert features["descriptors"].shape == (0, 3)
 
 
+def test_border_cells_are_dropped_at_every_scale():
+    extractor = Extractor(
+        ToyModel(),
+        image_scales=[1.0, 2.0],
+        use_global_features=False,
+        use_local_features=True,
+        border_cells=1,
+    )
+    features = extractor(coordinates_image(64, 80))
+    locations, scales = features["locations"].numpy(), features["scales"].numpy()
+    # 4 x 5 cells at scale 1, 8 x 10 at scale 2.
+    assert ((scales == 1).sum(), (scales == 0.5).sum()) == (2 * 3, 6 * 8)
+    assert locations[scales == 1].min() == 16 + 7.5
+    assert len(extractor(coordinates_image(32, 32))["locations"]) == 2 * 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
