@@ -1,0 +1,280 @@
+"""The original DELF's files: .datum, .datumpair, .delf, .delg_local, .delg_global, .boxes.
+
+Each is one serialised message of `protos/`. What is read from them and written again has the same
+bytes. Files may come from anywhere: sizes and shapes are checked before they are believed.
+
+Locations. The original's network writes the cell (i, j) of a map of stride t, found in an image
+enlarged by s, at (y, x) = (t·i / s, t·j / s): not the cell's receptive-field centre in pixels of
+the original image, which half-pixel-correct resizing puts at (t·i + c + ½) / s - ½, where c is the
+centre of cell 0 in pixels of the enlarged image. `read_delf` and `write_delf` take locations as
+they are in the file; `to_original_locations` and `from_original_locations` convert.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from google.protobuf import message as protobuf_message
+
+from delf_tf import artifacts
+from delf_tf.artifacts import StrPath
+from delf_tf.checks import InputError, as_array, invalid, require
+from delf_tf.protos import box_pb2, datum_pb2, feature_pb2
+from delf_tf.types import LocalFeatures
+
+MAX_FILE_BYTES = 256 << 20
+# An empty feature takes two bytes in the file and hundreds in memory.
+MAX_FEATURES_FILE_BYTES = 64 << 20
+_FLOATS = (np.float16, np.float32, np.float64)
+_UNSIGNED = (np.uint8, np.uint16, np.uint32, np.uint64)
+
+M = TypeVar("M", bound=protobuf_message.Message)
+
+
+def read_datum(path: StrPath) -> np.ndarray:
+    """Reads a .datum, .delg_global, .vlad or .rvlad file.
+
+    Returns:
+      float32 or uint32, of the stored shape.
+
+    Raises:
+      InputError: no such file, truncated, another format, or a shape that its values do not fill.
+    """
+    return _read(path, datum_pb2.DatumProto, from_datum)
+
+
+def write_datum(path: StrPath, array: np.ndarray) -> Path:
+    """Writes an array as a DatumProto, atomically, and returns the path.
+
+    Args:
+      path: of the file.
+      array: float16, float32 or float64, stored as float32; or uint8 to uint64, stored as uint32.
+
+    Raises:
+      InputError: another dtype (the original has no signed integers), or values above 32 bits.
+    """
+    return artifacts.write_bytes(path, to_datum(array).SerializeToString())
+
+
+def read_datum_pair(path: StrPath) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a .datumpair or .asmk* file: two arrays, each as `read_datum` gives it.
+
+    Raises:
+      InputError: as `read_datum`, or one of the two is missing.
+    """
+
+    def convert(pair: datum_pb2.DatumPairProto) -> tuple[np.ndarray, np.ndarray]:
+        require(pair.HasField("first") and pair.HasField("second"), "A pair must have both arrays.")
+        return from_datum(pair.first), from_datum(pair.second)
+
+    return _read(path, datum_pb2.DatumPairProto, convert)
+
+
+def write_datum_pair(path: StrPath, first: np.ndarray, second: np.ndarray) -> Path:
+    """Writes two arrays as a DatumPairProto atomically, each as `write_datum`; returns the path."""
+    pair = datum_pb2.DatumPairProto(first=to_datum(first), second=to_datum(second))
+    return artifacts.write_bytes(path, pair.SerializeToString())
+
+
+def read_delf(path: StrPath, *, dim: int | None = None) -> LocalFeatures:
+    """Reads a .delf or .delg_local file; orientations, which the original leaves 0, are dropped.
+
+    Args:
+      path: of the file.
+      dim: required width of the descriptors, or None for any. A file of no features does not tell
+        its width: it gets this one, or 0.
+
+    Raises:
+      InputError: no such file, truncated, descriptors of different widths, values that
+        `LocalFeatures` refuses, or over `MAX_FEATURES_FILE_BYTES`.
+    """
+
+    def convert(features: feature_pb2.DelfFeatures) -> LocalFeatures:
+        local = from_delf(features, dim=dim)
+        require(dim in (None, local.dim), f"Descriptors must have width {dim}.", width=local.dim)
+        return local
+
+    return _read(path, feature_pb2.DelfFeatures, convert, MAX_FEATURES_FILE_BYTES)
+
+
+def write_delf(path: StrPath, features: LocalFeatures) -> Path:
+    """Writes local features as a .delf file, orientations 0, atomically, and returns the path."""
+    return artifacts.write_bytes(path, to_delf(features).SerializeToString())
+
+
+def read_boxes(path: StrPath) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads a .boxes file.
+
+    Returns:
+      boxes float32 [N, 4] as (y0, x0, y1, x1), fractions of the image's height and width; scores
+      float32 [N]; classes int64 [N].
+
+    Raises:
+      InputError: no such file, truncated, another format, or values that are not finite.
+    """
+    return _read(path, box_pb2.Boxes, _from_boxes, MAX_FEATURES_FILE_BYTES)
+
+
+def write_boxes(path: StrPath, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> Path:
+    """Writes a .boxes file atomically and returns the path; arguments as `read_boxes` returns."""
+    boxes = as_array("boxes", boxes, ("N", 4))
+    scores = as_array("scores", scores, (len(boxes),))
+    classes = as_array("classes", classes, (len(boxes),), np.int64)
+    require(bool((np.abs(classes) < 1 << 31).all()), "classes must fit int32.", classes=classes)
+    message = box_pb2.Boxes()
+    for (y0, x0, y1, x1), score, label in zip(boxes.tolist(), scores.tolist(), classes.tolist()):
+        message.box.add(ymin=y0, xmin=x0, ymax=y1, xmax=x1, score=score, class_index=label)
+    return artifacts.write_bytes(path, message.SerializeToString())
+
+
+def to_datum(array: np.ndarray) -> datum_pb2.DatumProto:
+    """Returns the message of an array; see `write_datum`."""
+    array = np.asarray(array)
+    datum = datum_pb2.DatumProto()
+    datum.shape.dim.extend(array.shape)
+    if array.dtype in _FLOATS:
+        # A list of no values must be set too: it tells the type.
+        datum.float_list.SetInParent()
+        datum.float_list.value.extend(array.astype(np.float32).ravel().tolist())
+    elif array.dtype in _UNSIGNED:
+        largest = int(array.max(initial=0))
+        require(largest < 1 << 32, "A datum's integers must fit 32 bits.", largest=largest)
+        datum.uint32_list.SetInParent()
+        datum.uint32_list.value.extend(array.ravel().tolist())
+    else:
+        raise invalid(
+            "A datum must be of floats or of unsigned integers.",
+            hint="Convert the array first, as with array.astype(np.float32).",
+            array=array,
+        )
+    return datum
+
+
+def from_datum(datum: datum_pb2.DatumProto) -> np.ndarray:
+    """Returns the array of a message, float32 or uint32.
+
+    Raises:
+      InputError: no values, or a shape that they do not fill.
+    """
+    kind = datum.WhichOneof("kind_oneof")
+    require(kind is not None, "A datum must hold a list of values.", shape=list(datum.shape.dim))
+    values = getattr(datum, kind).value
+    shape = tuple(datum.shape.dim)
+    require(
+        len(shape) <= 32 and min(shape, default=0) >= 0 and math.prod(shape) == len(values),
+        "A datum's shape must hold exactly its values.",
+        shape=shape,
+        num_values=len(values),
+    )
+    dtype = np.float32 if kind == "float_list" else np.uint32
+    return np.fromiter(values, dtype, len(values)).reshape(shape)
+
+
+def to_delf(features: LocalFeatures) -> feature_pb2.DelfFeatures:
+    """Returns the message of local features."""
+    message = feature_pb2.DelfFeatures()
+    rows = zip(
+        features.locations.tolist(),
+        features.descriptors,
+        features.scales.tolist(),
+        features.scores.tolist(),
+    )
+    for (y, x), descriptor, scale, score in rows:
+        message.feature.add(
+            descriptor=to_datum(descriptor), x=x, y=y, scale=scale, orientation=0.0, strength=score
+        )
+    return message
+
+
+def from_delf(message: feature_pb2.DelfFeatures, *, dim: int | None = None) -> LocalFeatures:
+    """Returns the local features of a message; without features, of width `dim` or 0.
+
+    Raises:
+      InputError: descriptors that are not vectors of one width, or as `LocalFeatures`.
+    """
+    if not message.feature:
+        return LocalFeatures.empty(dim or 0)
+    descriptors = [from_datum(feature.descriptor) for feature in message.feature]
+    widths = {descriptor.shape for descriptor in descriptors}
+    require(
+        len(widths) == 1 and len(descriptors[0].shape) == 1,
+        "Descriptors must be vectors of one width.",
+        shapes=sorted(widths)[:4],
+    )
+    return LocalFeatures(
+        locations=[(feature.y, feature.x) for feature in message.feature],
+        descriptors=np.stack(descriptors),
+        scores=[feature.strength for feature in message.feature],
+        scales=[feature.scale for feature in message.feature],
+    )
+
+
+def to_original_locations(
+    features: LocalFeatures, *, cell_centre_px: float = 0.0, resize: float = 1.0
+) -> LocalFeatures:
+    """Moves receptive-field centres to where the original would have written them.
+
+    p + ½ - (c + ½)·scale·resize, from the formulas at the head of this module.
+
+    Args:
+      features: locations p at true centres, as everywhere in delf_tf.
+      cell_centre_px: c, the receptive-field centre of the map's cell (0, 0) in the network's input;
+        0 for the symmetric padding of delf_tf's backbones.
+      resize: original size over the size that the pyramid started from, where the image was shrunk
+        to max_image_size first.
+    """
+    return _shifted(features, 0.5 - (cell_centre_px + 0.5) * features.scales * resize)
+
+
+def from_original_locations(
+    features: LocalFeatures, *, cell_centre_px: float = 0.0, resize: float = 1.0
+) -> LocalFeatures:
+    """Moves the original's locations to receptive-field centres: `to_original_locations` undone.
+
+    Args:
+      features: with the original's locations.
+      cell_centre_px: as there; the original's own ResNet, with SAME padding, has 3 px for images
+        of even size and 2 px for odd.
+      resize: as there.
+    """
+    return _shifted(features, (cell_centre_px + 0.5) * features.scales * resize - 0.5)
+
+
+def _shifted(features: LocalFeatures, shift: np.ndarray) -> LocalFeatures:
+    locations = features.locations + shift[:, None]
+    return LocalFeatures(locations, features.descriptors, features.scores, features.scales)
+
+
+def _from_boxes(message: box_pb2.Boxes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    edges = [(box.ymin, box.xmin, box.ymax, box.xmax) for box in message.box]
+    return (
+        as_array("boxes", np.reshape(edges, (-1, 4)), ("N", 4)),
+        as_array("scores", [box.score for box in message.box], ("N",)),
+        as_array("classes", [box.class_index for box in message.box], ("N",), np.int64),
+    )
+
+
+def _read(
+    path: StrPath, kind: type[M], convert: Callable[[M], Any], limit: int = MAX_FILE_BYTES
+) -> Any:
+    path, message = Path(path), kind()
+    try:
+        with path.open("rb") as file:
+            raw = file.read(limit + 1)
+        require(len(raw) <= limit, f"The file must be no longer than {limit} bytes.")
+        message.ParseFromString(raw)
+        return convert(message)
+    except OSError as error:
+        raise invalid("The file must be readable.", reason=error.strerror, path=path) from None
+    except protobuf_message.DecodeError:
+        raise invalid(
+            f"The file must be a whole {kind.DESCRIPTOR.name}.",
+            hint="It is truncated or of another format; make or fetch it again.",
+            path=path,
+        ) from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
