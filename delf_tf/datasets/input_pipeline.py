@@ -108,6 +108,7 @@ class InputPipeline:
       distortions: see `augmentation.distort`.
       rescale_sides: if given, each step's batch has one of these sides, drawn at random, instead of
         `image_size`: DELF's random rescaling for attention, in a few static shapes.
+      views: pictures made of each record, next to each other in the batch.
       num_classes: labels must lie in 0..num_classes-1; 0 leaves them unchecked.
       seed: of crops and distortions.
       deterministic: False lets fast elements overtake slow ones, for speed; a resumed run then
@@ -122,6 +123,7 @@ class InputPipeline:
     distortions: tuple[tuple[str, float, float], ...] = ()
     rescale_sides: tuple[int, ...] = ()
     num_classes: int = 0
+    views: int = 1
     seed: int = 0
     deterministic: bool = True
 
@@ -131,6 +133,17 @@ class InputPipeline:
             require_choice("distortion", name, augmentation.DISTORTIONS)
         require(self.batch_size > 0, "batch_size must be positive.", batch_size=self.batch_size)
         require(self.image_size > 0, "image_size must be positive.", image_size=self.image_size)
+        require(
+            self.views > 0 and self.batch_size % self.views == 0,
+            "batch_size must be a multiple of views.",
+            batch_size=self.batch_size,
+            views=self.views,
+        )
+
+    @property
+    def records_per_step(self) -> int:
+        """Records of a global batch."""
+        return self.batch_size // self.views
 
     def dataset(
         self, step: int = 0, *, worker: int = 0, num_workers: int = 1, num_replicas: int = 1
@@ -155,26 +168,28 @@ class InputPipeline:
           InputError: the batch does not divide evenly.
         """
         per_worker, per_replica = self._shares(worker, num_workers, num_replicas)
-        records = self.stream.dataset(step * self.batch_size)
+        records = self.stream.dataset(step * self.records_per_step)
         if num_workers > 1:
             records = records.filter(
-                lambda position, _: position % self.batch_size // per_worker == worker
+                lambda position, _: position * self.views % self.batch_size // per_worker == worker
             )
         images = records.map(
             self._decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=self.deterministic
         )
+        if self.views > 1:
+            images = images.unbatch()
         return images.batch(per_replica, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
     def batch_ids(self, step: int) -> list[str]:
         """Returns the ids of a step's images, in the global batch's order."""
-        records = self.stream.dataset(step * self.batch_size).take(self.batch_size)
+        records = self.stream.dataset(step * self.records_per_step).take(self.records_per_step)
         ids = records.map(lambda _, serialized: tfrecords.parse_example(serialized)["id"])
         return [one.decode("utf-8", "replace") for one in ids.as_numpy_iterator()]
 
     def _shares(self, worker: int, num_workers: int, num_replicas: int) -> tuple[int, int]:
         require(
-            0 <= worker < num_workers and self.batch_size % (num_workers * num_replicas) == 0,
-            "batch_size must be a multiple of the number of replicas of all workers.",
+            0 <= worker < num_workers and self.records_per_step % (num_workers * num_replicas) == 0,
+            "batch_size must be a multiple of the number of replicas of all workers (times views).",
             batch_size=self.batch_size,
             worker=worker,
             num_workers=num_workers,
@@ -187,9 +202,18 @@ class InputPipeline:
         parsed = tfrecords.parse_example(serialized)
         label = self._checked_label(parsed)
         seed = augmentation.fold_in(tf.constant([self.seed, _PIXELS]), position)
+        if self.views == 1:
+            return self._view(parsed["encoded"], seed, position), label
+        views = [
+            self._view(parsed["encoded"], augmentation.fold_in(seed, 2 + view), position)
+            for view in range(self.views)
+        ]
+        return tf.stack(views), tf.fill([self.views], label)
+
+    def _view(self, encoded: tf.Tensor, seed: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
         if not self.rescale_sides:
-            return self._picture(parsed["encoded"], seed, self.image_size), label
-        step = position // self.batch_size
+            return self._picture(encoded, seed, self.image_size)
+        step = position // self.records_per_step
         drawn = tf.random.stateless_uniform(
             [],
             augmentation.fold_in(tf.constant([self.seed, _SIDES]), step),
@@ -197,10 +221,9 @@ class InputPipeline:
             dtype=tf.int32,
         )
         branches = [
-            lambda side=side: self._picture(parsed["encoded"], seed, side)
-            for side in self.rescale_sides
+            lambda side=side: self._picture(encoded, seed, side) for side in self.rescale_sides
         ]
-        return tf.switch_case(drawn, branches), label
+        return tf.switch_case(drawn, branches)
 
     def _checked_label(self, parsed: dict[str, tf.Tensor]) -> tf.Tensor:
         label = parsed["label"]

@@ -1,0 +1,63 @@
+"""Metrics of a run: a plain CSV, TensorBoard's event files, and the log."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import tensorflow as tf
+from absl import logging
+
+from delf_tf import artifacts
+
+
+class MetricsLog:
+    """Appends one line of scalars at a time; a resumed run goes on behind its checkpoint's line."""
+
+    def __init__(self, folder: artifacts.StrPath, start_step: int):
+        """Opens `metrics.csv` and `tensorboard/` in `folder`.
+
+        Args:
+          folder: made if missing.
+          start_step: lines of later steps, of a run killed after its last checkpoint, are dropped.
+        """
+        self._path = Path(folder) / "metrics.csv"
+        self._rows = [row for row in _read(self._path) if int(row["step"]) <= start_step]
+        self._writer = tf.summary.create_file_writer(str(Path(folder) / "tensorboard"))
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records scalars of a step; they stay if the run is killed right after."""
+        self._rows.append({"step": str(step), **{k: f"{v:.6g}" for k, v in metrics.items()}})
+        names = list(dict.fromkeys(name for row in self._rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, lineterminator="\n", restval="")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        artifacts.write_text(self._path, text.getvalue())
+        with self._writer.as_default():
+            for name, value in metrics.items():
+                _scalar(name, float(value), step)
+        self._writer.flush()
+        logging.info("step %d: %s", step, ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+
+    def close(self) -> None:
+        """Closes TensorBoard's file."""
+        self._writer.close()
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def _scalar(name: str, value: float, step: int) -> None:
+    # tf.summary.scalar needs the package tensorboard, which newer TensorFlow does not bring.
+    metadata = tf.compat.v1.SummaryMetadata(
+        plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
+    )
+    metadata.data_class = 1  # DATA_CLASS_SCALAR
+    tf.summary.write(name, tf.constant(value, tf.float32), step, metadata)

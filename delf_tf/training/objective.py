@@ -1,0 +1,199 @@
+"""What a network is trained for: classifiers on its outputs, and their losses."""
+
+from __future__ import annotations
+
+import inspect
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from delf_tf.checks import did_you_mean, invalid, require
+from delf_tf.models import classifiers, losses, superfeature_losses
+from delf_tf.models.retrieval_model import RetrievalModel
+from delf_tf.models.variables import variables_by_path
+from delf_tf.training.optimizers import plain_variable
+
+
+class Objective:
+    """The losses of a model's training outputs, each with its weight.
+
+    "descriptor": cross-entropy of a classifier on "embedding"; "attention": of a softmax classifier
+    on "attention_pooled"; "reconstruction": mean squared error of the autoencoder; "superfeature"
+    and "decorrelation": of pairs of crops, see `superfeature_weight`. An output that the model does
+    not have has no loss.
+
+    Attributes:
+      model: the network.
+      weights: loss name -> weight, of the losses that there are.
+    """
+
+    def __init__(
+        self,
+        model: RetrievalModel,
+        num_classes: int,
+        *,
+        classifier: str = "arcface",
+        margin: float | None = None,
+        scale: float | None = None,
+        num_sampled: int = 0,
+        step: str = "joint",
+        attention_weight: float = 1.0,
+        reconstruction_weight: float = 10.0,
+        superfeature_weight: float = 0.0,
+        decorrelation_weight: float = 0.0,
+        seed: int = 0,
+    ):
+        """Makes the classifiers; under a strategy, within its scope.
+
+        Args:
+          model: built.
+          num_classes: C.
+          classifier: of the descriptor, a key of classifiers.CLASSIFIERS.
+          margin: of "arcface" and "curricularface"; None for the class's own.
+          scale: likewise.
+          num_sampled: classes that a step sees, at least the batch of a replica; 0 for all.
+          step: of DELF and DELG, see Delf.training_outputs.
+          attention_weight: of "attention".
+          reconstruction_weight: of "reconstruction".
+          superfeature_weight: of the contrastive loss of super-features. Images 2i and 2i + 1 of a
+            batch are then two pictures of one thing, and the next pair's are its negatives.
+          decorrelation_weight: of the super-features' attention maps.
+          seed: of the classifiers' weights.
+        """
+        self.model = model
+        self._step = step
+        outputs = self._outputs(tf.zeros([2, 64, 64, 3]), training=False)
+        named = {
+            "descriptor": ("embedding", 1.0),
+            "attention": ("attention_pooled", attention_weight),
+            "reconstruction": ("reconstruction", reconstruction_weight),
+            "superfeature": ("superfeatures", superfeature_weight),
+            "decorrelation": ("attention", decorrelation_weight),
+        }
+        if "superfeatures" not in outputs:
+            del named["decorrelation"]
+        self.weights = {
+            name: weight for name, (key, weight) in named.items() if key in outputs and weight
+        }
+        require(bool(self.weights), "The model's outputs must have a loss.", outputs=list(outputs))
+        options = {"margin": margin, "scale": scale} if classifier != "softmax" else {}
+        options = {key: value for key, value in options.items() if value is not None}
+        self.heads: dict[str, tf.keras.layers.Layer] = {}
+        if "descriptor" in self.weights:
+            self.heads["descriptor"] = classifiers.create_classifier(
+                classifier, num_classes, num_sampled=num_sampled, **options
+            )
+            self.heads["descriptor"].build((None, int(outputs["embedding"].shape[-1])))
+        if "attention" in self.weights:
+            self.heads["attention"] = classifiers.create_classifier(
+                "softmax", num_classes, num_sampled=num_sampled
+            )
+            self.heads["attention"].build((None, int(outputs["attention_pooled"].shape[-1])))
+        self._draw(seed)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """All weights, of the model as "model/PATH", of a classifier as "heads/NAME/PATH"."""
+        found = {f"model/{p}": v for p, v in variables_by_path(self.model).items()}
+        for name, head in self.heads.items():
+            found.update({f"heads/{name}/{p}": v for p, v in variables_by_path(head).items()})
+        return found
+
+    def trainable_variables(self, beginnings: Sequence[str] = ()) -> dict[str, Any]:
+        """Returns the weights that a step may change.
+
+        Args:
+          beginnings: of paths in the model; none takes all. Classifiers always train.
+
+        Raises:
+          InputError: no path begins so.
+        """
+        layers = [self.model, *self.heads.values()]
+        trainable = {id(plain_variable(v)) for layer in layers for v in layer.trainable_weights}
+        found = {p: v for p, v in self.variables.items() if id(plain_variable(v)) in trainable}
+        for beginning in beginnings:
+            if not any(path.startswith(f"model/{beginning}") for path in found):
+                parts = sorted({path.split("/", 1)[1].split(".")[0] for path in found})
+                raise invalid(
+                    "trainable must begin the path of a variable that can be trained.",
+                    hint=f"{did_you_mean(beginning, parts)} The model's parts: {', '.join(parts)}.",
+                    trainable=beginning,
+                )
+        if not beginnings:
+            return found
+        chosen = tuple(f"model/{one}" for one in beginnings)
+        return {p: v for p, v in found.items() if p.startswith((*chosen, "heads/"))}
+
+    def __call__(
+        self, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor | None = None
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Computes the losses of a batch, in training.
+
+        Args:
+          images: [B, H, W, 3] RGB, 0..255.
+          labels: integer [B].
+          seed: int32 [2], of the sampling of classes.
+
+        Returns:
+          Loss name -> float32 [B] (pairs of images have half of their loss each), not weighted; and
+          float32 [B], 1 where a classifier (the descriptor's if there is one) is right.
+        """
+        outputs = self._outputs(images, training=True)
+        result: dict[str, tf.Tensor] = {}
+        correct = tf.zeros(tf.shape(labels), tf.float32)
+        for name, key in (("attention", "attention_pooled"), ("descriptor", "embedding")):
+            if name in self.heads:
+                result[name], correct = self._classify(name, outputs[key], labels, seed)
+        if "reconstruction" in self.weights:
+            result["reconstruction"] = losses.reconstruction_loss(
+                outputs["reconstruction_target"], outputs["reconstruction"]
+            )
+        if "superfeature" in self.weights:
+            result["superfeature"] = _superfeature_loss(outputs["superfeatures"])
+        if "decorrelation" in self.weights:
+            result["decorrelation"] = superfeature_losses.attention_decorrelation_loss(
+                outputs["attention"]
+            )
+        return result, correct
+
+    def _outputs(self, images: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
+        takes_step = "step" in inspect.signature(self.model.training_outputs).parameters
+        require(
+            takes_step or self._step == "joint",
+            "Only DELF and DELG are trained in steps.",
+            step=self._step,
+            model=self.model.options["name"] if self.model.options else None,
+        )
+        options: Mapping[str, Any] = {"step": self._step} if takes_step else {}
+        return self.model.training_outputs(images, training=training, **options)
+
+    def _classify(
+        self, name: str, pooled: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        logits, targets = self.heads[name](pooled, labels, training=True, seed=seed)
+        right = tf.argmax(logits, axis=1, output_type=tf.int32) == targets
+        return losses.softmax_cross_entropy(targets, logits), tf.cast(right, tf.float32)
+
+    def _draw(self, seed: int) -> None:
+        """Sets the class centres from the seed and their name alone (Glorot and Bengio, 2010)."""
+        for path, variable in self.variables.items():
+            if path.endswith("class_centres"):
+                random = np.random.RandomState(zlib.crc32(f"{seed}/{path}".encode()))
+                bound = np.sqrt(6.0 / sum(variable.shape))
+                drawn = random.random_sample(tuple(variable.shape)).astype(np.float32)
+                variable.assign((drawn * 2 - 1) * np.float32(bound))
+
+
+def _superfeature_loss(features: tf.Tensor) -> tf.Tensor:
+    """Pairs lie next to each other; the negatives of a pair are the queries of the others."""
+    query, positive = features[0::2], features[1::2]
+    matched = superfeature_losses.match_superfeatures(query, positive)
+    num_pairs = query.shape[0]
+    negatives = tf.stack(
+        [tf.roll(query, shift, axis=0) for shift in range(1, min(num_pairs, 6))], axis=1
+    )
+    loss = superfeature_losses.superfeature_contrastive_loss(query, positive, negatives, matched)
+    return tf.repeat(loss / 2, 2)
