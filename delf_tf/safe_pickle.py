@@ -123,7 +123,15 @@ def _array(raw: Any, dtype: Any, shape: Any, order: str = "C") -> np.ndarray:
     # The bytes are here, and reshape checks their number: nothing large is allocated.
     empty = not raw or not dtype.value.itemsize
     array = np.empty(0, dtype.value) if empty else np.frombuffer(raw, dtype.value)
-    return array.reshape(shape, order=order).astype(dtype.value.newbyteorder("="), order="C")
+    array = array.reshape(shape, order=order).astype(dtype.value.newbyteorder("="), order="C")
+    # Bytes that are no letter or truth value would break NumPy and Python much later.
+    if (
+        array.dtype.kind == "U"
+        and array.size
+        and array.reshape(-1).view(np.uint32).max() > 0x10FFFF
+    ):
+        raise ValueError("no Unicode")
+    return array.view(np.uint8) != 0 if array.dtype.kind == "b" else array
 
 
 def _scalar(dtype: Any, raw: Any) -> Any:
@@ -136,9 +144,10 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin-1")
 
 
-def _evaluated(expression: str, names: Any) -> Any:
+def _evaluated(*arguments: Any) -> Any:
     """Paddle wraps a tensor as eval("data", {"data": array}): the array, without eval."""
-    if expression != "data" or not isinstance(names, dict) or set(names) != {"data"}:
+    names = arguments[-1] if len(arguments) == 2 and arguments[0] == "data" else None
+    if not isinstance(names, dict) or set(names) != {"data"}:
         raise _RefusedError("builtins.eval")
     return names["data"]
 
