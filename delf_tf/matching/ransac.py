@@ -33,6 +33,9 @@ class RansacOptions:
         transform where a homography does not explain clearly more matches.
       inlier_threshold_px: inliers lie nearer than this to where the transform takes them, in
         pixels of the database image.
+      symmetric: whether inliers must lie within the threshold in the query image, too, which
+        binds where the transform shrinks (by its local area). Otherwise transforms that shrink are
+        favoured, as everything lands near something.
       max_trials: samples at most; fewer are drawn once `confidence` is reached.
       confidence: probability, at which the search stops, that a sample of inliers alone was drawn.
       max_scale: transforms that magnify or shrink by more than this are rejected.
@@ -47,6 +50,7 @@ class RansacOptions:
 
     model: str = "homography"
     inlier_threshold_px: float = 20.0
+    symmetric: bool = True
     max_trials: int = 2000
     confidence: float = 0.999
     max_scale: float = 16.0
@@ -156,8 +160,8 @@ def search_transform(
         return nothing
     transform = _in_pixels(best.reshape(3, 3), (cx, cy, width), (cu, cv, spread))
     mask = np.zeros(num, bool)
-    threshold = float(options.inlier_threshold_px)
-    count = mark(query[0], database[0], matches, transform, threshold, mask)
+    limits = float(options.inlier_threshold_px), _level(options)
+    count = mark(query[0], database[0], matches, transform, limits, mask)
     return (transform, mask) if count else nothing
 
 
@@ -168,9 +172,15 @@ def _settings(options: RansacOptions, zoom: float, spread: float) -> tuple[float
         (zoom * options.max_scale) ** 2,
         float(options.max_anisotropy),
         float(options.allow_mirrored),
+        zoom**2 * _level(options),
         float(options.max_trials),
         math.log1p(-options.confidence),
     )
+
+
+def _level(options: RansacOptions) -> float:
+    """The area factor below which the threshold holds in the query image; tiny for none."""
+    return 1.0 if options.symmetric else 1e-30
 
 
 def _in_pixels(

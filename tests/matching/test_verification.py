@@ -52,7 +52,10 @@ def test_inlier_mask_is_what_the_transform_says():
         features.locations[rows][:, ::-1].astype(np.float64)
         for features, rows in zip((pair.query, pair.database), found.matches.T)
     )
-    near = np.linalg.norm(project(found.transform, xy) - uv, axis=1) < 8
+    mapped = project(found.transform, xy)
+    below = np.c_[xy, np.ones(len(xy))] @ found.transform[2]
+    area = abs(np.linalg.det(found.transform) / below**3)
+    near = np.linalg.norm(mapped - uv, axis=1) < 8 * np.sqrt(np.minimum(area, 1))
     np.testing.assert_array_equal(near, found.inlier_mask)
 
 

@@ -88,12 +88,27 @@ def plausible_linear(t, bounds):
     return inside and squares <= (bounds[2] + 1.0 / bounds[2]) * area
 
 
+@inlined
+def area_factor(t):
+    """The area factor at the centre; at another point it is this over the denominator cubed."""
+    area = t[0] * (t[4] - t[5] * t[7]) - t[1] * (t[3] - t[5] * t[6])
+    return area + t[2] * (t[3] * t[7] - t[4] * t[6])
+
+
 @inner_sums
-def count_affine(points, t, limit):
-    """Counts the points within the squared threshold `limit` of an affine transform."""
+def count_affine(points, t, limit, level):
+    """Counts the points that an affine transform takes to within the squared threshold.
+
+    Args:
+      points: float32 [4, M].
+      t: the transform.
+      limit: squared threshold where the transform does not shrink, float32.
+      level: area factor below which the threshold shrinks with the transform.
+    """
     x, y, u, v = points[0], points[1], points[2], points[3]
     a, b, c = np.float32(t[0]), np.float32(t[1]), np.float32(t[2])
     d, e, f = np.float32(t[3]), np.float32(t[4]), np.float32(t[5])
+    limit *= np.float32(min(1.0, abs(t[0] * t[4] - t[1] * t[3]) / level))
     count = np.int32(0)
     for n in range(len(x)):
         du = a * x[n] + b * y[n] + (c - u[n])
@@ -103,28 +118,28 @@ def count_affine(points, t, limit):
 
 
 @inner_sums
-def weigh(points, t, limit, weights):
-    """Writes each point's weight under the loss truncated at squared residual `limit`.
+def weigh(points, t, limit, level, weights):
+    """Writes each point's weight under the truncated loss; arguments as in `count_affine`.
 
     Returns:
-      The number of points within it.
+      The number of points within the threshold.
     """
     x, y, u, v = points[0], points[1], points[2], points[3]
     count = np.int32(0)
-    scale = np.float32(1) / limit
     t0, t1, t2 = np.float32(t[0]), np.float32(t[1]), np.float32(t[2])
     t3, t4, t5 = np.float32(t[3]), np.float32(t[4]), np.float32(t[5])
     t6, t7 = np.float32(t[6]), np.float32(t[7])
-    floor = np.float32(_MIN_DENOMINATOR)
+    area = np.float32(abs(area_factor(t)) / level)
+    floor, one = np.float32(_MIN_DENOMINATOR), np.float32(1)
     for n in range(len(x)):
-        w = t6 * x[n] + t7 * y[n] + np.float32(1)
-        front = w > floor
-        w = w if front else np.float32(1)
-        du = (t0 * x[n] + t1 * y[n] + t2) / w - u[n]
-        dv = (t3 * x[n] + t4 * y[n] + t5) / w - v[n]
-        squared = du * du + dv * dv
-        near = front & (squared < limit)
-        weights[n] = np.float32(1) - squared * scale if near else np.float32(0)
+        below = t6 * x[n] + t7 * y[n] + one
+        front = below > floor
+        w = one / (below if front else one)
+        du = (t0 * x[n] + t1 * y[n] + t2) * w - u[n]
+        dv = (t3 * x[n] + t4 * y[n] + t5) * w - v[n]
+        share = (du * du + dv * dv) / (limit * min(one, area * w * w * w))
+        near = front & (share < one)
+        weights[n] = one - share if near else np.float32(0)
         count += np.int32(near)
     return count
 

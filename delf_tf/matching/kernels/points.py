@@ -33,22 +33,30 @@ def _build(digest):
             points[first + 1, n] = (locations[rows[n], 0] - cy) / spread
         return cx, cy, spread
 
-    def mark(query, database, matches, transform, threshold, mask):
+    def mark(query, database, matches, transform, limits, mask):
         """Marks in `mask` the matches that the pixel transform takes within the threshold.
+
+        `limits` are the threshold and the area factor below which it shrinks.
 
         Returns:
           Their number.
         """
         _ = digest
+        threshold, level = limits
+        t = transform
+        area = t[0, 0] * (t[1, 1] * t[2, 2] - t[1, 2] * t[2, 1])
+        area -= t[0, 1] * (t[1, 0] * t[2, 2] - t[1, 2] * t[2, 0])
+        area += t[0, 2] * (t[1, 0] * t[2, 1] - t[1, 1] * t[2, 0])
         count = 0
         for n in range(len(matches)):
             i, j = matches[n, 0], matches[n, 1]
             y, x = np.float64(query[i, 0]), np.float64(query[i, 1])
-            w = transform[2, 0] * x + transform[2, 1] * y + transform[2, 2]
-            du = transform[0, 0] * x + transform[0, 1] * y + transform[0, 2]
-            dv = transform[1, 0] * x + transform[1, 1] * y + transform[1, 2]
+            w = t[2, 0] * x + t[2, 1] * y + t[2, 2]
+            du = t[0, 0] * x + t[0, 1] * y + t[0, 2]
+            dv = t[1, 0] * x + t[1, 1] * y + t[1, 2]
             du, dv = du / w - database[j, 1], dv / w - database[j, 0]
-            mask[n] = du * du + dv * dv < threshold * threshold
+            share = min(1.0, abs(area / (w * w * w)) / level)
+            mask[n] = du * du + dv * dv < threshold * threshold * share
             count += mask[n]
         return count
 

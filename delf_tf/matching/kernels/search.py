@@ -15,6 +15,7 @@ from delf_tf.matching.kernels.models import (
     HOMOGRAPHY,
     SIMILARITY,
     affine_of_three,
+    area_factor,
     copy_transform,
     count_affine,
     fit_affine,
@@ -105,9 +106,9 @@ def _propose_by_scale(points, ratios, trial, upright, spacing, out):
 def _refine_linear(points, model, limit, bounds, weights, current, trial, best):
     """Re-fits around `best` under a shrinking threshold; leaves the best and returns its count."""
     copy_transform(best, current)
-    best_count = count_affine(points, best, limit)
+    best_count = count_affine(points, best, limit, bounds[4])
     for factor in _LINEAR_SCHEDULE:
-        weigh(points, current, limit * np.float32(factor * factor), weights)
+        weigh(points, current, limit * np.float32(factor * factor), bounds[4], weights)
         if model == SIMILARITY:
             found = fit_similarity(points, weights, trial)
         else:
@@ -115,7 +116,7 @@ def _refine_linear(points, model, limit, bounds, weights, current, trial, best):
         if not found or not plausible_linear(trial, bounds):
             break
         copy_transform(trial, current)
-        count = count_affine(points, current, limit)
+        count = count_affine(points, current, limit, bounds[4])
         if count >= best_count:
             best_count = count
             copy_transform(current, best)
@@ -130,9 +131,7 @@ def _in_front(points, t, weights, bounds):
         if weights[n] > 0:
             w = t[6] * points[0, n] + t[7] * points[1, n] + 1.0
             least, most = min(least, w), max(most, w)
-    # The Jacobian's determinant is that of the matrix over w³.
-    area = t[0] * (t[4] - t[5] * t[7]) - t[1] * (t[3] - t[5] * t[6])
-    area += t[2] * (t[3] * t[7] - t[4] * t[6])
+    area = area_factor(t)
     if bounds[3] > 0:
         area = abs(area)
     inside = bounds[0] * most * most * most <= area <= bounds[1] * least * least * least
@@ -145,11 +144,11 @@ def _grow_homography(points, limit, bounds, weights, current, trial, best, matri
     copy_transform(best, current)
     best_count = 0
     for factor in _HOMOGRAPHY_SCHEDULE:
-        weigh(points, current, limit * np.float32(factor * factor), weights)
+        weigh(points, current, limit * np.float32(factor * factor), bounds[4], weights)
         if not step_homography(points, weights, current, trial, matrix):
             break
         copy_transform(trial, current)
-        count = weigh(points, current, limit, weights)
+        count = weigh(points, current, limit, bounds[4], weights)
         if not _in_front(points, current, weights, bounds):
             break
         if count >= best_count:
@@ -181,7 +180,8 @@ def _build(digest):
           points: float32 [4, M], rows x, y, u, v; best matches first.
           ratios: float64 [M], database scale over query scale, for sources by scale.
           settings: (threshold; least and largest area factor; largest anisotropy; mirrored or
-            not; samples at most; log of the accepted probability to miss the best).
+            not; area factor below which the threshold shrinks; samples at most; log of the
+            accepted probability to miss the best).
           seed: uint64 [1], of the samples.
           source: RANDOM, SCALES or SCALES_UPRIGHT.
           model: SIMILARITY, AFFINE or HOMOGRAPHY.
@@ -192,9 +192,9 @@ def _build(digest):
           The number of inliers, 0 if nothing was found.
         """
         _ = digest
-        threshold, log_failure = settings[0], settings[6]
-        bounds = (settings[1], settings[2], settings[3], settings[4])
-        max_trials = np.int64(settings[5])
+        threshold, log_failure = settings[0], settings[7]
+        bounds = (settings[1], settings[2], settings[3], settings[4], settings[5])
+        max_trials = np.int64(settings[6])
         limit = np.float32(threshold * threshold)
         scratch, weights = work
         sample, grown, current, trial = scratch[0], scratch[1], scratch[2], scratch[3]
@@ -214,7 +214,7 @@ def _build(digest):
             step += 1
             if not fine or not plausible_linear(sample, bounds):
                 continue
-            raw = count_affine(points, sample, raw_limit)
+            raw = count_affine(points, sample, raw_limit, bounds[4])
             if raw <= best_raw:
                 continue
             best_raw = np.int64(raw)
