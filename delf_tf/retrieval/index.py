@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import require_choice
+from delf_tf.checks import invalid, require, require_choice
+from delf_tf.progress import Progress
 from delf_tf.retrieval.container import open_container
 from delf_tf.retrieval.rankings import cut, without_self
 from delf_tf.retrieval.topk import search_blocks
@@ -19,6 +22,8 @@ __all__ = [
     "INDEX_KINDS",
     "ExactIndex",
     "Index",
+    "build_index",
+    "create_index",
     "cut",
     "load_index",
     "without_self",
@@ -54,8 +59,86 @@ class ExactIndex(VectorIndex):
         return search_blocks(self._table, queries, k)
 
 
-# The kinds that a file can hold; a new kind is a class and a row here.
-INDEX_KINDS: dict[str, type[VectorIndex]] = {ExactIndex.kind: ExactIndex}
+# The kinds that a file can hold, each loaded when it is wanted; a new kind is a class and a row.
+INDEX_KINDS = {
+    "exact": "delf_tf.retrieval.index:ExactIndex",
+    "faiss": "delf_tf.retrieval.faiss_index:FaissIndex",
+}
+
+# Vectors that an index is trained on at most.
+MAX_TRAINING = 1 << 18
+
+# Up to here exact search answers in a few milliseconds a query.
+MAX_EXACT_IMAGES = 200_000
+
+
+def create_index(
+    type_: str = "auto", *, num_images: int = 0, dim: int = 0, **kwargs: Any
+) -> VectorIndex:
+    """Returns an empty index.
+
+    Args:
+      type_: "exact"; a faiss factory string such as "SQ8" or "IVF2048,PQ128x4fs"; "auto", exact up
+        to MAX_EXACT_IMAGES images and compressed beyond; or a class of your own,
+        "package.module:Class".
+      num_images: how many images "auto" is to expect.
+      dim: width of the descriptors, for "auto".
+      **kwargs: of the class: dtype, whitening, already_whitened, fingerprint, and for faiss
+        num_probes, num_rescored, keep_vectors.
+
+    Raises:
+      InputError: a class that cannot be found, an argument that it does not take.
+    """
+    if type_ == "auto":
+        if num_images <= MAX_EXACT_IMAGES:
+            type_ = "exact"
+        else:
+            from_faiss = importlib.import_module("delf_tf.retrieval.faiss_index")
+            type_ = from_faiss.default_factory(num_images, dim)
+    if type_ in INDEX_KINDS or ":" in type_:
+        made, arguments = _find_class(INDEX_KINDS.get(type_, type_)), ()
+    else:
+        made, arguments = _find_class(INDEX_KINDS["faiss"]), (type_,)
+    try:
+        return made(*arguments, **kwargs)
+    except TypeError as error:
+        raise invalid(
+            "An index must get the arguments of its class.", type=type_, fault=str(error)
+        ) from None
+
+
+def build_index(
+    blocks: Callable[[], Iterable[tuple[Sequence[str], np.ndarray]]],
+    type_: str = "auto",
+    *,
+    num_images: int,
+    **kwargs: Any,
+) -> VectorIndex:
+    """Builds an index from blocks of descriptors, such as `FeatureStore.global_blocks`.
+
+    They are gone through once to add them, and once before that, for an index that must be trained,
+    to draw an even sample.
+
+    Args:
+      blocks: gives an iterable of (n ids, float32 [n, D]) each time it is called.
+      type_: see `create_index`.
+      num_images: how many there are in all.
+      **kwargs: see `create_index`.
+
+    Raises:
+      InputError: no images, or as `create_index` and `VectorIndex.add`.
+    """
+    dim = next((vectors.shape[1] for _, vectors in blocks() if len(vectors)), 0)
+    require(dim > 0, "An index must be built of at least one image.", num_images=num_images)
+    index = create_index(type_, num_images=num_images, dim=dim, **kwargs)
+    train = getattr(index, "train", None)
+    if train is not None:
+        train(_sample(blocks(), num_images))
+    with Progress(num_images, "images", "Indexing") as progress:
+        for ids, vectors in blocks():
+            index.add(GlobalDescriptors(tuple(ids), vectors))
+            progress.update(len(ids))
+    return index
 
 
 def load_index(path: StrPath, *, fingerprint: str | None = None, check: bool = True) -> VectorIndex:
@@ -71,4 +154,27 @@ def load_index(path: StrPath, *, fingerprint: str | None = None, check: bool = T
     """
     container = open_container(path, check=check)
     require_choice("The index's kind", container.kind, INDEX_KINDS)
-    return INDEX_KINDS[container.kind].from_container(container, fingerprint=fingerprint)
+    return _find_class(INDEX_KINDS[container.kind]).from_container(
+        container, fingerprint=fingerprint
+    )
+
+
+def _find_class(dotted: str) -> type[VectorIndex]:
+    module, _, name = dotted.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise invalid(
+            "An index's class must be importable.", type=dotted, fault=str(error)
+        ) from None
+    return cast("type[VectorIndex]", found)
+
+
+def _sample(blocks: Iterable[tuple[Sequence[str], np.ndarray]], num_images: int) -> np.ndarray:
+    """Returns an even sample of at most MAX_TRAINING vectors."""
+    step = max(-(-num_images // MAX_TRAINING), 1)
+    taken, seen = [], 0
+    for _, vectors in blocks:
+        taken.append(vectors[-seen % step :: step])
+        seen += len(vectors)
+    return np.concatenate(taken)
