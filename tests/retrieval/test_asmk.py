@@ -82,7 +82,7 @@ def test_arguments_in_their_published_order():
     index = AsmkIndex(centroids, False, True, 3, 2.5, 0.1)
     index.add_all(images.items())
     expected = _reference_scores(
-        centroids, images, query, False, True, 0.1, assignments=3, alpha=2.5
+        centroids, images, query, binary=False, idf=True, threshold=0.1, assignments=3, alpha=2.5
     )
     np.testing.assert_allclose(index.scores(query), expected, atol=1e-6)
 
