@@ -45,7 +45,7 @@ class FaissIndex(VectorIndex):
             distance, which orders unit vectors alike.
           num_probes: cells visited a query, for factories with "IVF".
           num_rescored: results that are scored again exactly; 0 keeps the scores of the codes.
-          keep_vectors: keep the vectors for the re-scoring; without them, `attach` gives them later.
+          keep_vectors: keep the vectors for the re-scoring; otherwise `attach` gives them later.
           **kwargs: of `VectorIndex`: dtype, whitening, already_whitened, fingerprint.
 
         Raises:
@@ -233,7 +233,7 @@ def _sample(vectors: np.ndarray, codes: faiss.Index) -> np.ndarray:
 
 
 def _skip_polysemous(codes: faiss.Index) -> None:
-    """Leaves out an annealing of code words that takes most of the training and is not used here."""
+    """Leaves out an annealing of code words: most of the training, and of no use here."""
     inner = faiss.downcast_index(codes)
     if isinstance(inner, faiss.IndexPreTransform):
         inner = faiss.downcast_index(inner.index)

@@ -96,11 +96,12 @@ def create_index(
             from_faiss = importlib.import_module("delf_tf.retrieval.faiss_index")
             type_ = from_faiss.default_factory(num_images, dim)
     if type_ in INDEX_KINDS or ":" in type_:
-        made, arguments = _find_class(INDEX_KINDS.get(type_, type_)), ()
+        made = _find_class(INDEX_KINDS.get(type_, type_))
     else:
-        made, arguments = _find_class(INDEX_KINDS["faiss"]), (type_,)
+        made = _find_class(INDEX_KINDS["faiss"])
+        kwargs = {"factory": type_, **kwargs}
     try:
-        return made(*arguments, **kwargs)
+        return made(**kwargs)
     except TypeError as error:
         raise invalid(
             "An index must get the arguments of its class.", type=type_, fault=str(error)

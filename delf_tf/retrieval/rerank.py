@@ -61,7 +61,7 @@ def rerank(
     database_features: FeatureReader,
     *,
     num_candidates: int = 100,
-    num_threads: int = 0,
+    num_threads: int | None = None,
     min_inliers: int = 0,
     score: str = "inliers",
     weight: float = 0.1,
@@ -80,7 +80,7 @@ def rerank(
       query_features: gives a query's local features by its id.
       database_features: gives a database image's local features by its id.
       num_candidates: images verified a query.
-      num_threads: of `delf_tf.matching.verify_many`; 0 takes every core.
+      num_threads: of `delf_tf.matching.verify_many`; None takes every core.
       min_inliers: counts below this are taken for chance.
       score: a row of SCORES: "inliers", the count; "weighted", the sum of the inliers' descriptor
         similarities; "combined", first-stage score + `weight` · ln(1 + inliers).
