@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
 from delf_tf.models.backbones import create_backbone
-from delf_tf.models.geometry import Window
+from delf_tf.models.geometry import CellGrid, Window, cell_grid
 from delf_tf.models.layers import ConvNorm, build_maps, conv1x1, l2_normalize, register
 from delf_tf.models.retrieval_model import RetrievalModel
 
@@ -111,10 +111,15 @@ class Delf(RetrievalModel):
         """Width of local descriptors."""
         return self.backbone.channels("stride16")
 
-    def local_windows(self) -> list[Window]:
-        """See RetrievalModel.local_windows."""
-        windows = super().local_windows()
-        return [*windows, Window(1, 2, "valid")] if self.stage4_stride == 32 else windows
+    def local_grid(self, size: int) -> CellGrid:
+        """See RetrievalModel.local_grid."""
+        step = Window(1, self.stage4_stride // 16, "valid")
+        return cell_grid([step], size, super().local_grid(size))
+
+    @property
+    def local_stride(self) -> int:
+        """Distance of neighbouring local features, input pixels."""
+        return self.stage4_stride
 
     def embed(self, maps: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns the global descriptor before it is normalised, [B, global_dim] float32."""

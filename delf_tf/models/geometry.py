@@ -37,7 +37,7 @@ class CellGrid(NamedTuple):
     num_cells: int
 
 
-def cell_grid(windows: Iterable[Window], size: int) -> CellGrid:
+def cell_grid(windows: Iterable[Window], size: int, grid: CellGrid | None = None) -> CellGrid:
     """Returns where the cells of a chain of windows lie in an input of `size` pixels.
 
     TensorFlow's "same" padding depends on the size of every window's input, so the offset of a
@@ -46,21 +46,23 @@ def cell_grid(windows: Iterable[Window], size: int) -> CellGrid:
     Args:
       windows: from the image to the map; windows that neither step nor shift may be left out.
       size: input pixels along the axis, at least 1.
+      grid: of the map that the chain starts from; None: the image.
 
     Raises:
       InputError: size below 1.
     """
     require(size >= 1, "size must be at least 1.", size=size)
-    stride, offset = 1, 0.0
+    stride, offset, cells = grid or CellGrid(1, 0.0, size)
     for window in windows:
-        before, after = _padding(window, size)
+        before, after = window_padding(window, cells)
         offset += stride * ((window.kernel - 1) / 2 - before)
         stride *= window.stride
-        size = max(0, (size + before + after - window.kernel) // window.stride + 1)
-    return CellGrid(stride, offset, size)
+        cells = max(0, (cells + before + after - window.kernel) // window.stride + 1)
+    return CellGrid(stride, offset, cells)
 
 
-def _padding(window: Window, size: int) -> tuple[int, int]:
+def window_padding(window: Window, size: int) -> tuple[int, int]:
+    """Returns the cells that a window adds before and after an input of `size` cells."""
     if window.padding == "symmetric":
         return window.kernel // 2, window.kernel // 2
     if window.padding == "valid":

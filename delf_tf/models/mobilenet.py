@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
-from delf_tf.models.geometry import Window
+from delf_tf.models.geometry import CellGrid, Window, cell_grid
 from delf_tf.models.layers import ConvNorm, build_maps, register
 from delf_tf.models.resnet import scale_channels
 
@@ -145,8 +145,12 @@ class MobileNetV2(tf.keras.layers.Layer):
         step = steps[LEVELS.index(level)]
         return blocks[step - 1][1] * blocks[step][0]
 
+    def grid(self, level: str, size: int) -> CellGrid:
+        """Returns where the cells of `level` lie along an axis of `size` pixels."""
+        return cell_grid(self.windows(level), size)
+
     def windows(self, level: str) -> list[Window]:
-        """Returns the chain of windows that places the cells of `level` (geometry.cell_grid)."""
+        """Returns the windows from the image to the map called `level`, those that step."""
         return [Window(3, 2, "symmetric")] * (LEVELS.index(level) + 1)
 
     def call(

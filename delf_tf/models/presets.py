@@ -27,6 +27,7 @@ MODELS: dict[str, Callable[..., RetrievalModel] | str] = {
     "gem_resnet50": functools.partial(Gem, "resnet50"),
     "gem_resnet101": functools.partial(Gem, "resnet101"),
     "gem_resnet152": functools.partial(Gem, "resnet152"),
+    "gem_resnet50_v2": functools.partial(Gem, "resnet50_v2"),
     "gem_mobilenet_v2": functools.partial(Gem, "mobilenet_v2"),
     "delf_resnet50": functools.partial(Delf, "resnet50"),
     "delf_resnet101": functools.partial(Delf, "resnet101"),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
-from delf_tf.models.geometry import Window
+from delf_tf.models.geometry import CellGrid, Window, cell_grid
 from delf_tf.models.layers import ConvNorm, build_maps, pad_symmetric, register
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -192,8 +192,12 @@ class ResNet(tf.keras.layers.Layer):
         """Returns the channels of the map called `level`."""
         return self._scaled(256 << LEVELS.index(level))
 
+    def grid(self, level: str, size: int) -> CellGrid:
+        """Returns where the cells of `level` lie along an axis of `size` pixels."""
+        return cell_grid(self.windows(level), size)
+
     def windows(self, level: str) -> list[Window]:
-        """Returns the chain of windows that places the cells of `level` (geometry.cell_grid)."""
+        """Returns the windows from the image to the map called `level`, those that step."""
         traits = FORMS[self.form]
         chain = [Window(7, 2, traits.stem_padding), Window(3, 2, traits.pool_padding)]
         step = Window(2 * traits.strided - 1, 2, "symmetric")

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
-from delf_tf.models.geometry import CellGrid, Window, cell_grid
+from delf_tf.models.geometry import CellGrid
 from delf_tf.models.layers import Preprocessing
 from delf_tf.models.variables import draw_values
 
@@ -96,21 +96,14 @@ class RetrievalModel(tf.keras.Model):
             require_choice("outputs", name, self.output_names_available)
         return self.infer(images, training, tuple(outputs))
 
-    def local_windows(self) -> list[Window]:
-        """Returns the chain of windows from the image to the local features."""
-        return self.backbone.windows("stride16")
-
     def local_grid(self, size: int) -> CellGrid:
         """Returns where local features lie along an axis of `size` input pixels."""
-        return cell_grid(self.local_windows(), size)
+        return self.backbone.grid("stride16", size)
 
     @property
     def local_stride(self) -> int:
         """Distance of neighbouring local features, input pixels."""
-        stride = 1
-        for window in self.local_windows():
-            stride *= window.stride
-        return stride
+        return 16
 
     def local_offset(self, size: int) -> float:
         """Returns the centre of local feature 0 along an axis, input pixels.

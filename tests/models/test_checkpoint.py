@@ -29,7 +29,9 @@ def saved(model, tmp_path_factory):
 
 
 def _arrays(model):
-    return {path: np.asarray(variable) for path, variable in variables_by_path(model).items()}
+    return {
+        path: np.asarray(variable).copy() for path, variable in variables_by_path(model).items()
+    }
 
 
 def _images():

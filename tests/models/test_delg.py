@@ -139,7 +139,7 @@ def test_the_two_steps_of_delf():
     model = create_model("delf_mobilenet_v2", seed=1, **NARROW)
     assert set(model.training_outputs(_images(), step="descriptor")) == {"embedding"}
     before = {
-        path: np.array(variable)
+        path: np.asarray(variable).copy()
         for path, variable in variables_by_path(model).items()
         if path.startswith("backbone")
     }

@@ -80,7 +80,7 @@ def test_seed_leaves_global_generators_alone():
         ("dolg_mobilenet_v2", {"fusion": "orthogonl"}, "Did you mean 'orthogonal'"),
         ("gem_mobilenet_v2", {"gem_power": 0.0}, "gem_power must be positive"),
         ("gem_mobilenet_v2", {"width_multiplier": 0.0}, "width_multiplier must be"),
-        ("gem_mobilenet_v2", {"backbone_form": "keras"}, "has one form"),
+        ("gem_mobilenet_v2", {"backbone_form": "keras"}, "backbone_form must not be set"),
         ("delf_mobilenet_v2", {"stage4_stride": 8}, "stage4_stride must be one of 16, 32"),
         ("no_such_package.module:make", {}, "can be imported"),
         ("delf_tf.types:nothing", {}, "can be imported"),

@@ -1,0 +1,168 @@
+"""Backbones: named maps, sizes, forms, networks of tf.keras.applications."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from delf_tf.checks import InputError
+from delf_tf.models import keras_networks
+from delf_tf.models.backbones import create_backbone
+from delf_tf.models.layers import IMAGENET_RGB
+from delf_tf.models.mobilenet import MobileNetV2
+from delf_tf.models.presets import create_model
+from delf_tf.models.resnet import ResNet, scale_channels
+from delf_tf.models.variables import draw_values, variables_by_path
+
+
+def _built(name, **options):
+    backbone, _ = create_backbone(name, **options)
+    backbone.build((None, None, None, 3))
+    draw_values(backbone, seed=0)
+    return backbone
+
+
+def _images(height, width):
+    return np.random.RandomState(0).standard_normal((1, height, width, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("form", ["torchvision", "keras", "keras_applications"])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (32, 64), (33, 65), (79, 113)])
+def test_resnet_maps(form, height, width):
+    backbone = _built("resnet50", backbone_form=form, width_multiplier=0.125)
+    if form == "keras" and height == 1:
+        return  # Its unpadded pooling has no cell here.
+    maps = backbone(_images(height, width))
+    assert tuple(maps) == backbone.levels == ("stride4", "stride8", "stride16", "stride32")
+    for level, feature_map in maps.items():
+        cells = [backbone.grid(level, size).num_cells for size in (height, width)]
+        assert feature_map.shape == (1, *cells, backbone.channels(level))
+        assert np.all(np.asarray(feature_map) >= 0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (32, 64), (45, 71)])
+def test_mobilenet_maps(height, width):
+    backbone = _built("mobilenet_v2", width_multiplier=0.25)
+    maps = backbone(_images(height, width))
+    assert tuple(maps) == backbone.levels
+    for level, feature_map in maps.items():
+        stride = int(level[len("stride") :])
+        cells = [-(-size // stride) for size in (height, width)]
+        assert feature_map.shape == (1, *cells, backbone.channels(level))
+        assert np.all((np.asarray(feature_map) >= 0) & (np.asarray(feature_map) <= 6))
+
+
+def test_published_channels():
+    assert [ResNet(50).channels(f"stride{s}") for s in (4, 8, 16, 32)] == [256, 512, 1024, 2048]
+    mobilenet = MobileNetV2()
+    assert [mobilenet.channels(f"stride{s}") for s in (2, 4, 8, 16, 32)] == [
+        96,
+        144,
+        192,
+        576,
+        1280,
+    ]
+
+
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
+def test_deeper_stages_do_not_run_or_exist(name):
+    whole = _built(name, width_multiplier=0.125)
+    assert "stride32" not in whole(_images(32, 32), last="stride16")
+    part, _ = create_backbone(name, width_multiplier=0.125, last="stride16")
+    maps = part(_images(32, 32))
+    assert tuple(maps) == part.levels
+    assert part.levels[-1] == "stride16"
+    assert set(variables_by_path(part)) < set(variables_by_path(whole))
+
+
+@pytest.mark.parametrize("last", ["stride2", "stride4", "stride8", "stride16"])
+def test_mobilenet_up_to_a_level_gives_the_same_map(last):
+    whole = _built("mobilenet_v2", width_multiplier=0.125)
+    part = _built("mobilenet_v2", width_multiplier=0.125, last=last)
+    expected = whole(_images(40, 40))[last]
+    np.testing.assert_allclose(part(_images(40, 40))[last], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("channels", "multiplier", "wanted"),
+    [(64, 1.0, 64), (32, 0.25, 8), (24, 0.5, 16), (16, 0.1, 8), (24, 1.4, 32), (320, 0.35, 112)],
+)
+def test_scale_channels(channels, multiplier, wanted):
+    assert scale_channels(channels, multiplier) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet5", {}, "Did you mean 'resnet50'"),
+        ("resnet50", {"backbone_form": "pytorch"}, "backbone_form must be one of torchvision"),
+        ("resnet50", {"width_multiplier": -1.0}, "width_multiplier must be in"),
+        ("resnet50", {"last": "stride64"}, "last must be one of"),
+        ("resnet50_v2", {"width_multiplier": 0.5}, "width_multiplier must not be set"),
+        ("keras:ResNet5", {}, "Did you mean 'ResNet50'"),
+        ("keras:ResNet50", {"backbone_form": "keras"}, "backbone_form must not be set"),
+    ],
+)
+def test_refuses(name, options, message):
+    with pytest.raises(InputError, match=message):
+        create_backbone(name, **options)
+
+
+def test_resnet_v2_maps():
+    backbone = _built("resnet50_v2")
+    maps = backbone(_images(50, 65))
+    shapes = {level: tuple(feature_map.shape) for level, feature_map in maps.items()}
+    assert shapes == {
+        "stride4": (1, 13, 17, 256),
+        "stride8": (1, 7, 9, 512),
+        "stride16": (1, 4, 5, 1024),
+    }
+    assert tuple(backbone(_images(32, 32), last="stride8")) == ("stride4", "stride8")
+
+
+def test_a_keras_network_is_a_backbone():
+    model = create_model("delg_keras:MobileNetV2", seed=1, embedding_dim=8, local_dim=4)
+    images = np.full((1, 70, 97, 3), 255, np.float32)
+    assert model.preprocess(images).numpy().max() == 1.0
+    result = model(images)
+    assert result["global"].shape == (1, 8)
+    cells = [model.local_grid(size).num_cells for size in (70, 97)]
+    assert result["features"].shape == (1, *cells, 4)
+    assert set(model(images, outputs=("local",))) == {"features", "scores"}
+    assert model.backbone.levels == ("stride2", "stride4", "stride8", "stride16", "stride32")
+    assert len(variables_by_path(model)) == len(model.weights)
+    again = create_model("delg_keras:MobileNetV2", seed=1, embedding_dim=8, local_dim=4)
+    np.testing.assert_allclose(again(images)["global"], result["global"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("MobileNetV2", {"channel_order": "RGB", "mean": [127.5] * 3, "std": [127.5] * 3}),
+        ("DenseNet121", IMAGENET_RGB),
+        ("EfficientNetB0", {"channel_order": "RGB", "mean": [0.0] * 3, "std": [1.0] * 3}),
+        (
+            "ResNet50",
+            {"channel_order": "BGR", "mean": [103.939, 116.779, 123.68], "std": [1.0] * 3},
+        ),
+    ],
+)
+def test_published_preprocessing(name, wanted):
+    got = keras_networks.published_preprocessing(name)
+    assert got["channel_order"] == wanted["channel_order"]
+    np.testing.assert_allclose(got["mean"], wanted["mean"], atol=1e-3)
+    np.testing.assert_allclose(got["std"], wanted["std"], atol=1e-3)
+
+
+def test_networks_are_listed():
+    assert {"ResNet50", "EfficientNetB0", "MobileNetV2"} < set(keras_networks.list_networks())
+
+
+def test_static_and_dynamic_sizes_agree():
+    backbone = _built("resnet50", width_multiplier=0.125)
+    dynamic = tf.function(
+        lambda x: backbone(x)["stride32"], input_signature=[tf.TensorSpec([None, None, None, 3])]
+    )
+    expected = backbone(_images(61, 83))["stride32"]
+    np.testing.assert_allclose(dynamic(_images(61, 83)), expected, rtol=1e-4, atol=1e-4)
