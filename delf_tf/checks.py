@@ -80,7 +80,7 @@ def as_array(
       dtype: of the result; integers are never made from fractions.
 
     Raises:
-      InputError: other number of axes, other length, not numeric, NaN or infinite.
+      InputError: other number of axes, other length, not numeric, NaN or infinite, too large.
     """
     try:
         array = np.asarray(value)
@@ -98,7 +98,19 @@ def as_array(
         require(bool(np.isfinite(array).all()), f"{name} must be finite.", **{name: array})
         whole = np.dtype(dtype).kind not in "iu" or bool((array == np.round(array)).all())
         require(whole, f"{name} must hold whole numbers.", **{name: array})
+    require(_holds(array, np.dtype(dtype)), f"{name} must fit {np.dtype(dtype)}.", **{name: array})
     return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _holds(array: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether a conversion of finite (for integers, whole) numbers to `dtype` overflows none."""
+    if not array.size or dtype.kind not in "iuf" or array.dtype == dtype:
+        return True
+    limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+    low, high = array.min().item(), array.max().item()
+    if dtype.kind in "iu":
+        low, high = int(low), int(high)
+    return bool(limits.min <= low and high <= limits.max)
 
 
 def _spell(shape: tuple[str | int, ...]) -> str:

@@ -51,3 +51,12 @@ def test_as_array_converts_and_keeps_shape():
 def test_as_array_refuses(value, shape, dtype, message):
     with pytest.raises(checks.InputError, match=message):
         checks.as_array("x", value, shape, dtype)
+
+
+def test_numbers_that_would_overflow_are_refused():
+    for value, dtype in [(2.0**63, np.int64), (-1, np.uint8), (300, np.uint8), (1e300, np.float32)]:
+        with pytest.raises(checks.InputError, match=f"x must fit {np.dtype(dtype)}"):
+            checks.as_array("x", [value], ("N",), dtype)
+    assert checks.as_array("x", [2.0**62, -(2**63)], ("N",), np.int64).tolist() == [2**62, -(2**63)]
+    assert checks.as_array("x", [255, 0], ("N",), np.uint8).tolist() == [255, 0]
+    assert checks.as_array("x", [], (0,), np.int64).shape == (0,)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import scipy.io
 
 from delf_tf import safe_pickle
-from delf_tf.checks import InputError, as_array, invalid, require, require_choice
+from delf_tf.checks import InputError, as_array, require, require_choice
+from delf_tf.datasets.mat_file import read_mat
 from delf_tf.safe_pickle import StrPath
 from delf_tf.types import Box, GroundTruth, ImageRef
 
@@ -23,7 +22,6 @@ PROTOCOLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "hard": (("hard",), ("junk", "easy")),
 }
 _MAX_PICKLE_BYTES = 1 << 28
-_MAX_MAT_BYTES = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,7 +103,7 @@ def read_ground_truth(path: StrPath) -> RevisitopGroundTruth:
     path = Path(path)
     require_choice("The extension of a ground truth file", path.suffix.lower(), (".pkl", ".mat"))
     is_mat = path.suffix.lower() == ".mat"
-    content = _load_mat(path) if is_mat else safe_pickle.load(path, max_bytes=_MAX_PICKLE_BYTES)
+    content = read_mat(path) if is_mat else safe_pickle.load(path, max_bytes=_MAX_PICKLE_BYTES)
     try:
         return _parse(content, first_row=int(is_mat))
     except InputError as fault:
@@ -122,8 +120,9 @@ def _parse(content: Any, first_row: int) -> RevisitopGroundTruth:
     database_ids = _unique_ids("imlist", content["imlist"])
     query_ids = _unique_ids("qimlist", content["qimlist"])
     entries = content["gnd"]
-    # A .mat file of one query holds its entry without a list around it.
-    entries = [entries] if isinstance(entries, Mapping) else list(entries)
+    require(isinstance(entries, (list, tuple)), "A ground truth's gnd must be a list.")
+    # In a .mat file an entry is a structure array, of one element in a cell array of them.
+    entries = [one[0] if isinstance(one, list) and len(one) == 1 else one for one in entries]
     require(
         len(entries) == len(query_ids) and all(isinstance(entry, Mapping) for entry in entries),
         "A ground truth's gnd must have one dict a query.",
@@ -159,7 +158,6 @@ def _box(entry: Mapping[str, Any]) -> Box:
 
 
 def _unique_ids(name: str, ids: Any) -> tuple[str, ...]:
-    ids = [ids] if isinstance(ids, str) else ids
     require(
         isinstance(ids, (list, tuple, np.ndarray)) and all(isinstance(one, str) for one in ids),
         f"{name} must be a list of names.",
@@ -178,40 +176,3 @@ def _unique_ids(name: str, ids: Any) -> tuple[str, ...]:
         inside = bool(parts) and ".." not in parts and parts[0] != "/" and "\0" not in one
         require(inside, f"{name} must hold names below the images' folder.", image=one[:100])
     return names
-
-
-def _load_mat(path: Path) -> Any:
-    require(path.is_file(), "A ground truth file must exist.", path=path)
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_MAT_BYTES + 1)
-        _check_inflated_size(data)
-        return scipy.io.loadmat(
-            str(path), simplify_cells=True, variable_names=["gnd", "imlist", "qimlist"]
-        )
-    except InputError:
-        raise
-    except Exception as fault:  # What damaged bytes do to SciPy's parser is open-ended.
-        reason = " ".join(f"{type(fault).__name__}: {fault}".split())[:150]
-        hint = "Version 7.3 files are not read: save with -v7." if "HDF" in reason else ""
-        raise invalid(
-            "A .mat file must be whole and valid.", hint=hint, path=path, reason=reason
-        ) from None
-
-
-def _check_inflated_size(data: bytes) -> None:
-    """Refuses a file whose compressed elements (type 15 of format 5) grow without measure."""
-    total, at = len(data), 128
-    while at + 8 <= len(data) and total <= _MAX_MAT_BYTES:
-        order = "little" if data[126:128] == b"IM" else "big"
-        kind = int.from_bytes(data[at : at + 4], order)
-        size = int.from_bytes(data[at + 4 : at + 8], order)
-        if kind == 15:
-            body = data[at + 8 : at + 8 + size]
-            total += len(zlib.decompressobj().decompress(body, _MAX_MAT_BYTES + 1))
-        at += 8 + size
-    require(
-        total <= _MAX_MAT_BYTES,
-        f"A .mat file of ground truth must hold at most {_MAX_MAT_BYTES} bytes.",
-        num_bytes=total,
-    )

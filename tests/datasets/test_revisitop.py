@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import zlib
 
 import numpy as np
 import pytest
@@ -140,6 +139,7 @@ def changed(**entry):
         (changed(easy=[5]), "easy must be different rows of imlist, 0 to 4"),
         (changed(easy=[-1]), "easy must be different rows"),
         (changed(hard=[1, 1]), "hard must be different rows"),
+        (changed(easy=[2.0**64]), "easy must fit int64"),
         (changed(easy=["a"]), "easy must be a numeric array"),
         (changed(easy=[0.5]), "easy must hold whole numbers"),
         (changed(junk=None), "must have junk"),
@@ -161,21 +161,11 @@ def test_bad_files(tmp_path):
         with pytest.raises(InputError, match="must exist"):
             revisitop.read_ground_truth(tmp_path / name)
         (tmp_path / name).write_bytes(b"no such thing " * 20)
-        with pytest.raises(InputError, match="whole and valid"):
+        with pytest.raises(InputError, match="must be whole"):
             revisitop.read_ground_truth(tmp_path / name)
 
 
-def test_bomb_in_a_mat_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(revisitop, "_MAX_MAT_BYTES", 1 << 20)
-    body = zlib.compress(b"\0" * (1 << 24))
-    path = tmp_path / "gnd.mat"
-    header = b"MATLAB 5.0".ljust(124) + b"\x00\x01IM"
-    path.write_bytes(header + (15).to_bytes(4, "little") + len(body).to_bytes(4, "little") + body)
-    with pytest.raises(InputError, match="at most 1048576 bytes"):
-        revisitop.read_ground_truth(path)
-
-
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(at=st.integers(0, 100_000), replacement=st.binary(min_size=1, max_size=4))
 def test_damaged_mat_files(tmp_path_factory, at, replacement):
     path = write_mat(tmp_path_factory.mktemp("mat"))
