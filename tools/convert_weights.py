@@ -38,7 +38,8 @@ def convert_weights(
     overwrite: bool = False,
 ) -> dict[str, object]:
     """Converts a file; returns what it became: path, model, options, differences."""
-    from delf_tf.models import conversion  # noqa: PLC0415 - TensorFlow takes seconds to load
+    # TensorFlow takes seconds to load.
+    from delf_tf.models import conversion, foreign_files  # noqa: PLC0415
 
     require_choice("source", source, conversion.SOURCES, UsageError)
     output_path = Path(output_path)
@@ -48,11 +49,11 @@ def convert_weights(
         hint="--overwrite replaces it.",
         output=output_path,
     )
-    arrays = _read(Path(input_path))
+    arrays = foreign_files.read_arrays(input_path)
     model = conversion.convert_file(source, arrays, input_path, output_path)
     result = {"path": str(output_path), **model.options}
     if reference is not None:
-        result["differences"] = conversion.compare(model, _read(Path(reference)))
+        result["differences"] = conversion.compare(model, foreign_files.read_arrays(reference))
     return result
 
 
@@ -72,13 +73,3 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
         logging.info("%s difference: %.2e", what, value)
     command_line.write_result(json.dumps(result) if flag_values.json else str(result["path"]))
     return command_line.DONE
-
-
-def _read(path: Path) -> dict[str, object]:
-    from delf_tf.models import foreign_files  # noqa: PLC0415 - as above
-
-    if path.suffix == ".pdparams":
-        from delf_tf.datasets import safe_pickle  # noqa: PLC0415 - as above
-
-        return foreign_files.flatten(safe_pickle.load(path))
-    return foreign_files.read_arrays(path)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import io
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from delf_tf import safe_pickle
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, invalid, require
 
@@ -20,9 +20,6 @@ Arrays = dict[str, np.ndarray]
 MAX_BYTES = 8 << 30
 MAX_ARRAYS = 50_000
 _MAX_HEADER_BYTES = 4096
-# What the readers raise for damaged bytes, which is open-ended.
-_FAULTS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, KeyError)
-_FAULTS += (SyntaxError, TypeError, MemoryError, RecursionError, OverflowError)
 # Where training programs keep the weights in a checkpoint of more than weights.
 _STATE_KEYS = ("model_state", "state_dict", "model")
 _TF_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -32,8 +29,8 @@ def read_arrays(path: StrPath) -> Arrays:
     """Reads every array of a weights file.
 
     Args:
-      path: .npz, .safetensors, .h5 (Keras' layout by layers), .pth / .pt / .pyth (needs PyTorch,
-        read with weights_only), or a TensorFlow checkpoint (its prefix, or its .index file).
+      path: .npz, .safetensors, .h5 (Keras' layout by layers), .pdparams, .pth / .pt / .pyth (needs
+        PyTorch; read with weights_only), or a TensorFlow checkpoint (prefix, or .index file).
 
     Returns:
       Name -> array. Names of nested containers are joined by dots.
@@ -91,7 +88,7 @@ def _read(kind: str, reader: Callable[[Path], Arrays], path: Path) -> Arrays:
         return reader(path)
     except InputError:
         raise
-    except _FAULTS as fault:
+    except Exception as fault:  # What damaged bytes do to parsers is open-ended.
         reason = " ".join(f"{type(fault).__name__}: {fault}".split())[:150]
         raise invalid(
             f"The weights must be {kind}.", hint="Copy it again.", path=path, reason=reason
@@ -129,6 +126,10 @@ def _read_safetensors(path: Path) -> Arrays:
     from safetensors.numpy import load_file  # noqa: PLC0415 - needed for this kind only
 
     return load_file(path)
+
+
+def _read_paddle(path: Path) -> Arrays:
+    return flatten(safe_pickle.load(path, max_bytes=MAX_BYTES))
 
 
 def _read_torch(path: Path) -> Arrays:
@@ -206,6 +207,7 @@ READERS: dict[str, Callable[[Path], Arrays]] = {
     ".safetensors": _read_safetensors,
     ".h5": _read_hdf5,
     ".hdf5": _read_hdf5,
+    ".pdparams": _read_paddle,
     ".pth": _read_torch,
     ".pt": _read_torch,
     ".pyth": _read_torch,
