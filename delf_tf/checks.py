@@ -110,7 +110,7 @@ def _holds(array: np.ndarray, dtype: np.dtype) -> bool:
     low, high = array.min().item(), array.max().item()
     if dtype.kind in "iu":
         low, high = int(low), int(high)
-    return bool(limits.min <= low and high <= limits.max)
+    return type(low)(limits.min) <= low and high <= type(high)(limits.max)
 
 
 def _spell(shape: tuple[str | int, ...]) -> str:
