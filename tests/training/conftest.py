@@ -1,8 +1,17 @@
-"""Two logical CPUs, so that strategies over several devices run in these tests."""
+"""Two logical CPUs for strategies over several devices, and a small set of records."""
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
+import pytest
 import tensorflow as tf
+from PIL import Image
+
+from delf_tf.datasets import record_files, tfrecords
+
+NUM_CLASSES = 4
 
 
 def _make_two_cpus() -> None:
@@ -17,3 +26,39 @@ def _make_two_cpus() -> None:
 
 
 _make_two_cpus()
+
+
+@pytest.fixture
+def two_cpus():
+    """The names of two logical CPUs."""
+    devices = tf.config.list_logical_devices("CPU")
+    if len(devices) < 2:
+        pytest.skip("TensorFlow started before two logical CPUs could be made: run tests/training")
+    return [device.name for device in devices[:2]]
+
+
+def _picture(label, number):
+    """Stripes whose direction and colour tell the class."""
+    random = np.random.RandomState(10 * label + number)
+    rows, columns = np.mgrid[:24, :24]
+    stripes = np.sin((rows if label % 2 else columns) * 0.9 + random.uniform(0, 6)) * 80 + 128
+    pixels = np.repeat(stripes[..., None], 3, axis=2)
+    pixels[..., 0 if label < 2 else 2] *= 0.4
+    return np.clip(pixels + random.normal(0, 10, pixels.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def records_dir(tmp_path_factory):
+    """Four classes of five images in two shards."""
+    folder = tmp_path_factory.mktemp("records")
+    names = [tfrecords.shard_name("train", shard, 2) for shard in range(2)]
+    files = [(folder / name).open("wb") for name in names]
+    for number in range(5 * NUM_CLASSES):
+        label = number % NUM_CLASSES
+        encoded = io.BytesIO()
+        Image.fromarray(_picture(label, number)).save(encoded, "JPEG", quality=95)
+        example = tfrecords.make_example(f"i{number}", encoded.getvalue(), 24, 24, label)
+        record_files.write_record(files[number // 10], example)
+    for file in files:
+        file.close()
+    return folder
