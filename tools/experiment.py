@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from absl import flags, logging
 
 from delf_tf import artifacts, config
-from delf_tf.checks import UsageError
+from delf_tf.checks import UsageError, invalid
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import whitening
+from delf_tf.tools import failures
 from delf_tf.types import ImageRef
 
 if TYPE_CHECKING:
@@ -125,7 +126,11 @@ def needs_local_pca(message: experiment_pb2.Experiment) -> bool:
 def fit_local_pca(
     message: experiment_pb2.Experiment, refs: Sequence[ImageRef], output_dir: Path
 ) -> Path:
-    """Fits the PCA of local descriptors on `refs`, unless `output_dir` already holds that fit."""
+    """Fits the PCA of local descriptors on `refs`, unless `output_dir` already holds that fit.
+
+    Raises:
+      InputError: the images give fewer than two features; failed_images.csv is then written.
+    """
     from delf_tf.extraction import engine  # noqa: PLC0415
 
     settings = message.extraction.local_pca
@@ -133,12 +138,20 @@ def fit_local_pca(
     path = output_dir / f"local_pca-{made_by}.npz"
     if path.is_file():
         return path
-    descriptors = engine.sample_descriptors(
+    descriptors, failed = engine.sample_descriptors(
         refs,
         create_extractor(message, use_global=False),
         create_loader(message),
         max_num_samples=settings.max_num_samples,
     )
+    if len(descriptors) < 2:
+        listed = failures.write(failed.items(), output_dir)
+        raise invalid(
+            "Fitting the PCA needs at least two local features.",
+            hint=f"{listed} lists the images that could not be read.",
+            num_images=len(refs),
+            num_failed=len(failed),
+        )
     fitted = whitening.fit_pca(descriptors, dim=settings.dim or None, whiten=settings.whiten)
     return whitening.save_whitening(path, fitted)
 

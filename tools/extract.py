@@ -6,11 +6,9 @@ delf_tf extract … --shard_index=3 --num_shards=16    (any scheduler; one proce
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +18,7 @@ from delf_tf import artifacts
 from delf_tf.datasets import folder
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
-from delf_tf.tools import command_line, experiment
+from delf_tf.tools import command_line, experiment, failures
 from delf_tf.types import ImageRef
 
 FLAGS = flags.FlagValues()
@@ -32,12 +30,7 @@ flags.DEFINE_integer("shard_index", 0, "which shard this process extracts", flag
 flags.DEFINE_integer("num_shards", 1, "processes that share the work", flag_values=FLAGS)
 flags.DEFINE_integer("num_threads", 2, "threads that decode images", flag_values=FLAGS)
 flags.DEFINE_boolean("overwrite", False, "start anew, whatever the store holds", flag_values=FLAGS)
-flags.DEFINE_float(
-    "max_failed_fraction",
-    0.5,
-    "exit with 1 if more of the images fail than this",
-    flag_values=FLAGS,
-)
+failures.define_flag(FLAGS)
 
 
 class Sharding(NamedTuple):
@@ -89,47 +82,10 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
         sharding=Sharding(**{name: flag_values[name].value for name in names}),
     )
     store = FeatureStore(path, allow_incomplete=flag_values.num_shards > 1)
-    log_summary(store)
-    write_failures([store], Path(output_dir) / "failed_images.csv")
+    failures.log_summary(store)
+    failures.write(store.failed().items(), output_dir)
     command_line.write_result(str(path))
-    return too_many_failed(store, flag_values.max_failed_fraction)
-
-
-def write_failures(stores: Iterable[FeatureStore], path: artifacts.StrPath) -> Path:
-    """Writes failed_images.csv, the images without features and why, and returns its path."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "reason"])
-    for store in stores:
-        writer.writerows(store.failed().items())
-    return artifacts.write_text(path, text.getvalue())
-
-
-def log_summary(store: FeatureStore) -> None:
-    """Logs the last line of an extraction."""
-    failed, size = len(store.failed()), store.bytes_per_image()
-    logging.info(
-        "%d images, %d failed, %.0f bytes an image (global %.0f, local %.0f).",
-        len(store.ids()) + failed,
-        failed,
-        sum(size.values()),
-        size["global"],
-        size["local"],
-    )
-
-
-def too_many_failed(store: FeatureStore, max_failed_fraction: float) -> int:
-    """Returns the exit code: 1 if more than the fraction of the images failed, else 0."""
-    failed, total = len(store.failed()), len(store)
-    if failed <= max_failed_fraction * total:
-        return command_line.DONE
-    logging.error(
-        "%d of %d images failed, more than --max_failed_fraction=%g; failed_images.csv tells why.",
-        failed,
-        total,
-        max_failed_fraction,
-    )
-    return command_line.FAILED
+    return failures.exit_code(store, flag_values.max_failed_fraction)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,11 @@ from delf_tf.checks import did_you_mean
 TOOLS = {
     "retrieve": "folders of images in; features, search, re-ranking, scores and a report out",
     "match": "draw two images with their inliers",
+    "build_tfrecords": "labelled images in, TFRecord shards to train on out",
+    "train": "TFRecords in, weights out; resumes; one device, many, or a TPU",
     "extract": "a folder of images in, a feature store out; resumes, shards",
     "convert_weights": "weights of other programs in, a checked weights file out",
+    "search": "a feature store in, a ranking out: the first stage alone",
     "rerank": "a ranking and features in; its head verified geometrically and re-ordered",
 }
 

@@ -24,15 +24,17 @@ from delf_tf.checks import require
 from delf_tf.datasets import folder
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
-from delf_tf.retrieval import index, ranking_file
+from delf_tf.retrieval import ranking_file
 from delf_tf.tools import (
     command_line,
     experiment,
     extract,
+    failures,
     measure,
     rerank,
     retrieval_report,
     score,
+    search,
 )
 from delf_tf.types import ImageRef, Ranking
 
@@ -51,12 +53,7 @@ flags.DEFINE_integer("num_report_queries", 12, "queries shown in the report", fl
 flags.DEFINE_boolean(
     "overwrite", False, "start anew, whatever --output_dir holds", flag_values=FLAGS
 )
-flags.DEFINE_float(
-    "max_failed_fraction",
-    0.5,
-    "exit with 1 if more of the images fail than this",
-    flag_values=FLAGS,
-)
+failures.define_flag(FLAGS)
 
 
 class Collections(NamedTuple):
@@ -124,7 +121,7 @@ def retrieve(
     )
     command_line.write_result(table.to_text())
     command_line.write_result(f"\nReport: {report}")
-    return extract.too_many_failed(database, max_failed_fraction)
+    return failures.exit_code(database, max_failed_fraction)
 
 
 def check_stages(message: experiment_pb2.Experiment) -> None:
@@ -145,18 +142,6 @@ def check_stages(message: experiment_pb2.Experiment) -> None:
         hint="Set extraction.use_local_features: true, or leave out the rerank section.",
         use_local_features=False,
     )
-
-
-def search(
-    message: experiment_pb2.Experiment, database: FeatureStore, queries: FeatureStore | None
-) -> Ranking:
-    """Ranks the database for every query; without queries, for every image of the database."""
-    made = index.ExactIndex()
-    descriptors = database.global_descriptors()
-    made.add(descriptors)
-    wanted = descriptors if queries is None else queries.global_descriptors()
-    limit = min(message.index.max_results, len(descriptors))
-    return made.search(wanted, limit, exclude_self=queries is None)
 
 
 def _local_pca(
@@ -186,13 +171,14 @@ def _extract(
                 message, refs, output_dir / name, local_pca=local_pca, sharding=sharding
             )
             stores.append(FeatureStore(path))
-            extract.log_summary(stores[-1])
-    failures = extract.write_failures(stores, output_dir / "failed_images.csv")
+            failures.log_summary(stores[-1])
+    failed = [pair for store in stores for pair in store.failed().items()]
+    listed = failures.write(failed, output_dir)
     for store in stores:
         require(
             bool(store.ids()),
             "At least one image of a collection must be readable.",
-            hint=f"{failures} tells what is wrong with each.",
+            hint=f"{listed} tells what is wrong with each.",
             num_images=len(store),
             num_failed=len(store.failed()),
         )
@@ -207,7 +193,8 @@ def _rank(
 ) -> tuple[dict[str, Ranking], dict[str, float]]:
     """Returns the rankings by stage and each stage's seconds a query, the first stage included."""
     start = time.perf_counter()
-    rankings = {score.SINGLE_STAGE: search(message, database, queries)}
+    limit = message.index.max_results
+    rankings = {score.SINGLE_STAGE: search.search_stores(database, queries, max_results=limit)}
     num_queries = max(1, len(rankings[score.SINGLE_STAGE].query_ids))
     seconds = {score.SINGLE_STAGE: (time.perf_counter() - start) / num_queries}
     if message.HasField("rerank"):

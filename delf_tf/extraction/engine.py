@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from delf_tf import artifacts
-from delf_tf.checks import InputError, require
+from delf_tf.checks import InputError
 from delf_tf.datasets import images
 from delf_tf.extraction import pyramid
 from delf_tf.extraction.extractor import MIN_SIDE_PX, Extractor
@@ -145,8 +145,8 @@ def sample_descriptors(
     *,
     max_num_samples: int,
     num_threads: int = 2,
-) -> np.ndarray:
-    """Gathers local descriptors for fitting a PCA, evenly from evenly spaced images.
+) -> tuple[np.ndarray, dict[str, str]]:
+    """Gathers local descriptors for fitting a PCA, evenly from all images.
 
     Args:
       refs: images to draw from.
@@ -156,24 +156,18 @@ def sample_descriptors(
       num_threads: decoding threads.
 
     Returns:
-      float32 [N, D], L2-normalised.
-
-    Raises:
-      InputError: no image gave a descriptor.
+      float32 [N, D], L2-normalised, N may be 0; and for each image that failed, why.
     """
     per_image = max(1, max_num_samples // max(1, len(refs)))
-    chunks = []
+    chunks, failures = [np.zeros((0, extractor.local_dim), np.float32)], {}
     with Progress(len(refs), "images", "sample local descriptors") as progress:
-        for _, features in _extract_all(iter(refs), extractor, loader, num_threads, progress):
-            if isinstance(features, store.ImageFeatures) and features.local is not None:
+        for ref, features in _extract_all(iter(refs), extractor, loader, num_threads, progress):
+            if isinstance(features, str):
+                failures[ref.id] = features
+            else:
                 step = max(1, len(features.local) // per_image)
                 chunks.append(features.local.descriptors[::step][:per_image])
-    require(
-        sum(map(len, chunks)) > 0,
-        "Fitting a PCA needs at least one image with local features.",
-        images=len(refs),
-    )
-    return np.concatenate(chunks)[:max_num_samples]
+    return np.concatenate(chunks)[:max_num_samples], failures
 
 
 def _extract_all(

@@ -138,12 +138,12 @@ def test_a_killed_run_resumes_to_the_same_bytes(photos, tmp_path, repository):
 
 
 def test_sample_descriptors(photos):
-    sampled = engine.sample_descriptors(
-        folder.list_images(photos), _extractor(), engine.ImageLoader(), max_num_samples=14
-    )
-    assert sampled.shape == (14, 3)
+    refs = folder.list_images(photos)
+    (photos / "2.png").write_bytes(b"")
+    loader = engine.ImageLoader()
+    sampled, failures = engine.sample_descriptors(refs, _extractor(), loader, max_num_samples=14)
+    assert sampled.shape == (12, 3)
+    assert list(failures) == ["2.png"]
     nothing = Extractor(ToyModel(), use_local_features=True, score_threshold=300)
-    with pytest.raises(InputError, match="at least one image with local features"):
-        engine.sample_descriptors(
-            folder.list_images(photos), nothing, engine.ImageLoader(), max_num_samples=14
-        )
+    sampled, _ = engine.sample_descriptors(refs, nothing, loader, max_num_samples=14)
+    assert sampled.shape == (0, 3)

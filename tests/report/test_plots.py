@@ -63,7 +63,8 @@ def test_no_matches_at_all():
 
 def test_save_figure(tmp_path):
     path = plots.save_figure(_figure(), tmp_path / "new" / "m.jpg")
-    assert Image.open(path).format == "JPEG"
+    with Image.open(path) as image:
+        assert image.format == "JPEG"
     one = plots.save_figure(_figure(), tmp_path / "one.png").read_bytes()
     assert one == plots.save_figure(_figure(), tmp_path / "two.png").read_bytes()
     with pytest.raises(InputError, match=r"png.*Received.*'xyz'"):

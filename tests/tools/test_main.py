@@ -6,9 +6,9 @@ import sys
 
 import pytest
 from absl import flags
-from delf_tf.tools import command_line, main
 
 from delf_tf.checks import InputError, UsageError
+from delf_tf.tools import command_line, main
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_integer("num", 3, "how many", flag_values=FLAGS)
