@@ -34,7 +34,7 @@ REQUIRED = [
     "jinja2>=3.1",
     "matplotlib>=3.7",
     "numba>=0.58",
-    "pillow>=10",
+    "pillow>=10.1",
     "safetensors>=0.4",
     "tqdm>=4.65",
 ]
