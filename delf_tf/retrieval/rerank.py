@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 
-from delf_tf import matching
+from delf_tf import artifacts, matching
+from delf_tf.artifacts import StrPath
 from delf_tf.checks import require, require_choice
 from delf_tf.progress import Progress
+from delf_tf.retrieval.verifications import VerificationFolder, VerifiedHead
 from delf_tf.types import LocalFeatures, Ranking, Verification
 
 FeatureReader = Callable[[str], LocalFeatures]
 # For each query, what was found for the database rows that were verified, in first-stage order.
-Verifications = tuple[Mapping[int, Verification], ...]
+Verifications = Sequence[Mapping[int, Verification]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +69,8 @@ def rerank(
     score: str = "inliers",
     weight: float = 0.1,
     skip: Sequence[np.ndarray] | None = None,
+    verifications_dir: StrPath | None = None,
+    fingerprint: str = "",
     **verify: Any,
 ) -> tuple[Ranking, Verifications]:
     """Verifies the head of every row and sorts it.
@@ -87,13 +92,19 @@ def rerank(
       weight: of the inliers in "combined"; `fit_weight` finds it.
       skip: for each query, database rows that are passed over when candidates are chosen. None, the
         default, is blind re-ranking; the junk of a ground truth gives the figures as published.
+      verifications_dir: where each verification is kept; a run that was killed goes on there. None
+        keeps them in memory.
+      fingerprint: of the features; with the ranking's head and the arguments of `verify_many` it
+        tells whether `verifications_dir` may be used.
       **verify: further arguments of `delf_tf.matching.verify_many`.
 
     Returns:
-      The new ranking, and for each query the verifications by database row.
+      The new ranking, and for each query the verifications by database row, read from
+      `verifications_dir` when they are asked for if there is one.
 
     Raises:
-      InputError: an argument out of range, features of different widths.
+      InputError: an argument out of range, features of different widths, a `verifications_dir` of
+        something else.
     """
     require_choice("score", score, SCORES)
     require(num_candidates >= 0, "num_candidates must be 0 or more.", num_candidates=num_candidates)
@@ -103,54 +114,118 @@ def rerank(
         num_entries=len(skip or ()),
         num_queries=len(ranking.query_ids),
     )
-    verify_many = cast("Callable[..., Sequence[Verification]]", matching.verify_many)
-    indices, scores = ranking.indices.copy(), ranking.scores.copy()
-    found: list[Mapping[int, Verification]] = []
-    with Progress(len(indices), "queries", "Verifying") as progress:
-        for row, query_id in enumerate(ranking.query_ids):
-            places = _candidates(indices[row], num_candidates, None if skip is None else skip[row])
-            rows = indices[row, places]
-            query = query_features(query_id)
-            databases = [database_features(ranking.database_ids[one]) for one in rows]
-            verified = verify_many(query, databases, num_threads=num_threads, **verify)
-            head = make_head(
-                rows=rows,
-                first_stage=scores[row, places],
-                query=query,
-                databases=databases,
-                verifications=verified,
-                min_inliers=min_inliers,
-            )
-            order = head_order(head, score, weight)
-            indices[row], scores[row] = _move_head(indices[row], scores[row], places[order])
-            found.append(dict(zip(rows.tolist(), verified)))
-            progress.update()
-    return Ranking(ranking.query_ids, ranking.database_ids, indices, scores), tuple(found)
-
-
-def make_head(
-    *,
-    rows: np.ndarray,
-    first_stage: np.ndarray,
-    query: LocalFeatures,
-    databases: Sequence[LocalFeatures],
-    verifications: Sequence[Verification],
-    min_inliers: int,
-) -> Head:
-    """Returns what the scores need of one query's C verifications.
-
-    Counts below `min_inliers` become 0, as chance.
-    """
-    counts = np.array([one.num_inliers for one in verifications], np.int64)
-    similarity = np.array(
-        [
-            inlier_similarity(query, database, one)
-            for database, one in zip(databases, verifications)
-        ],
-        np.float32,
+    places = [
+        _candidates(row, num_candidates, None if skip is None else skip[query])
+        for query, row in enumerate(ranking.indices)
+    ]
+    job = _Job(
+        ranking, places, query_features, database_features, {"num_threads": num_threads}, verify
     )
+    folder = None
+    if verifications_dir is not None:
+        folder = VerificationFolder(
+            verifications_dir, ranking.query_ids, job.fingerprint(fingerprint)
+        )
+    heads, found = [], []
+    for query, verified in enumerate(job.run(folder)):
+        heads.append(make_head(verified, ranking.scores[query, places[query]], min_inliers))
+        if folder is None:
+            found.append(verified.by_row())
+    reranked = reorder(ranking, places, heads, score, weight)
+    return reranked, tuple(found) if folder is None else folder
+
+
+def reorder(
+    ranking: Ranking,
+    places: Sequence[np.ndarray],
+    heads: Sequence[Head],
+    score: str,
+    weight: float,
+) -> Ranking:
+    """Sorts each row's head by a score and puts it before the rest.
+
+    Args:
+      ranking: Q rows.
+      places: for each query, integer [C], where in its row the head's images stand.
+      heads: for each query, the same C images.
+      score: a row of SCORES.
+      weight: of the inliers in "combined".
+    """
+    indices, scores = ranking.indices.copy(), ranking.scores.copy()
+    for query, (head, positions) in enumerate(zip(heads, places)):
+        moved = positions[head_order(head, score, weight)]
+        indices[query], scores[query] = _move_head(indices[query], scores[query], moved)
+    return Ranking(ranking.query_ids, ranking.database_ids, indices, scores)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Job:
+    """Which images are verified for which queries, and how."""
+
+    ranking: Ranking
+    places: list[np.ndarray]
+    query_features: FeatureReader
+    database_features: FeatureReader
+    threads: Mapping[str, Any]
+    verify: Mapping[str, Any]
+
+    def fingerprint(self, features: str) -> str:
+        """Returns the fingerprint of all that the verifications depend on; threads do not count."""
+        heads = b"".join(
+            self.ranking.indices[query, places].tobytes() + b"|"
+            for query, places in enumerate(self.places)
+        )
+        # The ids that candidates are read by, not the whole database's.
+        used = np.unique(np.concatenate([*self._rows(), np.zeros(0, np.int64)]))
+        names = json.dumps([self.ranking.database_ids[row] for row in used])
+        return artifacts.fingerprint(
+            features, json.dumps(dict(self.verify), sort_keys=True, default=repr), heads, names
+        )
+
+    def run(self, folder: VerificationFolder | None) -> Iterator[VerifiedHead]:
+        """Yields each query's verified head, those of a folder from there."""
+        num = len(self.places)
+        with Progress(num, "queries", "Verifying") as progress:
+            if folder is None:
+                for query in range(num):
+                    yield self._verify(query)
+                    progress.update()
+                return
+            for block, queries in folder.blocks():
+                if not folder.has(block):
+                    folder.write(block, [self._verify(query) for query in queries])
+                yield from folder.heads(block)
+                progress.update(len(queries))
+
+    def _rows(self) -> Iterator[np.ndarray]:
+        for query, places in enumerate(self.places):
+            yield self.ranking.indices[query, places]
+
+    def _verify(self, query: int) -> VerifiedHead:
+        ranking = self.ranking
+        rows = ranking.indices[query, self.places[query]]
+        features = self.query_features(ranking.query_ids[query])
+        databases = [self.database_features(ranking.database_ids[row]) for row in rows]
+        verify_many = cast("Callable[..., Sequence[Verification]]", matching.verify_many)
+        found = tuple(verify_many(features, databases, **self.threads, **self.verify))
+        similarity = [
+            inlier_similarity(features, database, one) for database, one in zip(databases, found)
+        ]
+        return VerifiedHead(rows, np.array(similarity, np.float32), found)
+
+
+def make_head(verified: VerifiedHead, first_stage: np.ndarray, min_inliers: int) -> Head:
+    """Returns what the scores need of one query's verifications.
+
+    Args:
+      verified: of C candidates.
+      first_stage: float32 [C], their scores in the ranking.
+      min_inliers: smaller counts become 0, as chance.
+    """
+    counts = np.array([one.num_inliers for one in verified.verifications], np.int64)
     real = counts >= max(min_inliers, 1)
-    return Head(rows, first_stage, np.where(real, counts, 0), np.where(real, similarity, 0))
+    similarity = np.where(real, verified.similarity, 0)
+    return Head(verified.rows, first_stage, np.where(real, counts, 0), similarity)
 
 
 def inlier_similarity(

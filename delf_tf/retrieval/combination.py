@@ -1,0 +1,104 @@
+"""How much inliers should weigh beside the first stage's score: fitted on labelled rankings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from delf_tf.checks import require
+from delf_tf.evaluation.metrics import evaluate_ranking
+from delf_tf.retrieval.rerank import Verifications, make_head, reorder
+from delf_tf.retrieval.verifications import VerifiedHead
+from delf_tf.types import GroundTruth, Ranking, Verification
+
+WEIGHTS = (0.0, *(float(w) for w in np.geomspace(0.001, 10, 25)))
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedWeight:
+    """The weight of inliers in the score "combined", and how it was found.
+
+    Attributes:
+      weight: the one with the largest mAP, the smallest among equals.
+      mAP: with it, on the rankings that it was fitted to.
+      tried: (weight, mAP) for every weight.
+      num_queries: queries that were scored.
+    """
+
+    weight: float
+    mAP: float  # noqa: N815
+    tried: tuple[tuple[float, float], ...]
+    num_queries: int
+
+
+def fit_weight(
+    ranking: Ranking,
+    verifications: Verifications,
+    ground_truth: GroundTruth,
+    *,
+    min_inliers: int = 0,
+    weights: Sequence[float] = WEIGHTS,
+) -> FittedWeight:
+    """Finds the weight for `rerank(score="combined", weight=…)`.
+
+    Fit on other queries than those that are reported: one number can hardly overfit, but it is
+    still chosen by their answers.
+
+    Args:
+      ranking: the first stage's result, before re-ranking.
+      verifications: what `rerank` returned for it.
+      ground_truth: of its queries.
+      min_inliers: as in `rerank`.
+      weights: to be tried.
+
+    Raises:
+      InputError: verifications of another number of queries, no query with positives, no weights.
+    """
+    require(len(weights) > 0, "weights must not be empty.", weights=weights)
+    require(
+        len(verifications) == len(ranking.query_ids),
+        "verifications must have one entry a query of the ranking.",
+        num_entries=len(verifications),
+        num_queries=len(ranking.query_ids),
+    )
+    heads = []
+    for row, found in zip(ranking.indices, verifications):
+        heads.append((_places(row, found), _verified(found)))
+    tried, num_queries = [], 0
+    for weight in weights:
+        metrics = evaluate_ranking(
+            _combined(ranking, heads, min_inliers, float(weight)), ground_truth
+        )
+        num_queries = metrics.num_queries
+        tried.append((float(weight), metrics.mAP))
+    require(num_queries > 0, "At least one query must have positives.", num_queries=num_queries)
+    best = max(tried, key=lambda one: (one[1], -one[0]))
+    return FittedWeight(*best, tuple(tried), num_queries)
+
+
+def _combined(
+    ranking: Ranking,
+    heads: Sequence[tuple[np.ndarray, VerifiedHead]],
+    min_inliers: int,
+    weight: float,
+) -> Ranking:
+    made = [
+        make_head(verified, ranking.scores[query, places], min_inliers)
+        for query, (places, verified) in enumerate(heads)
+    ]
+    return reorder(ranking, [places for places, _ in heads], made, "combined", weight)
+
+
+def _places(row: np.ndarray, found: Mapping[int, Verification]) -> np.ndarray:
+    """Returns where in a ranking's row the verified images stand."""
+    position = {int(one): place for place, one in enumerate(row)}
+    missing = [one for one in found if one not in position]
+    require(not missing, "The ranking must hold the verified images.", missing=missing[:3])
+    return np.array([position[one] for one in found], np.int64)
+
+
+def _verified(found: Mapping[int, Verification]) -> VerifiedHead:
+    rows = np.fromiter(found, np.int64, len(found))
+    return VerifiedHead(rows, np.zeros(len(found), np.float32), tuple(found.values()))
