@@ -175,6 +175,7 @@ def test_impossible_letters_and_truth_values():
     assert flags.view(np.uint8).tolist() == [0, 1]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_any_bytes_are_data_or_an_input_error(data):
     try:

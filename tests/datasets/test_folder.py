@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delf_tf.checks import InputError
@@ -104,6 +104,7 @@ def test_missing_labels(tmp_path):
         folder.read_labels(tmp_path / "nowhere.csv")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=120))
 def test_any_bytes_are_labels_or_an_input_error(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("labels") / "labels.csv"
@@ -115,6 +116,7 @@ def test_any_bytes_are_labels_or_an_input_error(tmp_path_factory, content):
 _FIELD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(_FIELD.filter(bool), _FIELD, min_size=1, max_size=6))
 def test_what_csv_writes_is_read_back(tmp_path_factory, labels):
     import csv

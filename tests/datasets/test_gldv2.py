@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delf_tf.checks import InputError
@@ -170,6 +170,7 @@ def test_golden_training_tables(shared):
     assert all(image in by_class[landmark] for image, landmark in rows)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=150))
 def test_any_bytes_are_predictions_or_an_input_error(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("table") / "table.csv"

@@ -302,6 +302,7 @@ def test_any_damage_gives_an_image_or_an_image_error(kind, at, replacement):
     assert got.shape[2] == 3
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64))
 def test_random_bytes_are_refused(data):
     with pytest.raises(ImageError):
