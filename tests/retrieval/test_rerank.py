@@ -131,3 +131,27 @@ def test_bad_arguments(counted):
     with pytest.raises(InputError, match="skip"):
         _rerank(_ranking(), skip=[])
     assert counted == []
+
+
+def test_real_verification_finds_the_moved_copy():
+    rng = np.random.default_rng(0)
+
+    def scene(seed):
+        own = np.random.default_rng(seed)
+        descriptors = own.standard_normal((120, 16)).astype(np.float32)
+        descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+        return own.uniform(0, 500, (120, 2)), descriptors
+
+    def features(name):
+        locations, descriptors = scene(int(name[1:]))
+        if name[0] == "q":
+            locations = locations * 0.8 + 15 + rng.normal(0, 0.5, locations.shape)
+        return LocalFeatures(locations, descriptors, np.ones(120), np.ones(120))
+
+    ranking = Ranking(["q3"], [f"d{i}" for i in range(6)], [range(6)], [np.linspace(1, 0.5, 6)])
+    after, verifications = rerank(ranking, features, features, num_threads=1)
+    assert after.indices[0, 0] == 3
+    assert verifications[0][3].num_inliers > 100
+    # x and y are swapped between locations and transforms, and the database image is the larger.
+    transform = verifications[0][3].transform / verifications[0][3].transform[2, 2]
+    np.testing.assert_allclose(transform[:2, :2], np.eye(2) / 0.8, atol=0.02)
