@@ -12,15 +12,17 @@ from delf_tf.features import codecs, manifest
 from delf_tf.features.disk import explained, locked
 from delf_tf.features.manifest import Manifest
 from delf_tf.features.quantization import Codec
-from delf_tf.features.writer import take_shard
+from delf_tf.features.writer import take_lock
 
 _OWN_FILES = (
     manifest.IDS_NAME,
     manifest.CODEC_NAME,
     "block-*-of-*.safetensors",
     ".block-*.tmp",
-    ".*.json.*.tmp",
-    ".codec.*.tmp",
+)
+# Left by processes that were killed in `create`.
+_STALE_FILES = tuple(
+    f".{name}.*.tmp" for name in (manifest.NAME, manifest.IDS_NAME, manifest.CODEC_NAME)
 )
 
 
@@ -79,6 +81,7 @@ def create(
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / ".create.lock"):
+            _unlink(folder, _STALE_FILES)
             if overwrite:
                 _delete(folder)
             if (folder / manifest.NAME).exists():
@@ -92,13 +95,15 @@ def create(
 def _delete(folder: Path) -> None:
     with ExitStack() as stack:
         for path in folder.glob(".block-*.lock"):
-            _, shard, _, num_shards = path.name.split(".")[1].split("-")
-            lock = take_shard(folder, int(shard), int(num_shards))
-            stack.callback(lock.release)
+            stack.callback(take_lock(path).release)
         (folder / manifest.NAME).unlink(missing_ok=True)
-        for pattern in _OWN_FILES:
-            for path in folder.glob(pattern):
-                path.unlink(missing_ok=True)
+        _unlink(folder, _OWN_FILES)
+
+
+def _unlink(folder: Path, patterns: Sequence[str]) -> None:
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def _write_missing(folder: Path, files: Mapping[str, bytes]) -> None:

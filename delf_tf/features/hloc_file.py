@@ -56,7 +56,7 @@ def export_hloc(
         with h5py.File(temporary, "x", libver="latest") as file:
             file.attrs["delf_tf_fingerprint"] = store.fingerprint
             for one in track(ids, len(ids), "images", "Exporting"):
-                _write_image(file.create_group(one), store.read(one), (image_sizes or {}).get(one))
+                _write_image(_group(file, one), store.read(one), (image_sizes or {}).get(one))
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -101,6 +101,13 @@ def open_hloc(path: Path) -> Source:
 
     fingerprint = fingerprint if isinstance(fingerprint, str) else None
     return Source(tuple(sorted(names - {""})), read, fingerprint)
+
+
+def _group(file: h5py.File, name: str) -> h5py.Group:
+    try:
+        return file.require_group(name)
+    except TypeError:
+        raise invalid("An id must not lie below another's arrays.", id=name) from None
 
 
 def _write_image(

@@ -21,6 +21,7 @@ from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, invalid
 
 MAX_HEADER_BYTES = 64 << 20
+_MAX_ITEMS = 1 << 48
 # A single key: the order of several is not defined by the format's own library.
 _KEY = "delf_tf"
 _DTYPES = {
@@ -168,11 +169,15 @@ class TensorFile:
             dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
             start, stop = entry["data_offsets"]
             whole = all(isinstance(axis, int) and axis >= 0 for axis in shape) and len(shape) > 0
+            # NumPy refuses even an empty array whose other axes overflow.
+            whole = whole and math.prod(max(axis, 1) for axis in shape) < _MAX_ITEMS
             if not whole or start != end or stop - start != math.prod(shape) * dtype.itemsize:
                 raise self._damaged("must have arrays that follow each other", array=name)
             end = stop
             self.dtypes[name], self.shapes[name] = dtype, shape
             self._starts[name] = 8 + len(raw) + start
+        if set(self.metadata["crc32"]) != set(entries):
+            raise self._damaged("must have a checksum for each array")
         if 8 + len(raw) + end != size:
             raise self._damaged("must have its full length", size=size, full=8 + len(raw) + end)
 

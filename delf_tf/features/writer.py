@@ -57,8 +57,9 @@ class ShardWriter:
         }
         self.num_images = sum(map(len, self._blocks.values()))
         with explained(folder):
-            self._lock = take_shard(folder, shard, num_shards)
-            for stale in folder.glob(f".{manifest.shard_prefix(shard, num_shards)}-*.tmp"):
+            prefix = f".{manifest.shard_prefix(shard, num_shards)}"
+            self._lock = take_lock(folder / f"{prefix}.lock")
+            for stale in folder.glob(f"{prefix}-*.tmp"):
                 stale.unlink(missing_ok=True)
 
     def pending(
@@ -187,19 +188,17 @@ class ShardWriter:
                 reasons[one] = finished.failures[one]
 
 
-def take_shard(folder: Path, shard: int, num_shards: int) -> FileLock:
-    """Returns the lock of one shard of the store in `folder`.
+def take_lock(path: Path) -> FileLock:
+    """Returns a shard's lock.
 
     Raises:
       InputError: a live process holds it.
     """
-    path = folder / f".{manifest.shard_prefix(shard, num_shards)}.lock"
     try:
         return FileLock(path, wait=False)
     except BlockingIOError:
         raise invalid(
             "A shard must have one writer at a time; another process is writing this one.",
             hint="Wait for it to end, or give each process a shard of its own.",
-            path=folder,
-            shard=shard,
+            lock=path,
         ) from None

@@ -60,10 +60,8 @@ def test_killed_at_random_moments_ends_byte_identical(tmp_path, repository):
     assert tree(path) == tree(whole)
 
 
-@pytest.mark.parametrize("moment", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("call", ["fsync", "rename"])
-def test_killed_at_each_step_of_writing_a_block(tmp_path, repository, call, moment):
-    patch = f"""
+def _dying(call, moment):
+    return f"""
         import os, pathlib, signal
         count = 0
         def dying(original):
@@ -78,14 +76,30 @@ def test_killed_at_each_step_of_writing_a_block(tmp_path, repository, call, mome
         if {call == "rename"}:
             pathlib.Path.replace = dying(pathlib.Path.replace)
     """
+
+
+@pytest.mark.parametrize("moment", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_killed_at_each_step_of_writing_a_block(tmp_path, repository, call, moment):
     ids = names(15)
     path = _create(tmp_path / "killed", ids)
-    with _child(repository, path, patch) as child:
+    with _child(repository, path, _dying(call, moment)) as child:
         child.wait(timeout=60)
     assert child.returncode == -signal.SIGKILL
     assert FeatureStore(path, allow_incomplete=True).verify() == []
     fill(path)
     assert tree(path) == tree(make(tmp_path / "whole", ids))
+
+
+@pytest.mark.parametrize("moment", [1, 2, 3, 4])
+def test_killed_while_the_store_is_created(tmp_path, repository, moment):
+    path = tmp_path / "killed"
+    creating = f"create(sys.argv[1], names(5), fingerprint='f' * 16, block_size=3, **{DIMS})"
+    with _child(repository, path, textwrap.dedent(_dying("fsync", moment)) + creating) as child:
+        child.wait(timeout=60)
+    assert child.returncode == -signal.SIGKILL
+    assert any(one.name.startswith(".") for one in path.iterdir())
+    assert tree(make(path, names(5))) == tree(make(tmp_path / "whole", names(5)))
 
 
 def test_any_order_of_blocks_and_shards_gives_the_same_bytes(tmp_path):
@@ -198,7 +212,7 @@ def test_reasons_become_one_line(tmp_path):
 def test_second_writer_is_refused(tmp_path, repository):
     path = _create(tmp_path / "s", names(6), num_shards=2)
     with writer(path, 0, 2):
-        with pytest.raises(InputError, match=r"one writer at a time.*shard=0"):
+        with pytest.raises(InputError, match=r"one writer at a time.*00000-of-00002"):
             writer(path, 0, 2)
         with writer(path, 1, 2) as other:
             assert other.num_images == 3
