@@ -246,10 +246,18 @@ def _set(record: object, name: str, shape: tuple[int | str, ...], dtype: type) -
     object.__setattr__(record, name, as_array(label, getattr(record, name), shape, dtype))
 
 
+class _Ids(tuple):
+    """Ids found to be unique: a million of them are checked once, not with every ranking."""
+
+    __slots__ = ()
+
+
 def _ids(name: str, ids: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(ids, _Ids):
+        return ids
     ids = tuple(str(one) for one in ids)
     if len(set(ids)) != len(ids):
         seen: set[str] = set()
         repeated = [one for one in ids if one in seen or seen.add(one)]  # type: ignore[func-returns-value]
         require(False, f"{name} must be unique.", repeated=repeated[:3])
-    return ids
+    return _Ids(ids)

@@ -54,6 +54,8 @@ class VectorIndex:
         self.fingerprint = fingerprint
         self._ids: list[str] = []
         self._known: set[str] = set()
+        # As rankings want them: checked once, not with every search.
+        self._found_ids: tuple[str, ...] = ()
         self._table = VectorTable(dtype)
 
     def __len__(self) -> int:
@@ -62,7 +64,11 @@ class VectorIndex:
     @property
     def ids(self) -> tuple[str, ...]:
         """The database's ids, in row order."""
-        return tuple(self._ids)
+        if len(self._found_ids) != len(self._ids):
+            self._found_ids = Ranking(
+                (), tuple(self._ids), np.zeros((0, 0)), np.zeros((0, 0))
+            ).database_ids
+        return self._found_ids
 
     @property
     def dim(self) -> int:

@@ -116,6 +116,15 @@ def test_cut():
         cut(ranking, -1)
 
 
+def test_ids_are_checked_once_not_with_every_search():
+    index = _index(_descriptors(3))
+    first = index.search(_descriptors(1), 1).database_ids
+    assert index.search(_descriptors(1), 1).database_ids is first
+    assert cut(index.search(_descriptors(1), 2), 1).database_ids is first
+    index.add(_descriptors(1, seed=4, prefix="e"))
+    assert index.search(_descriptors(1), 1).database_ids == ("d0", "d1", "d2", "e0")
+
+
 def test_no_queries():
     queries = GlobalDescriptors([], np.zeros((0, 16)))
     assert _index(_descriptors(3)).search(queries, 2).indices.shape == (0, 2)
