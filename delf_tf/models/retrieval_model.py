@@ -94,6 +94,10 @@ class RetrievalModel(tf.keras.Model):
             outputs = self.output_names_available
         for name in outputs:
             require_choice("outputs", name, self.output_names_available)
+        if images.shape[0] == 0:
+            # TensorFlow's CPU convolutions give wrong shapes for an empty batch.
+            one = tf.zeros([1, *images.shape[1:]])
+            return {key: value[:0] for key, value in self.infer(one, False, tuple(outputs)).items()}
         return self.infer(images, training, tuple(outputs))
 
     def local_grid(self, size: int) -> CellGrid:
