@@ -18,6 +18,7 @@ from delf_tf.checks import InputError, did_you_mean, invalid, require
 from delf_tf.features import codecs, manifest
 from delf_tf.features.blocks import Block, ImageFeatures
 from delf_tf.features.creation import create
+from delf_tf.features.quantization import Fields
 from delf_tf.features.writer import ShardWriter, writer
 from delf_tf.types import GlobalDescriptors, LocalFeatures
 
@@ -37,6 +38,7 @@ class FeatureStore:
       global_dim: width of the global descriptors, or None.
       local_dim: width of the local descriptors, or None.
       local_codec: name of the codec of the local features, or None.
+      codec: that codec.
       num_missing_blocks: blocks that are not there yet.
     """
 
@@ -52,7 +54,7 @@ class FeatureStore:
         """
         self.path = Path(path)
         self._manifest = manifest.read_manifest(self.path)
-        self._codec = codecs.read_codec(self.path, self._manifest)
+        self.codec = codecs.read_codec(self.path, self._manifest)
         self.fingerprint = self._manifest.fingerprint
         self.num_shards = self._manifest.num_shards
         self.block_size = self._manifest.block_size
@@ -96,7 +98,7 @@ class FeatureStore:
         """
         block, row = self._find(name)
         vector = None if self.global_dim is None else block.read_vector(row)
-        local = None if self._codec is None else self._codec.decode(block.read_fields(row))
+        local = None if self.codec is None else self.codec.decode(block.read_fields(row))
         return ImageFeatures(vector, local)
 
     def read_local(self, name: str) -> LocalFeatures:
@@ -105,14 +107,26 @@ class FeatureStore:
         Raises:
           InputError: as `read`, or the store holds no local features.
         """
+        fields = self.read_encoded(name)
+        return self.codec.decode(fields)
+
+    def read_encoded(self, name: str) -> Fields:
+        """Returns the local features of the image whose id is `name` as `codec` encoded them.
+
+        With a product quantizer, `codec.unpack` gives their codes and `codec.distances` compares
+        descriptors with them without decoding.
+
+        Raises:
+          InputError: as `read`, or the store holds no local features.
+        """
         require(
-            self._codec is not None,
+            self.codec is not None,
             "The store must hold local features.",
             hint="Extract with use_local_features, or leave out the re-ranking.",
             path=self.path,
         )
         block, row = self._find(name)
-        return self._codec.decode(block.read_fields(row))
+        return block.read_fields(row)
 
     def global_blocks(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
         """Yields (n ids, float32 [n, D]) block by block; together they are `ids()` in order.
@@ -181,7 +195,7 @@ class FeatureStore:
     def _open_block(self, index: int) -> Block:
         start, stop = self._bounds[index]
         path = self.path / self._names[index]
-        return Block(path, self._all_ids[start:stop], self._manifest, self._codec)
+        return Block(path, self._all_ids[start:stop], self._manifest, self.codec)
 
     def _is_whole(self, index: int) -> bool:
         try:

@@ -320,6 +320,18 @@ def test_stores_with_codecs(tmp_path, codec):
     assert len(tree(path)) == len(before)
 
 
+def test_comparing_with_stored_codes_without_decoding(tmp_path):
+    codec = random_quantizer("pq2x4", 4)
+    store = FeatureStore(make(tmp_path / "s", names(7), local_codec=codec))
+    one = max(store.ids(), key=lambda name: len(sample(name).local))
+    given = sample(one).local.descriptors
+    codes = store.codec.unpack(store.read_encoded(one))
+    np.testing.assert_array_equal(codes, codec.quantize(given))
+    got = store.codec.distances(store.codec.distance_table(given), codes)
+    decoded = store.read_local(one).descriptors
+    np.testing.assert_allclose(got, ((given[:, None] - decoded) ** 2).sum(2), atol=1e-5)
+
+
 def test_another_codebook_is_another_store(tmp_path):
     path = make(tmp_path / "s", names(3), local_codec=random_quantizer("pq2x4", 4))
     with pytest.raises(InputError, match="same codec_sha256"):

@@ -35,7 +35,7 @@ def _create(path, ids, **arguments):
 
 
 def test_killed_at_random_moments_ends_byte_identical(tmp_path, repository):
-    ids = names(150)
+    ids = names(120)
     whole = make(tmp_path / "whole", ids, block_size=1)
     path = _create(tmp_path / "killed", ids, block_size=1)
     rng = random.Random(0)
@@ -44,7 +44,7 @@ def test_killed_at_random_moments_ends_byte_identical(tmp_path, repository):
         with _child(repository, path) as child:
             child.stdout.readline()
             try:
-                child.wait(timeout=rng.uniform(0, 0.08) if kills < 8 else 60)
+                child.wait(timeout=rng.uniform(0, 0.08) if kills < 6 else 60)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
