@@ -13,6 +13,7 @@ from delf_tf.checks import did_you_mean
 
 # A tool is a module of delf_tf.tools with `main` and `FLAGS`, and a row here.
 TOOLS = {
+    "demo": "make photographs of generated landmarks, train on some, retrieve the others",
     "retrieve": "folders of images in; features, search, re-ranking, scores and a report out",
     "match": "draw two images with their inliers",
     "build_tfrecords": "labelled images in, TFRecord shards to train on out",

@@ -134,7 +134,7 @@ def create_pipeline(
         distortions=tuple(distortions),
         rescale_sides=tuple(options.rescale_sides),
         num_classes=num_classes,
-        views=2 if options.superfeature_loss_weight else 1,
+        views=options.views,
         seed=options.seed,
         deterministic=options.deterministic,
     )
@@ -183,6 +183,7 @@ def _create_objective(
         step=options.step,
         attention_weight=options.attention_loss_weight,
         reconstruction_weight=options.reconstruction_loss_weight,
+        contrastive_weight=options.contrastive_loss_weight,
         superfeature_weight=options.superfeature_loss_weight,
         decorrelation_weight=options.decorrelation_loss_weight,
         seed=options.seed,

@@ -1,0 +1,112 @@
+"""The README's commands, executed as they stand; only the demo before them is a small one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SMALL_DEMO = [
+    "--num_train_landmarks=3",
+    "--num_landmarks=3",
+    "--num_distractors=2",
+    "--set=training.num_steps=2",
+    "--set=training.batch_size=4",
+]
+
+
+def _blocks(repository, language):
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.S)
+
+
+def _commands(repository):
+    joined = "\n".join(_blocks(repository, "sh")).replace("\\\n", " ")
+    return [shlex.split(line) for line in joined.splitlines() if line.strip()]
+
+
+def _run(argv, cwd):
+    """Runs a command; `delf_tf` is that of the environment that runs the tests."""
+    if argv[0] == "delf_tf":
+        argv = [str(Path(sys.executable).with_name("delf_tf")), *argv[1:]]
+    done = subprocess.run(argv, check=False, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A folder where `delf_tf demo` ran, in small."""
+    cwd = tmp_path_factory.mktemp("readme")
+    printed = _run(["delf_tf", "demo", "--output_dir=demo_output", *SMALL_DEMO], cwd)
+    return cwd, printed
+
+
+def test_the_demo_makes_what_the_readme_says(demo):
+    cwd, printed = demo
+    assert "single-stage" in printed
+    assert "two-stage" in printed
+    metrics = json.loads((cwd / "demo_output" / "metrics.json").read_text())
+    assert metrics["two_stage"]["num_queries"] == 15
+    assert (cwd / "demo_output" / "report.html").stat().st_size > 10_000
+    assert (cwd / "demo_output" / "train" / "weights.npz").is_file()
+
+
+def test_the_demo_run_again_goes_on(demo):
+    cwd, _ = demo
+    weights = (cwd / "demo_output" / "train" / "weights.npz").read_bytes()
+    _run(["delf_tf", "demo", "--output_dir=demo_output", *SMALL_DEMO], cwd)
+    assert (cwd / "demo_output" / "train" / "weights.npz").read_bytes() == weights
+
+
+def test_the_commands_on_photographs_work(demo, repository):
+    cwd, _ = demo
+    commands = [argv for argv in _commands(repository) if argv[0] == "delf_tf"]
+    assert [argv[1] for argv in commands] == ["retrieve", "match"]
+    for argv in commands:
+        _run(argv, cwd)
+    assert (cwd / "retrieved" / "report.html").is_file()
+    assert (cwd / "matches.png").is_file()
+
+
+def test_make_runs_the_demo_and_the_tests(repository):
+    targets = [argv[1] for argv in _commands(repository) if argv[0] == "make"]
+    assert targets == ["demo", "test"]
+    environment = {**os.environ, "MAKEFLAGS": ""}
+    recipes = [
+        subprocess.run(
+            ["make", "--dry-run", target],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=repository,
+            env=environment,
+        ).stdout
+        for target in targets
+    ]
+    assert "delf_tf demo --output_dir=demo_output" in recipes[0]
+    assert "-m pytest" in recipes[1]
+
+
+def test_the_python_example_runs_and_its_shapes_are_true(repository):
+    (example,) = _blocks(repository, "python")
+    names: dict = {}
+    exec(example, names)
+    outputs = names["outputs"]
+    assert outputs["global"].shape == (1, 2048)
+    assert outputs["features"].shape == (1, 14, 14, 128)
+    assert outputs["scores"].shape == (1, 14, 14)
+
+
+@pytest.mark.slow
+def test_the_real_demo_learns_to_retrieve(tmp_path):
+    _run(["delf_tf", "demo", "--output_dir=demo_output"], tmp_path)
+    metrics = json.loads((tmp_path / "demo_output" / "metrics.json").read_text())
+    # Random weights reach about 0.2 on these views.
+    assert metrics["single_stage"]["mAP"] > 0.35
