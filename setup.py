@@ -48,7 +48,16 @@ EXTRAS = {
         f"pydegensac; {STACK_A}",
         "scikit-image>=0.22",
     ],
-    "test": ["build>=1", "hypothesis>=6", "mypy>=1.8", "pytest>=8", "pytest-xdist>=3", "ruff>=0.6", "setuptools>=68,<81", "wheel"],
+    "test": [
+        "build>=1",
+        "hypothesis>=6",
+        "mypy>=1.8",
+        "pytest>=8",
+        "pytest-xdist>=3",
+        "ruff>=0.6",
+        "setuptools>=68,<81",
+        "wheel",
+    ],
 }
 EXTRAS["test"] += EXTRAS["peers"]
 

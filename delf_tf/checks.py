@@ -90,15 +90,16 @@ def as_array(
         raise invalid(
             f"{name} must be a numeric array of shape {_spell(shape)}.", **{name: value}
         ) from None
+    shown: dict[str, Any] = {name: array}
     fits = array.ndim == len(shape) and all(
         not isinstance(want, int) or want == got for want, got in zip(shape, array.shape)
     )
-    require(fits, f"{name} must have shape {_spell(shape)}.", **{name: array})
+    require(fits, f"{name} must have shape {_spell(shape)}.", **shown)
     if array.dtype.kind == "f":
-        require(bool(np.isfinite(array).all()), f"{name} must be finite.", **{name: array})
+        require(bool(np.isfinite(array).all()), f"{name} must be finite.", **shown)
         whole = np.dtype(dtype).kind not in "iu" or bool((array == np.round(array)).all())
-        require(whole, f"{name} must hold whole numbers.", **{name: array})
-    require(_holds(array, np.dtype(dtype)), f"{name} must fit {np.dtype(dtype)}.", **{name: array})
+        require(whole, f"{name} must hold whole numbers.", **shown)
+    require(_holds(array, np.dtype(dtype)), f"{name} must fit {np.dtype(dtype)}.", **shown)
     return np.ascontiguousarray(array, dtype=dtype)
 
 

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from delf_tf.protos import delf_config_pb2, experiment_pb2
 
 from delf_tf import config
+from delf_tf.protos import delf_config_pb2, experiment_pb2
 
 GOOD = """
 model { name: "delg_resnet50" embedding_dim: 512 }
