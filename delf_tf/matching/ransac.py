@@ -33,9 +33,10 @@ class RansacOptions:
         transform where a homography does not explain clearly more matches.
       inlier_threshold_px: inliers lie nearer than this to where the transform takes them, in
         pixels of the database image.
-      symmetric: whether inliers must lie within the threshold in the query image, too, which
-        binds where the transform shrinks (by its local area). Otherwise transforms that shrink are
-        favoured, as everything lands near something.
+      symmetric: whether the geometric mean of an inlier's distances in both images must be within
+        the threshold, too. It binds where the transform shrinks: by s², the local area factor, the
+        threshold becomes √s of itself. Otherwise transforms that shrink gain chance inliers, as
+        everything lands near something.
       max_trials: samples at most; fewer are drawn once `confidence` is reached.
       confidence: probability, at which the search stops, that a sample of inliers alone was drawn.
       max_scale: transforms that magnify or shrink by more than this are rejected.
@@ -179,7 +180,7 @@ def _settings(options: RansacOptions, zoom: float, spread: float) -> tuple[float
 
 
 def _level(options: RansacOptions) -> float:
-    """The area factor below which the threshold holds in the query image; tiny for none."""
+    """The area factor below which the threshold shrinks with the transform; tiny for none."""
     return 1.0 if options.symmetric else 1e-30
 
 

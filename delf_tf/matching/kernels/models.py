@@ -108,7 +108,7 @@ def count_affine(points, t, limit, level):
     x, y, u, v = points[0], points[1], points[2], points[3]
     a, b, c = np.float32(t[0]), np.float32(t[1]), np.float32(t[2])
     d, e, f = np.float32(t[3]), np.float32(t[4]), np.float32(t[5])
-    limit *= np.float32(min(1.0, abs(t[0] * t[4] - t[1] * t[3]) / level))
+    limit *= np.float32(min(1.0, np.sqrt(abs(t[0] * t[4] - t[1] * t[3]) / level)))
     count = np.int32(0)
     for n in range(len(x)):
         du = a * x[n] + b * y[n] + (c - u[n])
@@ -137,7 +137,7 @@ def weigh(points, t, limit, level, weights):
         w = one / (below if front else one)
         du = (t0 * x[n] + t1 * y[n] + t2) * w - u[n]
         dv = (t3 * x[n] + t4 * y[n] + t5) * w - v[n]
-        share = (du * du + dv * dv) / (limit * min(one, area * w * w * w))
+        share = (du * du + dv * dv) / (limit * min(one, np.sqrt(area * w * w * w)))
         near = front & (share < one)
         weights[n] = one - share if near else np.float32(0)
         count += np.int32(near)

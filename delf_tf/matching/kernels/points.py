@@ -55,7 +55,7 @@ def _build(digest):
             du = t[0, 0] * x + t[0, 1] * y + t[0, 2]
             dv = t[1, 0] * x + t[1, 1] * y + t[1, 2]
             du, dv = du / w - database[j, 1], dv / w - database[j, 0]
-            share = min(1.0, abs(area / (w * w * w)) / level)
+            share = min(1.0, np.sqrt(abs(area / (w * w * w)) / level))
             mask[n] = du * du + dv * dv < threshold * threshold * share
             count += mask[n]
         return count

@@ -35,11 +35,11 @@ RANDOM, SCALES, SCALES_UPRIGHT = 0, 1, 2
 # Thresholds of local optimisation, as factors of the inlier threshold: from what a rough hypothesis
 # attracts down to what counts.
 _LINEAR_SCHEDULE = (2.0, 1.5, 1.25, 1.0, 1.0)
-_HOMOGRAPHY_SCHEDULE = (2.0, 2.0, 1.75, 1.5, 1.5, 1.25, 1.25, 1.0, 1.0, 1.0)
+_HOMOGRAPHY_SCHEDULE = (1.0, 1.5, 2.0, 2.0, 1.5, 1.5, 1.25, 1.0, 1.0)
 
 # More inliers that a homography must have than the affine transform it grew from: its two further
 # degrees of freedom let it bend to a chance match each.
-_HOMOGRAPHY_GAIN = 3
+_HOMOGRAPHY_GAIN = 4
 
 # Hypotheses from feature scales are as coarse as an image pyramid: they are scored with a wider
 # threshold, and two matches that disagree on scale by more than a step and a half are no sample.
