@@ -1,0 +1,192 @@
+"""DELF's local index against loops over decoded codes, and against damaged files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from delf_tf.checks import InputError
+from delf_tf.retrieval.local_index import LocalIndex
+from delf_tf.retrieval.local_quantizer import Factory, LocalQuantizer
+
+DIM = 20
+FACTORY = "IVF16,PQ10x5"
+
+
+def _features(num, seed=0):
+    random = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((30, DIM))
+    rows = centres[random.integers(0, 30, num)] + 0.3 * random.standard_normal((num, DIM))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def quantizer():
+    return LocalQuantizer.train(_features(2000), FACTORY)
+
+
+def _images(num=20):
+    return {f"image{i}": _features(10 + i, seed=i + 1) for i in range(num)}
+
+
+def _filled(quantizer, **arguments):
+    index = LocalIndex(quantizer, **{"num_neighbors": 7, "num_probes": 4, **arguments})
+    index.add_all(_images().items())
+    return index
+
+
+def _decoded(quantizer, rows):
+    """The vectors that stand for rotated rows, with their cells, one at a time."""
+    rotated = rows @ quantizer.rotation
+    cells, vectors = [], []
+    for row in rotated:
+        cell = ((row - quantizer.centroids) ** 2).sum(1).argmin()
+        runs = np.split(row - quantizer.centroids[cell], len(quantizer.codebooks))
+        near = [
+            book[((run - book) ** 2).sum(1).argmin()]
+            for run, book in zip(runs, quantizer.codebooks)
+        ]
+        cells.append(cell)
+        vectors.append(quantizer.centroids[cell] + np.concatenate(near))
+    return np.array(cells), np.array(vectors)
+
+
+@pytest.mark.parametrize("num_probes", [1, 4, 16, 100])
+def test_neighbours_are_those_of_the_definition(quantizer, num_probes):
+    index = _filled(quantizer, num_probes=num_probes)
+    cells, vectors = _decoded(quantizer, np.concatenate(list(_images().values())))
+    queries = _features(30, seed=500)
+    found, distances = index.neighbors(queries)
+    for row, query in enumerate(queries @ quantizer.rotation):
+        probed = ((query - quantizer.centroids) ** 2).sum(1).argsort()[:num_probes]
+        gaps = np.where(np.isin(cells, probed), ((query - vectors) ** 2).sum(1), np.inf)
+        expected = np.sort(gaps)[:7]
+        np.testing.assert_allclose(distances[row], expected, rtol=1e-4, atol=1e-5)
+        kept = found[row][found[row] >= 0]
+        np.testing.assert_allclose(gaps[kept], expected[: len(kept)], rtol=1e-4, atol=1e-5)
+        assert len(set(kept)) == len(kept) == np.isfinite(expected).sum()
+
+
+def test_fewer_features_than_neighbours_leave_minus_one(quantizer):
+    index = LocalIndex(quantizer, num_neighbors=5, num_probes=16)
+    index.add("a", _features(2))
+    found, distances = index.neighbors(_features(3, seed=9))
+    assert (np.sort(found, axis=1)[:, -2:] == [0, 1]).all()
+    assert (found[:, 2:] == -1).all()
+    assert np.isinf(distances[:, 2:]).all()
+    assert (np.diff(distances[:, :2]) >= 0).all()
+
+
+def test_equal_features_come_in_order_of_adding(quantizer):
+    feature = _features(1)
+    index = LocalIndex(quantizer, num_neighbors=4, num_probes=1)
+    for number in range(10):
+        index.add(str(number), feature)
+    np.testing.assert_array_equal(index.neighbors(feature)[0], [[0, 1, 2, 3]])
+
+
+def test_votes_count_a_feature_once_an_image(quantizer):
+    first, second = _features(1), -_features(1)
+    index = LocalIndex(quantizer, num_neighbors=3, num_probes=1)
+    index.add("repeated", np.repeat(first, 3, axis=0))
+    index.add("blank", np.zeros((0, DIM)))
+    index.add("other", second)
+    np.testing.assert_array_equal(index.votes(np.concatenate([first, first, second])), [2, 0, 1])
+    found = index.search({"q": np.concatenate([first, first, second])}, k=3)
+    np.testing.assert_array_equal(found.indices, [[0, 2, -1]])
+    np.testing.assert_array_equal(found.scores[0, :2], [2, 1])
+
+
+def test_an_image_finds_itself(quantizer):
+    index = _filled(quantizer)
+    found = index.search(_images(), k=3)
+    np.testing.assert_array_equal(found.indices[:, 0], np.arange(20))
+    assert index.num_features == sum(map(len, _images().values()))
+    assert index.num_bytes == 11 * index.num_features + 8 * 17
+
+
+def test_rotation_keeps_distances():
+    quantizer = LocalQuantizer.train(_features(1000), "OPQ5,IVF4,PQ5x4")
+    rows = _features(50, seed=3)
+    np.testing.assert_allclose(quantizer.rotation @ quantizer.rotation.T, np.eye(DIM), atol=1e-4)
+    rotated = quantizer.rotated(rows)
+    np.testing.assert_allclose(rotated @ rotated.T, rows @ rows.T, atol=1e-4)
+    assert quantizer.code_bytes == 3
+
+
+def test_training_is_the_same_on_every_run():
+    first, second, other = (
+        LocalQuantizer.train(_features(500), "IVF8,PQ4x3", seed=seed) for seed in (1, 1, 2)
+    )
+    assert first.fingerprint == second.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("factory", "expected"),
+    [
+        ("IVF8192,PQ10x5", Factory(False, 8192, 10, 5)),
+        ("OPQ8,IVF1,PQ8x8", Factory(True, 1, 8, 8)),
+    ],
+)
+def test_factories(factory, expected):
+    assert Factory.parse(factory, 40) == expected
+
+
+@pytest.mark.parametrize(
+    "factory",
+    ["", "Flat", "IVF8", "IVF8,PQ10", "IVF0,PQ10x5", "IVF8,PQ3x5", "IVF8,PQ10x9", "IVF8,PQ0x4",
+     "IVF8,PQ10x7", "OPQ5,IVF8,PQ10x5", "IVF8,PQ10x5,Refine", None],
+)  # fmt: skip
+def test_factories_that_do_not_fit_are_refused(factory):
+    with pytest.raises(InputError, match="factory must"):
+        Factory.parse(factory, 40)
+
+
+def test_what_does_not_fit_is_refused(quantizer):
+    index = _filled(quantizer)
+    rows = _features(3)
+    spoilt = np.where(np.arange(DIM) == 4, np.nan, rows)
+    for bad, message in [(rows[:, 1:], "shape"), (spoilt, "finite")]:
+        for call in (index.neighbors, index.votes, lambda one: index.add("new", one)):
+            with pytest.raises(InputError, match=message):
+                call(bad)
+    with pytest.raises(InputError, match="added once"):
+        index.add("image1", rows)
+    with pytest.raises(InputError, match="k must be"):
+        index.search({"q": rows}, k=21)
+    with pytest.raises(InputError, match="must hold images"):
+        LocalIndex(quantizer).search({"q": rows}, k=1)
+    with pytest.raises(InputError, match="samples must be at least 32"):
+        LocalQuantizer.train(_features(31), FACTORY)
+    with pytest.raises(InputError, match="num_probes must be"):
+        LocalIndex(quantizer, num_probes=0)
+    assert index.search({}, k=2).indices.shape == (0, 2)
+    nothing = index.search({"q": np.zeros((0, DIM))}, k=2)
+    np.testing.assert_array_equal(nothing.indices, [[-1, -1]])
+
+
+def test_the_loaded_index_finds_grows_and_saves_alike(quantizer, tmp_path):
+    index = _filled(quantizer)
+    index.votes(_features(1))
+    loaded = LocalIndex.load(index.save(tmp_path / "a"), index.fingerprint)
+    for one in (index, loaded):
+        one.add("new", _features(9, seed=77))
+    queries = _features(40, seed=78)
+    np.testing.assert_array_equal(loaded.votes(queries), index.votes(queries))
+    assert loaded.save(tmp_path / "b").read_bytes() == index.save(tmp_path / "c").read_bytes()
+    with pytest.raises(InputError, match="fingerprint"):
+        LocalIndex.load(tmp_path / "a", LocalIndex(quantizer).fingerprint)
+    assert len(LocalIndex.load(LocalIndex(quantizer).save(tmp_path / "empty"))) == 0
+
+
+def test_flipped_bytes_and_cuts_are_refused(tmp_path):
+    index = LocalIndex.train(_features(40), "IVF2,PQ2x2", num_neighbors=2, num_probes=1)
+    index.add_all(list(_images(3).items()))
+    raw = index.save(tmp_path / "index").read_bytes()
+    damaged = tmp_path / "damaged"
+    for position in range(0, len(raw), 23):
+        flipped = raw[:position] + bytes([raw[position] ^ 4]) + raw[position + 1 :]
+        for content in (flipped, raw[:position]):
+            damaged.write_bytes(content)
+            with pytest.raises(InputError):
+                LocalIndex.load(damaged)
