@@ -162,7 +162,7 @@ def _read_header(file: Any, size: int, path: Path) -> tuple[dict[str, Any], int]
         raise _damaged(path)
     try:
         header = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _damaged(path) from None
     if not isinstance(header, dict) or not isinstance(header.get("sha256"), str):
         raise _damaged(path)

@@ -33,7 +33,7 @@ class FaissIndex(VectorIndex):
         factory: str,
         *,
         num_probes: int = 32,
-        num_rescored: int = 300,
+        num_rescored: int = 200,
         keep_vectors: bool = True,
         **kwargs: Any,
     ):

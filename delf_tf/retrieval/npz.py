@@ -106,7 +106,7 @@ def read_metadata(path: StrPath) -> dict[str, Any]:
         return {}
     try:
         metadata = json.loads(str(arrays[_META][()]))
-    except ValueError:
+    except (ValueError, RecursionError):
         metadata = None
     if not isinstance(metadata, dict):
         raise invalid("The file's metadata must be a JSON object.", path=Path(path))

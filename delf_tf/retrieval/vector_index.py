@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import invalid, require
+from delf_tf.checks import InputError, invalid, require
 from delf_tf.retrieval.container import Container, open_container, write_container
 from delf_tf.retrieval.rankings import cut, without_self
 from delf_tf.retrieval.vectors import DTYPES, VectorTable
@@ -175,7 +175,9 @@ class VectorIndex:
             index._ids = [str(one) for one in json.loads(container.bytes("ids"))]
             index._known = set(index._ids)
             index._restore(container)
-        except (KeyError, TypeError, AttributeError) as error:
+        except InputError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise invalid(
                 "The index's header must be complete.", path=container.path, fault=repr(error)
             ) from None

@@ -7,6 +7,7 @@ import pytest
 
 from delf_tf.checks import InputError
 from delf_tf.retrieval import topk
+from delf_tf.retrieval.container import write_container
 from delf_tf.retrieval.index import ExactIndex, cut, load_index, without_self
 from delf_tf.retrieval.whitening import Whitening
 from delf_tf.types import GlobalDescriptors, Ranking
@@ -216,6 +217,44 @@ def test_a_damaged_file_is_refused(tmp_path):
             load_index(path)
     with pytest.raises(InputError, match="must exist"):
         load_index(tmp_path / "none.index")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"num_images": 1 << 60}, "bytes"),
+        ({"num_images": -1}, "bytes|one id"),
+        ({"num_images": 2}, "bytes|one id"),
+        ({"dim": "x"}, "complete"),
+        ({"dtype": "object"}, "dtype"),
+        ({"whitening": [1]}, "complete"),
+        ({"whitening": ["pca", 2, 3]}, "section mean"),
+        ({"num_images": None}, "one id"),
+    ],
+)
+def test_headers_that_lie_are_refused(tmp_path, changed, message):
+    facts = {
+        "dim": 4,
+        "num_images": 1,
+        "dtype": "float32",
+        "fingerprint": "",
+        "already_whitened": False,
+        "whitening": None,
+    }
+    path = write_container(
+        tmp_path / "a.index",
+        "exact",
+        {**facts, **changed},
+        {"ids": [b'["a"]'], "vectors": [np.full(4, 0.5, np.float32).tobytes()]},
+    )
+    with pytest.raises(InputError, match=message):
+        load_index(path)
+
+
+def test_a_kind_that_is_not_in_the_table_is_refused(tmp_path):
+    path = write_container(tmp_path / "a.index", "os:system", {}, {})
+    with pytest.raises(InputError, match="must be one of exact, faiss"):
+        load_index(path)
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
