@@ -217,6 +217,23 @@ class AsmkIndex:
         scores = self._scores_of_all([descriptors for _, descriptors in pairs], snapshot)
         return make_ranking(pairs, self._ids[: snapshot.num_images], k, scores)
 
+    def share_database(self, other: AsmkIndex) -> None:
+        """Takes over another index's images, to search them with other query parameters.
+
+        The two share memory, and an image added to one is in the other.
+
+        Args:
+          other: an index of the same codebook and kind (binary or real).
+
+        Raises:
+          InputError: this index has images, or the other is of another codebook or kind.
+        """
+        same = self.binary == other.binary and np.array_equal(self.centroids, other.centroids)
+        require(same, "Indexes that share a database must have one codebook and kind.")
+        require(not self._ids, "An index must be empty to take over images.", num_images=len(self))
+        self._lists, self._lock = other._lists, other._lock
+        self._ids, self._known = other._ids, other._known
+
     def save(self, path: StrPath) -> Path:
         """Writes the index with its codebook atomically and returns the path."""
         with self._lock:
