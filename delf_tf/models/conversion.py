@@ -46,9 +46,9 @@ class Source(NamedTuple):
     what: str
 
 
-def _mobilenet_options(arrays: Arrays) -> tuple[str, dict[str, Any]]:
-    del arrays  # There is one.
-    return "gem_mobilenet_v2", {}
+def _only(name: str) -> Callable[[Arrays], tuple[str, dict[str, Any]]]:
+    """The options of a source that there is one network of."""
+    return lambda arrays: (name, {})
 
 
 def _dolg_options(names: Names, arrays: Arrays) -> tuple[str, dict[str, Any]]:
@@ -104,8 +104,13 @@ def _source(names: Names, options: Callable[..., Any], what: str) -> Source:
 SOURCES = {
     "mobilenet_v2_onnx_zoo": Source(
         foreign_names.MOBILENET_V2_ONNX_ZOO,
-        _mobilenet_options,
+        _only("gem_mobilenet_v2"),
         "the ONNX model zoo's MobileNetV2, arrays by name (.npz)",
+    ),
+    "resnet50_v2_slim": Source(
+        foreign_names.RESNET50_V2_SLIM,
+        _only("gem_resnet50_v2"),
+        "TF-slim's ResNet-50 v2 to block 3, normalisation folded, arrays by name (.npz)",
     ),
     "dolg_pytorch": _source(
         foreign_names.DOLG_PYTORCH, _dolg_options, "the DOLG authors' state dict (.npz, .pth)"
@@ -159,7 +164,7 @@ def convert_arrays(source: str, arrays: Arrays) -> RetrievalModel:
     model = create_model(model_name, seed=0, **kwargs)
     variables = variables_by_path(model)
     shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
-    values = _translate(names, arrays, shapes)
+    values = translate(names, arrays, shapes)
     for path, variable in variables.items():
         variable.assign(values[path])
     return model
@@ -218,10 +223,22 @@ def compare(model: RetrievalModel, reference: Arrays) -> dict[str, float]:
     }
 
 
-def _translate(
+def translate(
     names: Names, arrays: Arrays, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray]:
-    """Returns our path -> value for every path of `shapes`."""
+    """Gives foreign arrays our names and axes.
+
+    Args:
+      names: of the program that they come from.
+      arrays: foreign name -> array.
+      shapes: our variable path -> shape, of every variable that must be there.
+
+    Returns:
+      Our variable path -> float32 value, for exactly the paths of `shapes`.
+
+    Raises:
+      InputError: see `convert_arrays`.
+    """
     values: dict[str, np.ndarray] = {}
     faults: dict[str, list[str]] = {"unknown": [], "of another shape": [], "not finite numbers": []}
     ignored = []

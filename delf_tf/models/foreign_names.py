@@ -9,7 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 # The last part of a foreign name -> our variable, for layers with a kernel and for normalisation.
-_KERNEL_LEAVES = {"weight": "kernel", "weights": "kernel", "kernel": "kernel", "bias": "bias"}
+_KERNEL_LEAVES = {
+    "weight": "kernel",
+    "weights": "kernel",
+    "kernel": "kernel",
+    "bias": "bias",
+    "Conv2D_bias": "bias",
+}
 _NORM_LEAVES = {
     "weight": "gamma",
     "gamma": "gamma",
@@ -125,6 +131,24 @@ MOBILENET_V2_ONNX_ZOO = Names(
     },
     ignored=r"(output|pred|classifier).*",
     separator="_",
+)
+
+RESNET50_V2_SLIM = Names(
+    modules={"conv1": "backbone.stem.conv"},
+    block=r"block(?P<stage>\d)_unit_(?P<block>\d+)_bottleneck_v2_",
+    block_path="backbone.stage{stage}_unit{block}",
+    block_modules={name: f"{name}.conv" for name in ("conv1", "conv2", "conv3", "shortcut")},
+    first=(1, 0),
+    arrays={
+        f"block{stage}_unit_{unit}_bottleneck_v2_preact_FusedBatchNorm_{param}": (
+            f"backbone.stage{stage + 1}_unit{unit}.{ours}"
+        )
+        for stage in (1, 2, 3)
+        for unit in range(1, 7)
+        for param, ours in (("mul_0_param", "gamma"), ("add_param", "beta"))
+    },
+    separator="_",
+    kernel_axes="OHWI",
 )
 
 _TORCHVISION_BLOCK = {

@@ -74,8 +74,10 @@ def create_model(
     Args:
       name: one of list_models(), "FAMILY_keras:NETWORK", or "my_package.module:function" for a
         function of keyword arguments that returns a RetrievalModel.
-      weights: a weights file of ours. It brings the options and the preprocessing that it was made
-        with; a keyword argument that contradicts them is refused.
+      weights: a weights file of ours, or the name of a published checkpoint (published.PUBLISHED),
+        downloaded and converted once. It brings the options and the preprocessing that it was made
+        with; a keyword argument that contradicts them is refused. Or "imagenet": the backbone's
+        weights from tf.keras.applications, downloaded once; the rest is drawn from `seed`.
       seed: of random weights, the same on every TensorFlow; None draws one.
       **kwargs: options of the model; None keeps the model's own default, which follows the paper.
 
@@ -85,9 +87,17 @@ def create_model(
 
     Raises:
       InputError: unknown name, an option that the model does not take or may not have, a weights
-        file that is damaged, of another model or of other options.
+        file that is damaged, of another model or of other options, or a failed download.
     """
     make = _find(name)
+    if weights is not None and not Path(weights).exists():
+        from delf_tf.models import published  # noqa: PLC0415 - it imports this module
+
+        if str(weights) == published.IMAGENET:
+            model = create_model(name, seed=seed, **published.imagenet_options(name, kwargs))
+            published.load_imagenet(model)
+            return model
+        weights = published.fetch(str(weights))
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     stored = None if weights is None else checkpoint.read_options(_weights_path(weights))
     if stored is not None:

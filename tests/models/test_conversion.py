@@ -84,6 +84,24 @@ def test_the_published_mobilenet_converts(shared):
     assert model(_images())["global"].shape == (1, 1280)
 
 
+def test_the_published_resnet_v2_converts(shared):
+    from delf_tf.models import foreign_files
+
+    arrays = foreign_files.read_arrays(shared / "weights/resnet_v2_50_imagenet_blocks1to3.npz")
+    model = conversion.convert_arrays("resnet50_v2_slim", arrays)
+    assert model.options["preprocessing"]["mean"] == [127.5] * 3
+    variables = variables_by_path(model)
+    unit = "block3_unit_6_bottleneck_v2"
+    for ours, theirs in (
+        ("conv2.conv.kernel", arrays[f"{unit}_conv2_weights"].transpose(1, 2, 3, 0)),
+        ("conv3.conv.bias", arrays[f"{unit}_conv3_Conv2D_bias"]),
+        ("gamma", arrays[f"{unit}_preact_FusedBatchNorm_mul_0_param"]),
+        ("beta", arrays[f"{unit}_preact_FusedBatchNorm_add_param"]),
+    ):
+        np.testing.assert_array_equal(variables[f"backbone.stage4_unit6.{ours}"], theirs)
+    assert model(_images())["global"].shape == (1, 1024)
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
