@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging as python_logging
 import os
 import sys
@@ -83,6 +84,11 @@ def write_result(text: str) -> None:
     """Writes a tool's result, the only thing that goes to standard output."""
     sys.stdout.write(text.rstrip("\n") + "\n")
     sys.stdout.flush()
+
+
+def to_json(content: Any) -> str:
+    """Returns indented JSON for a tool's --json result; NaN is refused, as JSON has none."""
+    return json.dumps(content, indent=2, allow_nan=False)
 
 
 def _report(program: str, error: object, code: int) -> int:

@@ -21,6 +21,7 @@ TOOLS = {
     "extract": "a folder of images in, a feature store out; resumes, shards",
     "convert_weights": "weights of other programs in, a checked weights file out",
     "search": "a feature store in, a ranking out: the first stage alone",
+    "evaluate": "a ranking and a ground truth in, scores out",
     "rerank": "a ranking and features in; its head verified geometrically and re-ordered",
 }
 

@@ -113,7 +113,7 @@ def retrieve(
         rankings,
         pictures=_pictures(collections),
         places=collections.labels,
-        average_precisions={s: scored[s].get("per_query_ap", {}) for s in rankings},
+        average_precisions={stage: score.average_precisions(scored[stage]) for stage in rankings},
         verify=rerank.pair_verifier(message, *stores) if score.TWO_STAGE in rankings else None,
         table=table,
         model_name=message.model.name,

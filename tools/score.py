@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from delf_tf.datasets import folder
-from delf_tf.evaluation import metrics
+from delf_tf.evaluation import metrics, results
 from delf_tf.report.html import Table
 from delf_tf.types import Ranking
 
@@ -42,30 +41,26 @@ def score_rankings(
     """
     blocks: dict[str, Any] = {}
     for stage, ranking in rankings.items():
-        scores = {} if labels is None else score(ranking, labels)
-        blocks[stage] = {**scores, **costs[stage], "queries_cropped": False}
-        if stage == TWO_STAGE:
-            # No ground truth is looked at before the images to verify are chosen.
-            blocks[stage]["rerank_blind"] = True
-    return {**blocks, "queries_cropped": False}
+        # No ground truth is looked at before the images to verify are chosen.
+        conditions = results.Conditions(False, blind_reranking=True if stage == TWO_STAGE else None)
+        scores = {} if labels is None else score(ranking, labels, conditions)
+        blocks[stage] = {**scores, **costs[stage]}
+    return results.json_ready({**blocks, "queries_cropped": False})
 
 
-def score(ranking: Ranking, labels: Mapping[str, str]) -> dict[str, Any]:
+def score(
+    ranking: Ranking, labels: Mapping[str, str], conditions: results.Conditions | None = None
+) -> dict[str, Any]:
     """Scores one ranking by the protocol of the revisited benchmarks (evaluation.metrics)."""
     truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels)
-    result = metrics.evaluate_ranking(ranking, truth)
+    scored = metrics.evaluate_ranking(ranking, truth)
     places = folder.places(ranking.query_ids, labels)
-    return {
-        "mAP": _number(result.mAP),
-        "mAP_by_place": _number(metrics.mean_by_place(result.per_query_ap, places)),
-        **{f"P@{k}": _number(value) for k, value in result.mP.items()},
-        "num_queries": result.num_queries,
-        "per_query_ap": {
-            one: _number(ap)
-            for one, ap in zip(result.query_ids, result.per_query_ap)
-            if not math.isnan(ap)
-        },
-    }
+    return results.ranking_results(scored, conditions, places=places)
+
+
+def average_precisions(block: Mapping[str, Any]) -> dict[str, float]:
+    """Returns AP by query id for the queries of a stage's block that were scored."""
+    return {one: ap for one, ap in block.get("per_query_ap", {}).items() if ap is not None}
 
 
 def summary_table(scored: Mapping[str, Any]) -> Table:
@@ -89,8 +84,3 @@ def _cell(value: float | None, key: str, form: str) -> str:
     if value is None:
         return "-"
     return form.format(value * 1e3 if key == "seconds_per_query" else value)
-
-
-def _number(value: float) -> float | None:
-    """Returns a number that JSON holds: NaN, the mean of no queries, becomes null."""
-    return None if math.isnan(value) else float(value)

@@ -30,3 +30,31 @@ def cut(ranking: Ranking, k: int) -> Ranking:
     return Ranking(
         ranking.query_ids, ranking.database_ids, ranking.indices[:, :k], ranking.scores[:, :k]
     )
+
+
+def aligned(ranking: Ranking, query_ids: tuple[str, ...], database_ids: tuple[str, ...]) -> Ranking:
+    """Returns the ranking with its queries and its database in another's order.
+
+    Args:
+      ranking: must hold every one of `query_ids`; further queries are left out.
+      query_ids: the new order of the queries.
+      database_ids: the new order of the database; every image of the ranking, perhaps more.
+
+    Raises:
+      InputError: a query that the ranking lacks, an image that `database_ids` lacks.
+    """
+    rows = {one: row for row, one in enumerate(ranking.query_ids)}
+    missing = [one for one in query_ids if one not in rows]
+    require(
+        not missing,
+        "The ranking must hold every query.",
+        missing=missing[:3],
+        num_missing=len(missing),
+    )
+    new_row = {one: row for row, one in enumerate(database_ids)}
+    unknown = [one for one in ranking.database_ids if one not in new_row]
+    require(not unknown, "database_ids must hold every image of the ranking.", unknown=unknown[:3])
+    # The last entry is where an index of -1 looks.
+    moved = np.array([*(new_row[one] for one in ranking.database_ids), -1], np.int64)
+    order = [rows[one] for one in query_ids]
+    return Ranking(query_ids, database_ids, moved[ranking.indices[order]], ranking.scores[order])
