@@ -110,7 +110,7 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
-@pytest.mark.parametrize("height", [400, 417, 422])
+@pytest.mark.parametrize("height", [400, 417])
 def test_cells_see_what_is_around_their_centre(name, options, height):
     backbone, _ = create_backbone(name, **options)
     backbone.build((None, None, None, 3))
@@ -138,8 +138,7 @@ def test_other_networks_cells_too(name, height):
     _check_centre(backbone, "stride16", height, 80)
 
 
-@pytest.mark.parametrize("form", ["torchvision", "keras"])
-@pytest.mark.parametrize("height", [500, 501])
+@pytest.mark.parametrize(("form", "height"), [("keras", 501)])
 def test_every_second_cell(form, height):
     model = Delf("resnet50", backbone_form=form, width_multiplier=0.125, stage4_stride=32)
     model.backbone.build((None, None, None, 3))
