@@ -14,6 +14,7 @@ from delf_tf.matching.threads import check_num_threads, run_all
 from delf_tf.types import LocalFeatures
 
 Descriptors = Union[np.ndarray, LocalFeatures]
+Neighbours = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 # Below this many multiplications a second thread costs more than it saves.
 _MIN_THREADED_WORK = 4_000_000
@@ -118,14 +119,33 @@ def match_packed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns matches int64 [M, 2] and their distances float32 [M]; see `match`."""
     descriptors, database = query.descriptors, _compilable(database)
-    _check_pair(descriptors, database)
+    check_widths(descriptors, database)
     if not len(descriptors) or not len(database) or not database.shape[1]:
         return np.zeros((0, 2), np.int64), np.zeros(0, np.float32)
     panels = neighbours.pack_panels(database, query.offset)
     with_second = tests.max_ratio is not None
-    nearest, second, back = _scan(query.rows, panels, with_second, num_threads)
+    found = _scan(query.rows, panels, with_second, num_threads)
+    return select_matches(query, database, found, tests)
+
+
+def select_matches(
+    query: PackedQuery,
+    database: np.ndarray,
+    found: Neighbours,
+    tests: MatchTests,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the matches int64 [M, 2] that pass, and their distances float32 [M].
+
+    Args:
+      query: N rows.
+      database: float32 [M, D].
+      found: int32 [>= N], each query row's nearest database row; float32 [>= N], -distance² / 2
+        to the second nearest; int32 [>= M], each database row's nearest query row.
+      tests: what a match must pass; distances are computed anew.
+    """
+    nearest, second, back = found
     return neighbours.select(
-        descriptors,
+        query.descriptors,
         database,
         nearest,
         second,
@@ -135,9 +155,7 @@ def match_packed(
     )
 
 
-def _scan(
-    rows: np.ndarray, panels: np.ndarray, with_second: bool, num_threads: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _scan(rows: np.ndarray, panels: np.ndarray, with_second: bool, num_threads: int) -> Neighbours:
     if rows.size * panels.shape[0] * panels.shape[2] < _MIN_THREADED_WORK:
         num_threads = 1
     blocks = -(-len(rows) // neighbours.ROWS)
@@ -163,7 +181,8 @@ def _compilable(descriptors: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(descriptors, np.float32)
 
 
-def _check_pair(query: np.ndarray, database: np.ndarray) -> None:
+def check_widths(query: np.ndarray, database: np.ndarray) -> None:
+    """Requires descriptors [N, D] and [M, D] of one width, unless either image has none."""
     require(
         query.shape[1] == database.shape[1] or not len(query) or not len(database),
         "Both images' descriptors must have the same width.",

@@ -136,7 +136,8 @@ def search_transform(
     """
     num = len(matches)
     nothing = np.zeros((3, 3)), np.zeros(num, bool)
-    if num <= SAMPLE_SIZES["similarity" if options.model == "similarity" else "affine"]:
+    least = SAMPLE_SIZES["similarity" if options.model == "similarity" else "affine"]
+    if num <= least:
         return nothing
     best_first = matches[order]
     points = np.empty((4, num), np.float32)
@@ -163,7 +164,8 @@ def search_transform(
     mask = np.zeros(num, bool)
     limits = float(options.inlier_threshold_px), _level(options)
     count = mark(query[0], database[0], matches, transform, limits, mask)
-    return (transform, mask) if count else nothing
+    # Rounding at the threshold's edge can leave fewer than the search counted.
+    return (transform, mask) if count > least and np.isfinite(transform).all() else nothing
 
 
 def _settings(options: RansacOptions, zoom: float, spread: float) -> tuple[float, ...]:

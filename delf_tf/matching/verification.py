@@ -52,7 +52,7 @@ def verify(
     tests = MatchTests(max_distance, max_ratio, mutual)
     options = RansacOptions(model, inlier_threshold_px, seed=seed, **search)
     threads = check_num_threads(num_threads)
-    prepared = _PreparedQuery(query)
+    prepared = PreparedQuery(query)
     return _verify(prepared, database, tests, options, threads)
 
 
@@ -73,30 +73,41 @@ def verify_many(
     tests = MatchTests(max_distance, max_ratio, mutual)
     options = RansacOptions(model, inlier_threshold_px, seed=seed, **search)
     threads = check_num_threads(num_threads)
-    prepared = _PreparedQuery(query)
+    prepared = PreparedQuery(query)
     return run_all(
         lambda database: _verify(prepared, database, tests, options, 1), databases, threads
     )
 
 
-class _PreparedQuery:
+class PreparedQuery:
     """What all verifications of one query share."""
 
     def __init__(self, query: LocalFeatures):
-        _require_features("query", query)
+        require_features("query", query)
         self.features = query
         self.packed = pack_query(query.descriptors)
 
 
 def _verify(
-    query: _PreparedQuery,
+    query: PreparedQuery,
     database: LocalFeatures,
     tests: MatchTests,
     options: RansacOptions,
     num_threads: int,
 ) -> Verification:
-    _require_features("database", database)
+    require_features("database", database)
     matches, distances = match_packed(query.packed, database.descriptors, tests, num_threads)
+    return verify_matches(query, database, matches, distances, options)
+
+
+def verify_matches(
+    query: PreparedQuery,
+    database: LocalFeatures,
+    matches: np.ndarray,
+    distances: np.ndarray,
+    options: RansacOptions,
+) -> Verification:
+    """Verifies matches int64 [M, 2] with descriptor distances float32 [M]."""
     order = np.argsort(distances, kind="stable")
     transform, mask = search_transform(
         (query.features.locations, query.features.scales),
@@ -108,7 +119,8 @@ def _verify(
     return Verification(int(mask.sum()), transform, matches, mask)
 
 
-def _require_features(name: str, features: object) -> None:
+def require_features(name: str, features: object) -> None:
+    """Requires LocalFeatures."""
     if not isinstance(features, LocalFeatures):
         received: dict[str, Any] = {name: features}
         raise invalid(f"{name} must be LocalFeatures.", **received)
