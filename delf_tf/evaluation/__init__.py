@@ -13,7 +13,6 @@ _PUBLIC = {
     "retrieval_metrics": "delf_tf.evaluation.landmarks",
     "recognise": "delf_tf.evaluation.voting",
     "pooled_precision_recall": "delf_tf.evaluation.pooled",
-    "ground_truth_from_labels": "delf_tf.evaluation.labelled",
     "holidays_labels": "delf_tf.evaluation.labelled",
     "recall_at_k": "delf_tf.evaluation.labelled",
     "ukbench_labels": "delf_tf.evaluation.labelled",

@@ -1,4 +1,4 @@
-"""Collections in which a label says what an image shows: any folder, Holidays, UKBench."""
+"""Collections whose labels are scored in ways of their own: recall at k, Holidays, UKBench."""
 
 from __future__ import annotations
 
@@ -11,41 +11,6 @@ from delf_tf.evaluation.metrics import positive_positions
 from delf_tf.types import GroundTruth, Ranking
 
 UKBENCH_GROUP = 4
-
-
-def ground_truth_from_labels(ranking: Ranking, labels: Mapping[str, str]) -> GroundTruth:
-    """Returns what a ranking is scored against when equal labels mean a match.
-
-    A query's positives are the other images of its label; the query itself, if the database holds
-    it, is junk. Images that have no label or an empty one are distractors: they match nothing.
-
-    Args:
-      ranking: whose ids are looked up.
-      labels: label by image id, of queries and database alike.
-
-    Raises:
-      InputError: not one query has a label.
-    """
-    rows: dict[str, list[int]] = {}
-    for row, one in enumerate(ranking.database_ids):
-        if labels.get(one):
-            rows.setdefault(labels[one], []).append(row)
-    known = any(labels.get(query) for query in ranking.query_ids)
-    require(
-        known or not ranking.query_ids,
-        "At least one query must have a label.",
-        hint="Are the labels' ids those of the ranking?",
-        query_ids=ranking.query_ids[:3],
-        labelled=list(labels)[:3],
-    )
-    own = _own_rows(ranking)
-    positives, junk = [], []
-    for query in ranking.query_ids:
-        same = np.array(rows.get(labels.get(query) or "", ()), np.int64)
-        itself = own.get(query, -1)
-        positives.append(same[same != itself])
-        junk.append(np.array([itself] if itself >= 0 else [], np.int64))
-    return GroundTruth(tuple(positives), tuple(junk))
 
 
 def recall_at_k(

@@ -1,4 +1,4 @@
-"""Collections by label, Holidays, UKBench."""
+"""Recall at k, Holidays, UKBench."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from delf_tf.checks import InputError
+from delf_tf.datasets.folder import ground_truth
 from delf_tf.evaluation.labelled import (
-    ground_truth_from_labels,
     holidays_labels,
     recall_at_k,
     ukbench_labels,
@@ -24,24 +24,9 @@ def _ranking(rows):
     return Ranking(IDS, IDS, rows, np.tile(np.linspace(1, 0.2, 5), (5, 1)))
 
 
-def test_ground_truth_from_labels():
-    truth = ground_truth_from_labels(_ranking([range(5)] * 5), PLACES)
-    assert [one.tolist() for one in truth.positives] == [[1, 4], [0, 4], [], [], [0, 1]]
-    assert [one.tolist() for one in truth.junk] == [[0], [1], [2], [3], [4]]
-
-
-def test_queries_from_elsewhere():
-    ranking = Ranking(["q"], IDS, [[0, 1]], [[1, 0.5]])
-    truth = ground_truth_from_labels(ranking, {**PLACES, "q": "b"})
-    assert truth.positives[0].tolist() == [2]
-    assert truth.junk[0].tolist() == []
-    with pytest.raises(InputError, match="At least one query"):
-        ground_truth_from_labels(ranking, PLACES)
-
-
 def test_recall_at_k_skips_junk_and_queries_without_positives():
     ranking = _ranking([[0, 2, 1, 3, 4], [1, 0, 2, 3, 4], [2, 0, 1, 3, 4]] + [range(5)] * 2)
-    truth = ground_truth_from_labels(ranking, PLACES)
+    truth = ground_truth(ranking.query_ids, ranking.database_ids, PLACES)
     # First positives, the query taken out: a1 at 1, a2 at 0, a3 at 0.
     assert recall_at_k(ranking, truth, (1, 2)) == {1: pytest.approx(2 / 3), 2: 1}
     missing = Ranking(["q"], ["d"], [[-1]], [[0]])
@@ -66,7 +51,9 @@ def test_holidays():
     assert list(labels.values()) == ["1000", "1000", "1001", "1001", "1001"]
     rows = [[0, 1, 2, 3, 4], [2, 0, 3, 4, 1]]
     ranking = Ranking(queries, ids, rows, np.zeros((2, 5)))
-    metrics = evaluate_ranking(ranking, ground_truth_from_labels(ranking, labels))
+    metrics = evaluate_ranking(
+        ranking, ground_truth(ranking.query_ids, ranking.database_ids, labels)
+    )
     # The second: positives at 1 and 2 of 2: ((0 + 1/2) / 2 + (1/2 + 2/3) / 2) / 2.
     np.testing.assert_allclose(metrics.per_query_ap, [1, (0.25 + 7 / 12) / 2])
     with pytest.raises(InputError, match="number"):
