@@ -12,6 +12,7 @@ delf_tf convert_weights … --reference=REFERENCE.npz
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,12 +61,13 @@ def convert_weights(
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
     """Runs the tool."""
     command_line.no_positional(arguments)
-    for name in ("source", "input", "output"):
-        require(bool(flag_values[name].value), f"--{name} must be given.", error=UsageError)
+    source, input_path, output_path = command_line.required(
+        flag_values, "source", "input", "output"
+    )
     result = convert_weights(
-        flag_values.source,
-        flag_values.input,
-        flag_values.output,
+        source,
+        input_path,
+        output_path,
         reference=flag_values.reference,
         overwrite=flag_values.overwrite,
     )
@@ -73,3 +75,7 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
         logging.info("%s difference: %.2e", what, value)
     command_line.write_result(json.dumps(result) if flag_values.json else str(result["path"]))
     return command_line.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main, FLAGS))

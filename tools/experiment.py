@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from delf_tf.types import ImageRef
 if TYPE_CHECKING:
     from delf_tf.extraction.engine import ImageLoader
     from delf_tf.extraction.extractor import Extractor
+    from delf_tf.models.retrieval_model import RetrievalModel
 
 # Features change with this number: raise it when the same config gives other features.
 FEATURES_VERSION = "1"
@@ -75,7 +77,6 @@ def create_extractor(
       use_local: overrides the config.
     """
     from delf_tf.extraction import extractor  # noqa: PLC0415 - TensorFlow takes seconds to load
-    from delf_tf.models import presets  # noqa: PLC0415
 
     options = config.set_fields(message.model)
     name = options.pop("name", None)
@@ -87,7 +88,7 @@ def create_extractor(
         )
     settings = message.extraction
     return extractor.Extractor(
-        presets.create_model(name, **options),
+        create_model(message),
         image_scales=settings.image_scales or (1.0,),
         global_scales_ind=settings.global_scales_ind,
         use_global_features=settings.use_global_features if use_global is None else use_global,
@@ -100,6 +101,47 @@ def create_extractor(
         local_projection=_projection(local_pca or settings.local_pca.path),
         global_projection=_projection(settings.global_pca.path),
     )
+
+
+def create_model(message: experiment_pb2.Experiment) -> RetrievalModel:
+    """Builds the experiment's model.
+
+    Its weights may also be a file of another program that `convert_weights` reads, if the names of
+    its arrays tell which; it is converted each time.
+
+    Raises:
+      UsageError: the config names no model.
+      InputError: an unknown model, weights that are none of its own.
+    """
+    from delf_tf.models import presets  # noqa: PLC0415
+
+    options = config.set_fields(message.model)
+    name, weights = options.pop("name", None), options.pop("weights", None)
+    if name is None:
+        raise UsageError("The config must name a model: model { name: … }.")
+    if weights is None:
+        logging.warning(
+            "No weights are given: %s starts from random ones, which find nothing.", name
+        )
+        return presets.create_model(name, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        return presets.create_model(name, weights=_own_weights(weights, Path(folder)), **options)
+
+
+def _own_weights(weights: str, folder: Path) -> str:
+    """Returns the path of `weights` in our own format, which may be a conversion in `folder`."""
+    from delf_tf.models import checkpoint, conversion, foreign_files  # noqa: PLC0415
+
+    if not Path(weights).is_file() or checkpoint.is_weights_file(weights):
+        return weights
+    arrays = foreign_files.read_arrays(weights)
+    source = conversion.recognise(arrays)
+    if source is None:
+        return weights
+    logging.info("Converting %s from %s; convert_weights does it once for all.", weights, source)
+    converted = folder / "converted.npz"
+    conversion.convert_file(source, arrays, weights, converted)
+    return str(converted)
 
 
 def create_loader(message: experiment_pb2.Experiment) -> ImageLoader:

@@ -77,6 +77,15 @@ def write_arrays(
     return Path(path)
 
 
+def is_weights_file(path: StrPath) -> bool:
+    """Tells whether a file is one of ours, not whether it is undamaged."""
+    try:
+        with _open(path) as archive:
+            return OPTIONS_KEY in archive.namelist()
+    except InputError:
+        return False
+
+
 def read_options(path: StrPath) -> dict[str, Any]:
     """Returns a weights file's options: "name", "kwargs", "preprocessing", "provenance".
 

@@ -144,6 +144,14 @@ SOURCES = {
 }
 
 
+def recognise(arrays: Arrays) -> str | None:
+    """Returns the source whose names all of the arrays have, or None."""
+    for source, (names, *_) in SOURCES.items():
+        if arrays and all(names.path(name) is not None for name in arrays):
+            return source
+    return None
+
+
 def convert_arrays(source: str, arrays: Arrays) -> RetrievalModel:
     """Builds the network that foreign arrays belong to, and gives it their values.
 
