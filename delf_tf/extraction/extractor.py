@@ -18,6 +18,9 @@ MIN_SIDE_PX = 10
 # this; a table of one period serves every size inside a graph.
 _OFFSET_PERIOD = 64
 
+# Fields of local features, one row a feature.
+LOCAL_NAMES = ("locations", "descriptors", "scores", "scales")
+
 
 class Projection(NamedTuple):
     """PCA, whitening folded in: L2-normalise, subtract `mean` [D], multiply by `matrix` [d, D]."""
@@ -117,30 +120,87 @@ class Extractor(tf.Module):
           (y, x) pixels of `image`, "descriptors" float32 [N, D], L2-normalised, "scores" float32
           [N], falling, and "scales" float32 [N], if asked for.
         """
-        image = tf.cast(image, tf.float32)
-        global_descriptors, cells = [], []
-        for index, scale in enumerate(self.image_scales):
-            needs_global = self.use_global_features and index in self.global_scales_ind
-            needed = ("global",) * needs_global + ("local",) * self.use_local_features
-            if not needed:
-                continue
-            level = pyramid.pyramid_level(image, scale)
-            outputs = self.model(level[tf.newaxis], training=False, outputs=needed)
-            if needs_global:
-                vectors = tf.cast(outputs["global"], tf.float32)
-                global_descriptors.append(_project(vectors, self._global))
-            if self.use_local_features:
-                cells.append(self._cells(outputs, tf.shape(image)[:2], tf.shape(level)[:2], scale))
+        levels = self.levels(image)
         result = {}
         if self.use_global_features:
-            total = tf.reduce_sum(tf.concat(global_descriptors, axis=0), axis=0)
-            result["global_descriptor"] = tf.math.l2_normalize(total, axis=-1)
+            result["global_descriptor"] = pool(
+                tf.concat([level["global"] for level in levels if "global" in level], axis=0)
+            )
         if self.use_local_features:
-            result.update(self._select(cells))
+            cells = {
+                name: tf.concat([level[name] for level in levels], axis=0) for name in LOCAL_NAMES
+            }
+            result.update(self.select(cells, self.max_num_features, self.score_threshold))
         return result
 
+    def levels(self, image: tf.Tensor) -> list[dict[str, tf.Tensor]]:
+        """Returns `level` of every scale that is of use, in order."""
+        levels = []
+        for index, scale in enumerate(self.image_scales):
+            needs_global = self.use_global_features and index in self.global_scales_ind
+            if needs_global or self.use_local_features:
+                levels.append(self.level(image, scale, needs_global, self.use_local_features))
+        return levels
+
+    def level(
+        self, image: tf.Tensor, scale: float | tf.Tensor, use_global: bool, use_local: bool
+    ) -> dict[str, tf.Tensor]:
+        """Runs the model on one scale; the part of the graph that export shares.
+
+        Args:
+          image: [H, W, 3], RGB, 0..255.
+          scale: a number, or a float32 scalar of the graph.
+          use_global: give "global" [1, D], normalised and projected.
+          use_local: give every cell of the map as a row of "locations" [N, 2], (y, x) pixels of
+            `image`, "descriptors" [N, D], as the model gives them, "scores" and "scales" [N].
+
+        Returns:
+          float32 tensors by name.
+        """
+        image = tf.cast(image, tf.float32)
+        level = pyramid.pyramid_level(image, scale)
+        needed = ("global",) * use_global + ("local",) * use_local
+        outputs = self.model(level[tf.newaxis], training=False, outputs=needed)
+        result = {}
+        if use_global:
+            result["global"] = _project(tf.cast(outputs["global"], tf.float32), self._global)
+        if use_local:
+            result.update(self._cells(outputs, tf.shape(image)[:2], tf.shape(level)[:2], scale))
+        return result
+
+    def select(
+        self,
+        cells: dict[str, tf.Tensor],
+        max_num_features: int | tf.Tensor,
+        score_threshold: float | tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """Keeps the best cells of all scales and finishes their descriptors.
+
+        Args:
+          cells: local features of `level`, those of all scales concatenated.
+          max_num_features: most rows that are kept; a number or an int32 scalar of the graph.
+          score_threshold: likewise, float32.
+
+        Returns:
+          The same names; rows by falling score, descriptors projected and L2-normalised.
+        """
+        chosen = selection.select(
+            cells["scores"],
+            selection.receptive_boxes(cells["locations"], cells["scales"], self.nms_box_px),
+            max_num_features=max_num_features,
+            score_threshold=score_threshold,
+            nms_iou=self.nms_iou,
+        )
+        kept = {name: tf.gather(values, chosen) for name, values in cells.items()}
+        kept["descriptors"] = _project(kept["descriptors"], self._local)
+        return kept
+
     def _cells(
-        self, outputs: dict[str, tf.Tensor], size: tf.Tensor, level_size: tf.Tensor, scale: float
+        self,
+        outputs: dict[str, tf.Tensor],
+        size: tf.Tensor,
+        level_size: tf.Tensor,
+        scale: float | tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         """Flattens one scale's maps to rows; locations in pixels of the unscaled image."""
         features = tf.cast(outputs["features"][0], tf.float32)
@@ -159,24 +219,13 @@ class Extractor(tf.Module):
             "locations": tf.reshape((grid + 0.5) * factor - 0.5, [-1, 2]),
             "descriptors": tf.reshape(features, [-1, features.shape[-1]]),
             "scores": tf.reshape(scores, [-1]),
-            "scales": tf.fill([tf.size(scores)], tf.constant(1.0 / scale, tf.float32)),
+            "scales": tf.fill([tf.size(scores)], tf.cast(1.0 / scale, tf.float32)),
         }
 
-    def _select(self, cells: list[dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
-        """Keeps the best cells of all scales and finishes their descriptors."""
-        merged = {name: tf.concat([level[name] for level in cells], axis=0) for name in cells[0]}
-        half = self.nms_box_px / 2.0 * merged["scales"][:, tf.newaxis]
-        boxes = tf.concat([merged["locations"] - half, merged["locations"] + half], axis=1)
-        chosen = selection.select(
-            merged["scores"],
-            boxes,
-            max_num_features=self.max_num_features,
-            score_threshold=self.score_threshold,
-            nms_iou=self.nms_iou,
-        )
-        kept = {name: tf.gather(values, chosen) for name, values in merged.items()}
-        kept["descriptors"] = _project(kept["descriptors"], self._local)
-        return kept
+
+def pool(vectors: tf.Tensor) -> tf.Tensor:
+    """Returns one global descriptor [D] of those of an image's scales [S, D]: their direction."""
+    return tf.math.l2_normalize(tf.reduce_sum(vectors, axis=0), axis=-1)
 
 
 def _check_outputs(model: tf.keras.Model, use_global: bool, use_local: bool) -> None:

@@ -67,15 +67,15 @@ def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
     return scales
 
 
-def scaled_size(size: tf.Tensor, scale: float) -> tf.Tensor:
+def scaled_size(size: tf.Tensor, scale: float | tf.Tensor) -> tf.Tensor:
     """Returns int32 [2], (height, width) of the pyramid level `scale` of an image of `size`."""
-    scaled = tf.round(tf.cast(size, tf.float32) * tf.constant(scale, tf.float32))
+    scaled = tf.round(tf.cast(size, tf.float32) * tf.cast(scale, tf.float32))
     return tf.maximum(tf.cast(scaled, tf.int32), 1)
 
 
-def pyramid_level(image: tf.Tensor, scale: float) -> tf.Tensor:
+def pyramid_level(image: tf.Tensor, scale: float | tf.Tensor) -> tf.Tensor:
     """Returns the float32 image [H, W, 3] resized by `scale`, bilinear without antialiasing."""
-    if scale == 1.0:
+    if not tf.is_tensor(scale) and scale == 1.0:
         return image
     size = scaled_size(tf.shape(image)[:2], scale)
     return tf.image.resize(image, size, method="bilinear", antialias=False)

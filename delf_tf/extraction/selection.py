@@ -5,12 +5,24 @@ from __future__ import annotations
 import tensorflow as tf
 
 
+def receptive_boxes(locations: tf.Tensor, scales: tf.Tensor, side_px: float) -> tf.Tensor:
+    """Returns the receptive boxes [N, 4], (y0, x0, y1, x1), of features.
+
+    Args:
+      locations: [N, 2], centres, (y, x).
+      scales: [N], factors of the side.
+      side_px: at scale 1.
+    """
+    half = side_px / 2.0 * scales[:, tf.newaxis]
+    return tf.concat([locations - half, locations + half], axis=1)
+
+
 def select(
     scores: tf.Tensor,
     boxes: tf.Tensor,
     *,
-    max_num_features: int,
-    score_threshold: float,
+    max_num_features: int | tf.Tensor,
+    score_threshold: float | tf.Tensor,
     nms_iou: float,
 ) -> tf.Tensor:
     """Chooses features over all scales together, strongest first (Noh et al. 2017, section 4.1).

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from delf_tf import create_model
 from delf_tf.checks import InputError
@@ -137,3 +138,14 @@ def test_a_real_model_end_to_end_is_repeatable():
     np.testing.assert_allclose(np.linalg.norm(one["global_descriptor"]), 1, atol=1e-5)
     for name in one:
         np.testing.assert_array_equal(one[name], two[name])
+
+
+@pytest.mark.parametrize("scale", [0.7071, 1.0, 2.0])
+def test_a_scale_of_the_graph_is_as_good_as_a_number(scale):
+    extractor = Extractor(ToyModel(), use_local_features=True)
+    image = coordinates_image(70, 90)
+    by_number = extractor.level(image, scale, True, True)
+    by_tensor = extractor.level(image, tf.constant(scale), True, True)
+    assert sorted(by_number) == ["descriptors", "global", "locations", "scales", "scores"]
+    for name, value in by_number.items():
+        np.testing.assert_allclose(by_tensor[name], value, rtol=1e-6, atol=1e-5)

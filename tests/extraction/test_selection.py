@@ -38,3 +38,10 @@ def test_nms_is_the_originals(shared, iou):
         golden["nms_scores"], golden["nms_boxes"], nms_iou=float(iou), max_num_features=50
     )
     assert kept == golden[f"nms_keep_{iou}"].tolist()
+
+
+def test_receptive_boxes_grow_with_the_scale():
+    boxes = selection.receptive_boxes(
+        tf.constant([[0.0, 10.0], [5.0, 5.0]]), tf.constant([1.0, 2.0]), 8
+    )
+    assert boxes.numpy().tolist() == [[-4, 6, 4, 14], [-3, -3, 13, 13]]

@@ -1,0 +1,198 @@
+"""Inference copies of networks: batch normalisation inside the convolutions, bfloat16 if asked for.
+
+At inference batch normalisation is affine, `y = (x - mean) * gamma / sqrt(variance + epsilon) +
+beta`, and a convolution before it can do it: kernel and bias are multiplied, the bias is shifted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from delf_tf.checks import require_choice
+from delf_tf.extraction.precision import BFLOAT16, FLOAT32
+from delf_tf.models import presets
+from delf_tf.models.layers import ConvNorm, register
+from delf_tf.models.retrieval_model import RetrievalModel
+from delf_tf.models.variables import variables_by_path
+
+_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+@register
+class FoldedConvNorm(tf.keras.layers.Layer):
+    """What a ConvNorm computes at inference, as one convolution with bias.
+
+    Args:
+      filters: output channels; 0 means depthwise.
+      kernel_size: side of the square kernel, odd.
+      stride: step in both axes.
+      padding: "symmetric" or "same", see ConvNorm.
+      activation: "relu", "relu6" or None.
+
+    Input shape: [B, H, W, C]. Output shape: [B, H', W', filters].
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        padding: str = "symmetric",
+        activation: str | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self._arguments = (filters, kernel_size, stride, padding, activation)
+
+    def build(self, input_shape: Any) -> None:
+        """Makes `kernel` and `bias`."""
+        filters, kernel_size = self._arguments[:2]
+        channels = int(input_shape[-1])
+        last = (channels, filters) if filters else (channels, 1)
+        self.kernel = self.add_weight(
+            name="kernel", shape=(kernel_size, kernel_size, *last), initializer="zeros"
+        )
+        self.bias = self.add_weight(name="bias", shape=(filters or channels,), initializer="zeros")
+        super().build(input_shape)
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """See ConvNorm; `training` changes nothing."""
+        del training
+        filters, kernel_size, stride, padding, activation = self._arguments
+        margin = [kernel_size // 2] * 2
+        # At stride 1 both paddings are the same.
+        explicit = padding == "symmetric" and stride > 1 and kernel_size > 1
+        pad = [[0, 0], margin, margin, [0, 0]] if explicit else "SAME"
+        kernel, bias = (tf.cast(one, x.dtype) for one in (self.kernel, self.bias))
+        if filters:
+            x = tf.nn.conv2d(x, kernel, stride, pad)
+        else:
+            x = tf.nn.depthwise_conv2d(x, kernel, [1, stride, stride, 1], pad)
+        x = tf.nn.bias_add(x, bias)
+        if activation is None:
+            return x
+        return tf.nn.relu6(x) if activation == "relu6" else tf.nn.relu(x)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        names = ("filters", "kernel_size", "stride", "padding", "activation")
+        return {**super().get_config(), **dict(zip(names, self._arguments))}
+
+
+def inference_copy(model: RetrievalModel, precision: str = FLOAT32) -> RetrievalModel:
+    """Returns a network that gives what `model` gives at inference, faster.
+
+    The copy holds the weights of this moment. With "bfloat16" convolutions have bfloat16 weights
+    and activations; preprocessing, pooling, normalisation and what works on pooled vectors stay in
+    float32. Backbones of tf.keras.applications ("keras:…") are copied as they are.
+
+    Args:
+      model: of create_model; may be in use elsewhere, and stays as it is.
+      precision: "float32" or "bfloat16".
+
+    Raises:
+      InputError: an unknown precision.
+    """
+    require_choice("precision", precision, (FLOAT32, BFLOAT16))
+    options = model.options
+    make = {**options["kwargs"], "preprocessing": options["preprocessing"]}
+    copy = presets.construct(options["name"], **make)
+    if precision == BFLOAT16:
+        with _policy(BFLOAT16):
+            _take_convolutions(copy, presets.construct(options["name"], **make))
+    copy.record_options(options["name"], options["kwargs"])
+    with _policy(BFLOAT16) if precision == BFLOAT16 else contextlib.nullcontext():
+        epsilons = dict(_fold_layers(copy))
+    copy.call(tf.zeros([1, 32, 32, 3]))
+    copy.built = True
+    values = _folded_values(model, epsilons)
+    for path, variable in variables_by_path(copy).items():
+        variable.assign(values[path].astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
+    return copy
+
+
+@contextlib.contextmanager
+def _policy(name: str) -> Iterator[None]:
+    """Layers made inside compute, and keep their weights, in `name`."""
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy(name)
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
+
+
+def _take_convolutions(model: RetrievalModel, donor: RetrievalModel) -> None:
+    """Replaces the parts of `model` that hold convolutions by those of `donor`."""
+    for name, layer in list(_children(donor)):
+        if _holds_convolutions(layer):
+            _keep_scores(getattr(model, name), layer)
+            _replace(model, name, layer)
+
+
+def _keep_scores(kept: tf.keras.layers.Layer, layer: tf.keras.layers.Layer) -> None:
+    """Gives `layer` the convolutions of `kept` that end in one channel.
+
+    They are scores, which order features: in bfloat16 many would be equal.
+    """
+    for name, child in list(_children(layer)):
+        if isinstance(child, tf.keras.layers.Conv2D) and child.filters == 1:
+            _replace(layer, name, getattr(kept, name))
+        elif _holds_convolutions(child):
+            _keep_scores(getattr(kept, name), child)
+
+
+def _holds_convolutions(layer: tf.keras.layers.Layer) -> bool:
+    if isinstance(layer, tf.keras.layers.Conv2D):
+        return True
+    return any(_holds_convolutions(child) for _, child in _children(layer))
+
+
+def _fold_layers(layer: tf.keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Replaces every ConvNorm below `layer`; yields its path and epsilon."""
+    for name, child in list(_children(layer)):
+        path = f"{prefix}{name}"
+        if isinstance(child, ConvNorm):
+            config = child.get_config()
+            names = ("filters", "kernel_size", "stride", "padding", "activation")
+            _replace(layer, name, FoldedConvNorm(**{key: config[key] for key in names}))
+            yield path, config["epsilon"]
+        else:
+            yield from _fold_layers(child, f"{path}.")
+
+
+def _children(layer: Any) -> Iterator[tuple[str, tf.keras.layers.Layer]]:
+    """Yields the layers that are public attributes, by name."""
+    for name, value in vars(layer).items():
+        if isinstance(value, tf.keras.layers.Layer) and not name.startswith("_"):
+            yield name, value
+
+
+def _replace(parent: Any, name: str, layer: tf.keras.layers.Layer) -> None:
+    # Keras keeps a list of a layer's layers, which deleting the attribute clears.
+    delattr(parent, name)
+    setattr(parent, name, layer)
+
+
+def _folded_values(model: RetrievalModel, epsilons: dict[str, float]) -> dict[str, np.ndarray]:
+    """Returns the copy's weights by path: those of `model`, its normalisations folded."""
+    values = {path: _to_numpy(variable) for path, variable in variables_by_path(model).items()}
+    for path, epsilon in epsilons.items():
+        norm = {name: values.pop(f"{path}.norm.{name}") for name in _NORM}
+        kernel = values.pop(f"{path}.conv.kernel")
+        bias = values.pop(f"{path}.conv.bias", 0.0)
+        factor = norm["gamma"] / np.sqrt(norm["moving_variance"] + epsilon)
+        # A depthwise kernel is [K, K, C, 1].
+        depthwise = kernel.shape[-1] == 1 and len(factor) == kernel.shape[-2] != 1
+        values[f"{path}.kernel"] = kernel * (factor[:, np.newaxis] if depthwise else factor)
+        values[f"{path}.bias"] = norm["beta"] + (bias - norm["moving_mean"]) * factor
+    return values
+
+
+def _to_numpy(variable: Any) -> np.ndarray:
+    return tf.convert_to_tensor(variable).numpy().astype(np.float64)
