@@ -120,22 +120,22 @@ def test_cells_see_what_is_around_their_centre(name, options, height):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
+    ("name", "height"),
     [
-        "resnet50_v2",
-        "keras:ResNet50",
-        "keras:MobileNetV2",
-        "keras:EfficientNetB0",
-        "keras:InceptionV3",
-        "keras:VGG16",
+        ("resnet50_v2", 800),
+        ("keras:ResNet50", 800),
+        ("keras:MobileNetV2", 800),
+        ("keras:EfficientNetB0", 800),
+        ("keras:InceptionV3", 1500),
+        ("keras:VGG16", 800),
     ],
 )
-@pytest.mark.parametrize("height", [800, 803, 809])
-def test_other_networks_cells_too(name, height):
+@pytest.mark.parametrize("more", [0, 3, 9])
+def test_other_networks_cells_too(name, height, more):
     backbone, _ = create_backbone(name)
     backbone.build((None, None, None, 3))
     _make_linear(backbone)
-    _check_centre(backbone, "stride16", height, 80)
+    _check_centre(backbone, "stride16", height + more, 80)
 
 
 @pytest.mark.parametrize(("form", "height"), [("keras", 501)])
