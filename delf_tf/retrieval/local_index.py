@@ -257,7 +257,7 @@ class LocalIndex:
         features, distances = np.empty(shape, np.int64), np.empty(shape, np.float32)
         coder = (
             self.quantizer.centroids,
-            self.quantizer.codebooks,
+            np.ascontiguousarray(self.quantizer.codebooks.transpose(0, 2, 1)),
             np.array([self.quantizer.num_bits]),
         )
 

@@ -66,15 +66,24 @@ def _sift_down(
 def _fill_table(
     query: np.ndarray, centroid: np.ndarray, codebooks: np.ndarray, table: np.ndarray
 ) -> None:
-    parts, choices, width = codebooks.shape
+    parts, width, choices = codebooks.shape
+    table[:] = 0
     for part in range(parts):
-        for choice in range(choices):
-            distance = np.float32(0)
-            for column in range(width):
-                at = part * width + column
-                gap = query[at] - centroid[at] - codebooks[part, choice, column]
-                distance += gap * gap
-            table[part, choice] = distance
+        for column in range(width):
+            at = part * width + column
+            residual = query[at] - centroid[at]
+            # Innermost over the choices, so that it runs in SIMD lanes.
+            for choice in range(choices):
+                gap = residual - codebooks[part, column, choice]
+                table[part, choice] += gap * gap
+
+
+@_inner
+def _read_code(codes: np.ndarray, row: int, num_bytes: int) -> np.uint64:
+    code = np.uint64(0)
+    for byte in range(num_bytes):
+        code |= np.uint64(codes[row, byte]) << np.uint64(8 * byte)
+    return code
 
 
 @entry
@@ -88,7 +97,7 @@ def nearest_features(
 
     Args:
       lists: (offsets int64 [C + 1], features uint32 [P], codes uint8 [P, bytes]).
-      quantizer: (centroids float32 [C, D], codebooks float32 [M, 2^b, D / M], [b] int64).
+      quantizer: (centroids float32 [C, D], codebooks float32 [M, D / M, 2^b], [b] int64).
       queries: (rotated float32 [N, D], cells int64 [N, probes]).
       nearest: (features int64 [N, K], squared distances float32 [N, K]), filled, nearest first;
         where there are fewer, -1 and infinite.
@@ -97,9 +106,11 @@ def nearest_features(
     centroids, codebooks, bits = quantizer
     rows, cells = queries
     features, distances = nearest
-    parts, choices, _ = codebooks.shape
+    parts, _, choices = codebooks.shape
     num_bits, mask = np.uint64(bits[0]), np.uint64(choices - 1)
     half = (parts + 1) // 2
+    head_bits = np.uint64(half * bits[0])
+    head_bytes = (half * bits[0] + 7) // 8
     table = np.empty((parts, choices), np.float32)
     for row in range(len(rows)):
         found, gaps = features[row], distances[row]
@@ -112,9 +123,7 @@ def nearest_features(
                 continue
             _fill_table(rows[row], centroids[cell], codebooks, table)
             for at in range(offsets[cell], offsets[cell + 1]):
-                code = np.uint64(0)
-                for byte in range(codes.shape[1]):
-                    code |= np.uint64(codes[at, byte]) << np.uint64(8 * byte)
+                code = _read_code(codes, at, head_bytes)
                 gap = np.float32(0)
                 for part in range(half):
                     gap += table[part, code & mask]
@@ -122,6 +131,7 @@ def nearest_features(
                 # Most codes are too far by half of their parts already.
                 if gap > gaps[0]:
                     continue
+                code = _read_code(codes, at, codes.shape[1]) >> head_bits
                 for part in range(half, parts):
                     gap += table[part, code & mask]
                     code >>= num_bits
