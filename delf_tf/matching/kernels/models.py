@@ -145,6 +145,15 @@ def weigh(points, t, limit, level, weights):
 
 
 @inner_sums
+def total(weights):
+    """The sum of weights."""
+    result = np.float32(0)
+    for n in range(len(weights)):
+        result += weights[n]
+    return result
+
+
+@inner_sums
 def fit_similarity(points, weights, out):
     """Writes the weighted least-squares similarity; returns False where the points coincide."""
     x, y, u, v = points[0], points[1], points[2], points[3]

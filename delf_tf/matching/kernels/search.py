@@ -23,6 +23,7 @@ from delf_tf.matching.kernels.models import (
     plausible_linear,
     similarity_of_one,
     similarity_of_two,
+    total,
     triangle,
     weigh,
 )
@@ -38,8 +39,10 @@ _LINEAR_SCHEDULE = (2.0, 1.5, 1.25, 1.0, 1.0)
 _HOMOGRAPHY_SCHEDULE = (1.0, 1.5, 2.0, 2.0, 1.5, 1.5, 1.25, 1.0, 1.0)
 
 # More inliers that a homography must have than the affine transform it grew from: its two further
-# degrees of freedom let it bend to a chance match each.
+# degrees of freedom let it bend to chance matches. Where there are more than chance gives, it is
+# enough that they fit better, by this much of the truncated loss.
 _HOMOGRAPHY_GAIN = 4
+_MANY_INLIERS = 20
 
 # Hypotheses from feature scales are as coarse as an image pyramid: they are scored with a wider
 # threshold, and two matches that disagree on scale by more than a step and a half are no sample.
@@ -157,6 +160,17 @@ def _grow_homography(points, limit, bounds, weights, current, trial, best, matri
     return best_count
 
 
+@inner
+def _is_better(points, limit, bounds, weights, homography, affine):
+    """Whether a homography explains the matches clearly better than an affine transform."""
+    before = weigh(points, affine, limit, bounds[4], weights)
+    score_before = total(weights)
+    after = weigh(points, homography, limit, bounds[4], weights)
+    if after >= before + _HOMOGRAPHY_GAIN:
+        return True
+    return min(before, after) >= _MANY_INLIERS and total(weights) > score_before + _HOMOGRAPHY_GAIN
+
+
 @inlined
 def _trials_needed(count, num, sample_size, log_failure, max_trials):
     """Samples after which one of inliers alone has been drawn but for the failure probability.
@@ -222,6 +236,7 @@ def _build(digest):
             if count <= best_linear:
                 continue
             best_linear = np.int64(count)
+            before = best_count
             if count > best_count:
                 best_count = np.int64(count)
                 copy_transform(sample, best)
@@ -230,7 +245,7 @@ def _build(digest):
                 more = _grow_homography(
                     points, limit, bounds, weights, current, trial, grown, matrix
                 )
-                if more >= count + _HOMOGRAPHY_GAIN and more > best_count:
+                if more > before and _is_better(points, limit, bounds, weights, grown, sample):
                     best_count = np.int64(more)
                     copy_transform(grown, best)
             if source == RANDOM:
