@@ -47,9 +47,9 @@ class RetrievalEvaluation:
             share a place.
         """
         require(
-            "global" in model.output_names,
+            "global" in model.output_names_available,
             "Evaluation while training needs a model with a global descriptor.",
-            outputs=model.output_names,
+            outputs=model.output_names_available,
         )
         ids = tuple(ref.id for ref in refs)
         queries = folder.labelled_queries(ids, labels)

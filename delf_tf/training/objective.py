@@ -14,6 +14,7 @@ from delf_tf.checks import did_you_mean, invalid, require
 from delf_tf.models import classifiers, losses, superfeature_losses
 from delf_tf.models.retrieval_model import RetrievalModel
 from delf_tf.models.variables import variables_by_path
+from delf_tf.training.contrastive import supervised_contrastive_loss
 from delf_tf.training.optimizers import plain_variable
 
 
@@ -21,9 +22,9 @@ class Objective:
     """The losses of a model's training outputs, each with its weight.
 
     "descriptor": cross-entropy of a classifier on "embedding"; "attention": of a softmax classifier
-    on "attention_pooled"; "reconstruction": mean squared error of the autoencoder; "superfeature"
-    and "decorrelation": of pairs of crops, see `superfeature_weight`. An output that the model does
-    not have has no loss.
+    on "attention_pooled"; "reconstruction": mean squared error of the autoencoder; "contrastive":
+    of the embeddings of a batch; "superfeature" and "decorrelation": of pairs of crops, see
+    `superfeature_weight`. An output that the model does not have has no loss.
 
     Attributes:
       model: the network.
@@ -42,6 +43,7 @@ class Objective:
         step: str = "joint",
         attention_weight: float = 1.0,
         reconstruction_weight: float = 10.0,
+        contrastive_weight: float = 0.0,
         superfeature_weight: float = 0.0,
         decorrelation_weight: float = 0.0,
         seed: int = 0,
@@ -58,6 +60,8 @@ class Objective:
           step: of DELF and DELG, see Delf.training_outputs.
           attention_weight: of "attention".
           reconstruction_weight: of "reconstruction".
+          contrastive_weight: of "contrastive", within the batch of a replica, which should hold
+            several images of a class, or several crops of an image.
           superfeature_weight: of the contrastive loss of super-features. Images 2i and 2i + 1 of a
             batch are then two pictures of one thing, and the next pair's are its negatives.
           decorrelation_weight: of the super-features' attention maps.
@@ -70,6 +74,7 @@ class Objective:
             "descriptor": ("embedding", 1.0),
             "attention": ("attention_pooled", attention_weight),
             "reconstruction": ("reconstruction", reconstruction_weight),
+            "contrastive": ("embedding", contrastive_weight),
             "superfeature": ("superfeatures", superfeature_weight),
             "decorrelation": ("attention", decorrelation_weight),
         }
@@ -151,6 +156,8 @@ class Objective:
             result["reconstruction"] = losses.reconstruction_loss(
                 outputs["reconstruction_target"], outputs["reconstruction"]
             )
+        if "contrastive" in self.weights:
+            result["contrastive"] = supervised_contrastive_loss(outputs["embedding"], labels)
         if "superfeature" in self.weights:
             result["superfeature"] = _superfeature_loss(outputs["superfeatures"])
         if "decorrelation" in self.weights:
@@ -173,9 +180,14 @@ class Objective:
     def _classify(
         self, name: str, pooled: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        logits, targets = self.heads[name](pooled, labels, training=True, seed=seed)
-        right = tf.argmax(logits, axis=1, output_type=tf.int32) == targets
-        return losses.softmax_cross_entropy(targets, logits), tf.cast(right, tf.float32)
+        head = self.heads[name]
+        logits, targets = head(pooled, labels, training=True, seed=seed)
+        loss = losses.softmax_cross_entropy(targets, logits)
+        if not head.num_sampled:
+            # A margin hides what is right: accuracy is that of the plain logits.
+            logits, targets = head(pooled, labels, training=False)
+        right = tf.argmax(logits, axis=1, output_type=tf.int32) == tf.cast(targets, tf.int32)
+        return loss, tf.cast(right, tf.float32)
 
     def _draw(self, seed: int) -> None:
         """Sets the class centres from the seed and their name alone (Glorot and Bengio, 2010)."""

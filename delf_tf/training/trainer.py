@@ -109,7 +109,7 @@ class Trainer:
         single = self._strategy.num_replicas_in_sync == 1
         self._train_step = tf.function(self._global_step, jit_compile=jit_compile and single)
         self._step, self._seconds, self._best = 0, 0.0, -math.inf
-        self._stop = threading.Event()
+        self._stop, self._warned = threading.Event(), False
 
     @property
     def step(self) -> int:
@@ -278,7 +278,8 @@ class Trainer:
         num_classes = max((h.num_classes for h in self._objective.heads.values()), default=0)
         chance = 1.0 / max(num_classes, 1)
         late = self._step >= max(200, self._limits.num_steps // 10)
-        if num_classes > 1 and late and means["accuracy"] <= chance:
+        if num_classes > 1 and late and not self._warned and means["accuracy"] <= chance:
+            self._warned = True
             logging.warning(
                 "Accuracy %.2g is no better than chance after %d steps (loss %.3g, chance %.3g). "
                 "Look at: labels (relabeling.csv), the learning rate and gradient_norm in "

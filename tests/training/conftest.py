@@ -28,13 +28,17 @@ def _make_two_cpus() -> None:
 _make_two_cpus()
 
 
-@pytest.fixture
-def two_cpus():
-    """The names of two logical CPUs."""
+@pytest.fixture(scope="session")
+def mirrored():
+    """A strategy over two logical CPUs.
+
+    One for all tests: a process that makes a second one over the same devices mixes up their
+    collectives (TensorFlow 2.21 then complains of mismatching shapes).
+    """
     devices = tf.config.list_logical_devices("CPU")
     if len(devices) < 2:
         pytest.skip("TensorFlow started before two logical CPUs could be made: run tests/training")
-    return [device.name for device in devices[:2]]
+    return tf.distribute.MirroredStrategy([device.name for device in devices[:2]])
 
 
 def _picture(label, number):

@@ -132,12 +132,8 @@ def test_moving_average_by_hand():
     assert set(optimizer.state) == {"momentum/w", "ema/w"}
 
 
-def test_two_replicas_sum_once():
-    devices = tf.config.list_logical_devices("CPU")
-    if len(devices) < 2:
-        pytest.skip("needs two logical CPUs, which conftest makes before TensorFlow starts")
-    strategy = tf.distribute.MirroredStrategy([one.name for one in devices[:2]])
-    with strategy.scope():
+def test_two_replicas_sum_once(mirrored):
+    with mirrored.scope():
         variable = tf.Variable([1.0])
         optimizer = Optimizer(
             "sgd", {"w": variable}, clip_norm=4.0, settings=Settings(momentum=0.0, nesterov=False)
@@ -148,9 +144,9 @@ def test_two_replicas_sum_once():
         def replica():
             return optimizer.apply([tf.constant([3.0])], tf.constant(1.0), tf.constant(1.0))
 
-        return strategy.run(replica)
+        return mirrored.run(replica)
 
-    norms = strategy.experimental_local_results(step())
+    norms = mirrored.experimental_local_results(step())
     assert [norm.numpy() for norm in norms] == [6.0, 6.0]
     np.testing.assert_allclose(variable.read_value(), [1.0 - 4.0])
 

@@ -218,11 +218,10 @@ def _losses(trainer, folder):
     return [row["loss"] for row in _metrics(folder)]
 
 
-def test_two_devices_equal_one(records_dir, tmp_path, two_cpus):
+def test_two_devices_equal_one(records_dir, tmp_path, mirrored):
     limits = {"log_interval": 1, "checkpoint_interval": 100}
     options = {"num_steps": 20, "rule": "sgd", "rate": 0.02, "limits": limits}
     one = _losses(_trainer(records_dir, tmp_path / "one", **options), tmp_path / "one")
-    mirrored = tf.distribute.MirroredStrategy(two_cpus)
     trainer = _trainer(records_dir, tmp_path / "two", distribution=mirrored, **options)
     two = _losses(trainer, tmp_path / "two")
     assert len(one) == 20

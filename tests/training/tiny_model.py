@@ -11,7 +11,7 @@ from delf_tf.models.retrieval_model import RetrievalModel
 
 
 class TinyModel(RetrievalModel):
-    output_names = ("global",)
+    output_names_available = ("global",)
 
     def __init__(self, embedding_dim=8):
         backbone = ConvNorm(8, 3, 2, padding="symmetric", activation="relu")
@@ -21,6 +21,10 @@ class TinyModel(RetrievalModel):
         self.whitening = dense(embedding_dim)
         self.attention = Attention(6)
         self.autoencoder = Autoencoder(4, 12)
+
+    def build(self, input_shape):
+        # Layers are built by `initialize`.
+        self.built = True
 
     def infer(self, images, training, outputs):
         del outputs
