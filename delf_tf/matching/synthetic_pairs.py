@@ -1,12 +1,13 @@
 """Pairs of feature sets with known matches, to test and time verification.
 
 A pair is two images of WIDTH x HEIGHT pixels with N features each. A share of the query's features
-has a true counterpart: its location is taken over by the pair's transform, plus Gaussian noise;
-its descriptor is the query's, plus noise, normalised. All other features of both images lie
-anywhere and have random descriptors. The transform, affine or a homography with visible
-perspective, rotates, scales and shears at random; true features are drawn where they land inside
-the database image. Scales follow the area change of the transform, rounded to a pyramid's steps of
-√2, so that they inform within a step.
+has a true counterpart: its location is taken over by the pair's transform, plus Gaussian noise; its
+descriptor is the query's, plus noise, normalised. All other features of both images lie anywhere
+and have random descriptors, whose components' variance falls as 1 / k, as after a PCA: the nearest
+of 1000 random ones is then about 0.7 away, so that a threshold of 1.0 keeps them. The transform,
+affine or a homography with visible perspective, rotates, scales and shears at random; true features
+are drawn where they land inside the database image. Scales follow the area change of the transform,
+rounded to a pyramid's steps of √2, so that they inform within a step.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def make_pair(
     true_fraction: float = 0.15,
     dim: int = 40,
     location_noise_px: float = 3.0,
-    descriptor_noise: float = 0.6,
+    descriptor_noise: float = 0.35,
 ) -> SyntheticPair:
     """Makes a pair.
 
@@ -63,8 +64,8 @@ def make_pair(
     num_true = 0 if kind == "none" else round(true_fraction * num_features)
     transform = random_transform(rng, kind)
     query_xy, database_xy = _uniform(rng, num_features), _uniform(rng, num_features)
-    query_descriptors = _unit(rng.standard_normal((num_features, dim)))
-    descriptors = _unit(rng.standard_normal((num_features, dim)))
+    query_descriptors = _descriptors(rng, num_features, dim)
+    descriptors = _descriptors(rng, num_features, dim)
     query_scales = rng.choice(_SCALES, num_features)
     scales = rng.choice(_SCALES, num_features)
     truth = np.stack(
@@ -133,6 +134,10 @@ def _on_pyramid(scales: np.ndarray) -> np.ndarray:
 
 def _uniform(rng: np.random.Generator, num: int) -> np.ndarray:
     return rng.uniform(0, (WIDTH, HEIGHT), (num, 2))
+
+
+def _descriptors(rng: np.random.Generator, num: int, dim: int) -> np.ndarray:
+    return _unit(rng.standard_normal((num, dim)) / np.sqrt(np.arange(1, dim + 1)))
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
