@@ -95,8 +95,8 @@ class MobileNetV2(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         require_choice("last", last, LEVELS)
         require(
-            0 < width_multiplier <= 8,
-            "width_multiplier must be in (0, 8].",
+            0 < width_multiplier <= 4,
+            "width_multiplier must be in (0, 4].",
             width_multiplier=width_multiplier,
         )
         self.width_multiplier, self.last = float(width_multiplier), last

@@ -18,11 +18,13 @@ from delf_tf.models.delf import Delf
 from delf_tf.models.delg import Delg
 from delf_tf.models.dolg import Dolg
 from delf_tf.models.gem import Gem
+from delf_tf.models.options import check_options
 from delf_tf.models.retrieval_model import FREE_OPTIONS, RetrievalModel
 from delf_tf.models.superfeatures import SuperFeatures
 
 # Name -> what makes the model, or the dotted path of it, imported when asked for. MobileNetV2 is
-# the compact form of every family: its heads are half as wide as the papers' or less.
+# the compact form of every family: its heads are half as wide as the papers' or less. ResNet-14 is
+# for training from random weights in minutes.
 MODELS: dict[str, Callable[..., RetrievalModel] | str] = {
     "gem_resnet50": functools.partial(Gem, "resnet50"),
     "gem_resnet101": functools.partial(Gem, "resnet101"),
@@ -40,6 +42,12 @@ MODELS: dict[str, Callable[..., RetrievalModel] | str] = {
     "dolg_resnet50": functools.partial(Dolg, "resnet50"),
     "dolg_resnet101": functools.partial(Dolg, "resnet101"),
     "dolg_mobilenet_v2": functools.partial(Dolg, "mobilenet_v2", fusion_dim=512),
+    "delf_resnet14": functools.partial(Delf, "resnet14", attention_dim=128),
+    "delg_resnet14": functools.partial(Delg, "resnet14", embedding_dim=256, attention_dim=128),
+    "dolg_resnet14": functools.partial(Dolg, "resnet14", fusion_dim=256),
+    "superfeatures_resnet14": functools.partial(
+        SuperFeatures, "resnet14", num_superfeatures=64, superfeature_dim=128, local_dim=64
+    ),
     "superfeatures_resnet50": functools.partial(SuperFeatures, "resnet50"),
     "superfeatures_resnet101": functools.partial(SuperFeatures, "resnet101"),
     "superfeatures_mobilenet_v2": functools.partial(
@@ -117,6 +125,16 @@ def create_model(
     return model
 
 
+def construct(name: str, **kwargs: Any) -> RetrievalModel:
+    """Returns the network called `name` without variables: what create_model makes, not built.
+
+    Args:
+      name: see create_model.
+      **kwargs: options that the model takes.
+    """
+    return _find(name)(**kwargs)
+
+
 def _find(name: str) -> Callable[..., RetrievalModel]:
     """Returns what makes the model called `name`."""
     if name in MODELS:
@@ -159,13 +177,7 @@ def _check_options(name: str, make: Callable[..., RetrievalModel], kwargs: dict[
     parameters = _parameters(make)
     if any(value.kind is inspect.Parameter.VAR_KEYWORD for value in parameters.values()):
         return
-    for key, value in kwargs.items():
-        if key not in parameters:
-            raise invalid(
-                f"{name} takes the options {', '.join(parameters)}.",
-                hint=did_you_mean(key, parameters),
-                **{key: value},
-            )
+    check_options(name, parameters, kwargs)
 
 
 def _weights_path(weights: StrPath) -> Path:

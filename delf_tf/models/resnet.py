@@ -10,7 +10,8 @@ from delf_tf.checks import require, require_choice
 from delf_tf.models.geometry import CellGrid, Window, cell_grid
 from delf_tf.models.layers import ConvNorm, build_maps, pad_symmetric, register
 
-DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+# Blocks of the stages; 14, of no paper, is the one that learns in minutes from random weights.
+DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 14: (1, 1, 1, 1)}
 LEVELS = ("stride4", "stride8", "stride16", "stride32")
 
 
@@ -113,7 +114,7 @@ class ResNet(tf.keras.layers.Layer):
     """The convolutional part of ResNet, giving the map at the end of every stage.
 
     Args:
-      depth: 50, 101 or 152.
+      depth: a key of DEPTHS.
       form: a name in FORMS; which published weights fit.
       width_multiplier: multiplies all channels (then made multiples of 8).
       last: the deepest level that is made; stages behind it do not exist.
@@ -135,8 +136,8 @@ class ResNet(tf.keras.layers.Layer):
         require_choice("backbone_form", form, FORMS)
         require_choice("last", last, LEVELS)
         require(
-            0 < width_multiplier <= 8,
-            "width_multiplier must be in (0, 8].",
+            0 < width_multiplier <= 4,
+            "width_multiplier must be in (0, 4].",
             width_multiplier=width_multiplier,
         )
         self.depth, self.form, self.last = depth, form, last
