@@ -42,6 +42,13 @@ REQUIRED = [
 # Resolved together with the pins above: installed on their own later, some of these lift numpy or
 # protobuf and break stack A.
 EXTRAS = {
+    # pyarrow 26 needs NumPy 2 and does not declare it.
+    "databases": [
+        "milvus-lite>=3",
+        "pymilvus>=2.5",
+        f"pyarrow>=14,<26; {STACK_A}",
+        f"pyarrow>=14; {STACK_B}",
+    ],
     "peers": [
         f"opencv-python-headless<4.12; {STACK_A}",
         f"opencv-python-headless; {STACK_B}",
@@ -59,7 +66,7 @@ EXTRAS = {
         "wheel",
     ],
 }
-EXTRAS["test"] += EXTRAS["peers"]
+EXTRAS["test"] += EXTRAS["peers"] + EXTRAS["databases"]
 
 setuptools.setup(
     name="delf_tf",

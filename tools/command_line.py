@@ -44,7 +44,9 @@ def run(main: Main, flag_values: flags.FlagValues, argv: Sequence[str] | None = 
         return DONE
     program = argv[0] if argv[0].startswith("delf_tf ") else f"delf_tf {Path(argv[0]).stem}"
     try:
-        flag_values.unparse_flags()
+        # As unparse_flags, which also logs that it was called.
+        for name in flag_values:
+            flag_values[name].unparse()
         positional = flag_values(argv)[1:]
         _start_logging()
         return main(flag_values, positional) or DONE

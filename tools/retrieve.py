@@ -35,6 +35,7 @@ from delf_tf.tools import (
     retrieval_report,
     score,
     search,
+    settings,
 )
 from delf_tf.types import ImageRef, Ranking
 
@@ -103,7 +104,12 @@ def retrieve(
     _save_rankings(rankings, output_dir, database.fingerprint)
 
     costs = measure.stage_costs(message, collections.database, database, local_pca, seconds)
-    scored = score.score_rankings(rankings, collections.labels, costs)
+    scored = score.score_rankings(
+        rankings,
+        collections.labels,
+        costs,
+        first_stage=settings.first_stage_conditions(message),
+    )
     if collections.labels is not None:
         artifacts.write_json(output_dir / "metrics.json", scored)
     table = score.summary_table(scored)
@@ -193,8 +199,7 @@ def _rank(
 ) -> tuple[dict[str, Ranking], dict[str, float]]:
     """Returns the rankings by stage and each stage's seconds a query, the first stage included."""
     start = time.perf_counter()
-    limit = message.index.max_results
-    rankings = {score.SINGLE_STAGE: search.search_stores(database, queries, max_results=limit)}
+    rankings = {score.SINGLE_STAGE: search.search_stores(message, database, queries)}
     num_queries = max(1, len(rankings[score.SINGLE_STAGE].query_ids))
     seconds = {score.SINGLE_STAGE: (time.perf_counter() - start) / num_queries}
     if message.HasField("rerank"):

@@ -31,6 +31,8 @@ def score_rankings(
     rankings: Mapping[str, Ranking],
     labels: Mapping[str, str] | None,
     costs: Mapping[str, Mapping[str, float]],
+    *,
+    first_stage: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Returns the content of metrics.json: one block a stage, scores only where labels are given.
 
@@ -38,6 +40,7 @@ def score_rankings(
       rankings: by stage.
       labels: place of each image; None gives the costs alone.
       costs: by stage, what is shown beside the scores.
+      first_stage: the search's settings, written into the single stage's block.
     """
     blocks: dict[str, Any] = {}
     for stage, ranking in rankings.items():
@@ -45,6 +48,8 @@ def score_rankings(
         conditions = results.Conditions(False, blind_reranking=True if stage == TWO_STAGE else None)
         scores = {} if labels is None else score(ranking, labels, conditions)
         blocks[stage] = {**scores, **costs[stage]}
+    if first_stage is not None:
+        blocks[SINGLE_STAGE]["first_stage"] = dict(first_stage)
     return results.json_ready({**blocks, "queries_cropped": False})
 
 

@@ -1,6 +1,12 @@
-"""search: a feature store in, a ranking out: the first stage alone.
+"""search: a feature store or an index in, a ranking out: the first stage alone.
 
 delf_tf search --database_store=STORE --output=ranking.npz [--query_store=STORE]
+delf_tf search --index=INDEX --query_store=STORE --output=ranking.npz [--database_store=STORE]
+
+Without --query_store every image of the database queries the rest. An index that was built without
+its vectors takes them from --database_store, to score its best results again exactly. The config,
+if one is given, says what is done around the search: query expansion, database augmentation (of a
+store; an index has been built with it or without), re-ranking by global descriptors.
 """
 
 from __future__ import annotations
@@ -10,14 +16,18 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from delf_tf.checks import require
+from delf_tf.checks import UsageError, require
 from delf_tf.features.store import FeatureStore
-from delf_tf.retrieval import index, ranking_file
-from delf_tf.tools import command_line
+from delf_tf.protos import experiment_pb2
+from delf_tf.retrieval import first_stage, index, ranking_file
+from delf_tf.retrieval.vector_index import VectorIndex
+from delf_tf.tools import build_index, command_line, settings
 from delf_tf.types import Ranking
 
 FLAGS = flags.FlagValues()
+settings.define_flags(FLAGS)
 flags.DEFINE_string("database_store", None, "features of the database", flag_values=FLAGS)
+flags.DEFINE_string("index", None, "what build_index made of them", flag_values=FLAGS)
 flags.DEFINE_string(
     "query_store",
     None,
@@ -25,36 +35,92 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )
 flags.DEFINE_string("output", None, "the ranking (.npz)", flag_values=FLAGS)
-flags.DEFINE_integer("max_results", 10000, "results kept for a query", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "max_results", None, "results kept for a query, instead of the config's", flag_values=FLAGS
+)
 
 
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Runs the tool."""
     command_line.no_positional(arguments)
-    database_path, output = command_line.required(flag_values, "database_store", "output")
-    database = FeatureStore(database_path)
+    (output,) = command_line.required(flag_values, "output")
+    if not (flag_values.database_store or (flag_values.index and flag_values.query_store)):
+        raise UsageError("--database_store, or --index and --query_store, must be given.")
+    message = settings.optional_experiment(flag_values)
+    if flag_values.max_results is not None:
+        message.index.max_results = flag_values.max_results
+    database = FeatureStore(flag_values.database_store) if flag_values.database_store else None
     queries = FeatureStore(flag_values.query_store) if flag_values.query_store else None
-    ranking = search_stores(database, queries, max_results=flag_values.max_results)
-    path = ranking_file.save_ranking(output, ranking, fingerprint=database.fingerprint)
+    if flag_values.index:
+        ranking = search_index(message, flag_values.index, database, queries)
+    else:
+        ranking = search_stores(message, database, queries)
+    fingerprint = (database if queries is None else queries).fingerprint
+    path = ranking_file.save_ranking(output, ranking, fingerprint=fingerprint)
     command_line.write_result(str(path))
 
 
 def search_stores(
-    database: FeatureStore, queries: FeatureStore | None, *, max_results: int
+    message: experiment_pb2.Experiment, database: FeatureStore, queries: FeatureStore | None
 ) -> Ranking:
     """Ranks the database for every query; without queries, for every image of the database.
 
     Raises:
       InputError: stores made by different models or settings.
     """
-    made = index.ExactIndex(fingerprint=database.fingerprint)
-    descriptors = database.global_descriptors()
-    made.add(descriptors)
-    if queries is None:
-        limit = max(1, min(max_results, len(descriptors) - 1))
-        return made.search(descriptors, limit, exclude_self=True)
-    require_same_features(queries, database)
-    return made.search(queries.global_descriptors(), min(max_results, len(descriptors)))
+    if queries is not None:
+        require_same_features(queries, database)
+    made = build_index.build(message, database)
+    return first_stage.search_first_stage(
+        made,
+        (database if queries is None else queries).global_descriptors(),
+        message.index.max_results,
+        exclude_self=queries is None,
+        **settings.search_arguments(message),
+    )
+
+
+def search_index(
+    message: experiment_pb2.Experiment,
+    path: str,
+    database: FeatureStore | None,
+    queries: FeatureStore | None,
+) -> Ranking:
+    """Ranks an index's images for every query; without queries, for every image of the database.
+
+    Args:
+      message: the experiment.
+      path: of the index.
+      database: what the index was built of; only needed without queries, or to give an index of
+        codes alone its vectors.
+      queries: or None.
+
+    Raises:
+      InputError: no index, a damaged one, or one of other features.
+    """
+    asked = database if queries is None else queries
+    made = index.load_index(path, fingerprint=asked.fingerprint)
+    settings.set_effort(made, message)
+    if database is not None and getattr(made, "keep_vectors", True) is False:
+        attach_vectors(made, database)
+    return first_stage.search_first_stage(
+        made,
+        asked.global_descriptors(),
+        message.index.max_results,
+        exclude_self=queries is None,
+        **settings.search_arguments(message),
+    )
+
+
+def attach_vectors(made: VectorIndex, database: FeatureStore) -> None:
+    """Gives an index of codes alone the vectors of the store that it was built of."""
+    require(
+        database.ids() == made.ids and database.fingerprint == made.fingerprint,
+        "The index must have been built of this store.",
+        hint="Build it again, or give the store that it was built of.",
+        store=database.path,
+    )
+    made.attach(made.whiten(database.global_descriptors()).vectors)
 
 
 def require_same_features(queries: FeatureStore, database: FeatureStore) -> None:

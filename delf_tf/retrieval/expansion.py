@@ -16,7 +16,7 @@ _BATCH = 256
 def expand_queries(
     queries: GlobalDescriptors,
     ranking: Ranking,
-    database: np.ndarray,
+    database: np.ndarray | VectorTable,
     *,
     num_neighbours: int = 10,
     alpha: float = 3.0,
@@ -29,7 +29,8 @@ def expand_queries(
     Args:
       queries: Q descriptors.
       ranking: their first search; the order says which images are added.
-      database: float32 [N, D], the vectors of the ranking's `database_ids`; may be mapped.
+      database: float32 [N, D], the vectors of the ranking's `database_ids`; may be mapped, or an
+        index's table.
       num_neighbours: images added.
       alpha: how strongly nearer images weigh more.
 
@@ -78,7 +79,7 @@ def augment_database(
     return GlobalDescriptors(descriptors.ids, vectors)
 
 
-def check_database(database: np.ndarray, num_images: int, dim: int) -> None:
+def check_database(database: np.ndarray | VectorTable, num_images: int, dim: int) -> None:
     """Requires `database` to hold the vectors of a ranking's images, without reading them."""
     require(
         getattr(database, "ndim", 0) == 2 and database.shape == (num_images, dim),
@@ -88,7 +89,9 @@ def check_database(database: np.ndarray, num_images: int, dim: int) -> None:
     )
 
 
-def _blend(vectors: np.ndarray, rows: np.ndarray, database: np.ndarray, alpha: float) -> np.ndarray:
+def _blend(
+    vectors: np.ndarray, rows: np.ndarray, database: np.ndarray | VectorTable, alpha: float
+) -> np.ndarray:
     blended = np.empty_like(vectors)
     for start in range(0, len(vectors), _BATCH):
         batch = slice(start, start + _BATCH)

@@ -11,13 +11,14 @@ import numpy as np
 
 from delf_tf.checks import require
 from delf_tf.retrieval.expansion import check_database
+from delf_tf.retrieval.vectors import VectorTable
 from delf_tf.types import GlobalDescriptors, Ranking
 
 
 def rerank_global(
     ranking: Ranking,
     queries: GlobalDescriptors,
-    database: np.ndarray,
+    database: np.ndarray | VectorTable,
     *,
     num_candidates: int = 400,
     num_neighbours: int = 9,
@@ -33,7 +34,8 @@ def rerank_global(
     Args:
       ranking: the first stage's result.
       queries: its queries' descriptors, in its order.
-      database: float32 [N, D], the vectors of the ranking's `database_ids`; may be mapped.
+      database: float32 [N, D], the vectors of the ranking's `database_ids`; may be mapped, or an
+        index's table.
       num_candidates: M.
       num_neighbours: K.
       beta: β.

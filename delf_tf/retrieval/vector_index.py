@@ -75,20 +75,42 @@ class VectorIndex:
         """Width of the descriptors that it takes; 0 while that is open."""
         return self.whitening.input_dim if self.whitening is not None else self._table.dim
 
-    def add(self, descriptors: GlobalDescriptors) -> None:
+    @property
+    def vectors(self) -> VectorTable:
+        """What it holds, [N, D] after whitening; empty if it keeps codes alone."""
+        return self._table
+
+    def whiten(self, descriptors: GlobalDescriptors) -> GlobalDescriptors:
+        """Returns descriptors as the index compares them; without a whitening, as they are."""
+        if self.whitening is None:
+            return descriptors
+        return GlobalDescriptors(descriptors.ids, self.whitening.apply(descriptors.vectors))
+
+    def add(self, descriptors: GlobalDescriptors, *, whitened: bool = False) -> None:
         """Adds images; their rows follow those added before.
+
+        Args:
+          descriptors: of images that it does not hold yet.
+          whitened: they come from `whiten`, or were made of what it gave.
 
         Raises:
           InputError: other width, an id that is there already; nothing is added then.
         """
-        vectors = self._prepare("descriptors", descriptors)
+        vectors = self._prepare("descriptors", descriptors, whitened)
         known = [one for one in descriptors.ids if one in self._known]
         require(not known, "An image must be added once.", repeated=known[:3])
         self._add_vectors(vectors)
         self._ids += descriptors.ids
         self._known.update(descriptors.ids)
 
-    def search(self, queries: GlobalDescriptors, k: int, *, exclude_self: bool = False) -> Ranking:
+    def search(
+        self,
+        queries: GlobalDescriptors,
+        k: int,
+        *,
+        exclude_self: bool = False,
+        whitened: bool = False,
+    ) -> Ranking:
         """Returns the `k` best images of each query, the lower row first among equals.
 
         Args:
@@ -96,6 +118,7 @@ class VectorIndex:
           k: results a query, at most the number of images.
           exclude_self: leave out the image whose id is the query's; rows that then have too few
             images end in -1.
+          whitened: the queries come from `whiten`, or were made of what it gave.
 
         Raises:
           InputError: empty index, other width, k out of range.
@@ -106,7 +129,7 @@ class VectorIndex:
             f"k must lie in 1..{len(self)}, the number of images in the index.",
             k=k,
         )
-        vectors = self._prepare("queries", queries)
+        vectors = self._prepare("queries", queries, whitened)
         depth = min(k + exclude_self, len(self))
         rows, scores = self._search_vectors(vectors, depth)
         ranking = Ranking(queries.ids, self.ids, rows, scores)
@@ -190,17 +213,18 @@ class VectorIndex:
         )
         return index
 
-    def _prepare(self, name: str, descriptors: GlobalDescriptors) -> np.ndarray:
+    def _prepare(self, name: str, descriptors: GlobalDescriptors, whitened: bool) -> np.ndarray:
         width = descriptors.vectors.shape[1]
+        expected = self.dim
+        if whitened and self.whitening is not None:
+            expected = self.whitening.output_dim
         require(
-            self.dim in (0, width),
-            f"{name} must have the index's width, {self.dim}.",
+            expected in (0, width),
+            f"{name} must have the index's width, {expected}.",
             hint="They were extracted with another model or whitening.",
             width=width,
         )
-        if self.whitening is None:
-            return descriptors.vectors
-        return self.whitening.apply(descriptors.vectors)
+        return descriptors.vectors if whitened else self.whiten(descriptors).vectors
 
     @classmethod
     def _from_facts(cls: type[Self], container: Container) -> Self:

@@ -32,6 +32,20 @@ class VectorTable:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Returns float32 [..., D], as `take`: a table can stand where an array [N, D] is read."""
+        return self.take(rows)
+
+    @property
+    def ndim(self) -> int:
+        """2, as of an array of vectors."""
+        return 2
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, D)."""
+        return len(self), self.dim
+
     @property
     def dim(self) -> int:
         """Width D; 0 while the table is empty."""

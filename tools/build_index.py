@@ -1,0 +1,139 @@
+"""build_index: a feature store in, an index out, that search opens; or the vectors for a database.
+
+delf_tf build_index --database_store=STORE --output=INDEX [--type=TYPE] [--whitening=PATH]
+  [--dtype=float16]
+delf_tf build_index --database_store=MORE --add_to=INDEX [--output=OTHER_INDEX]
+delf_tf build_index --database_store=STORE --export=DIR [--export_formats=npy,parquet]
+
+TYPE is "exact"; a faiss factory string such as "SQ8" or "IVF2048,PQ128x4fs"; "auto", exact for few
+images and compressed for many; or a class of your own, "my_package.module:Class". --add_to adds the
+images that the index lacks. --export writes ids and vectors as vector databases load them in bulk.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+
+from delf_tf.checks import UsageError, require
+from delf_tf.features.store import FeatureStore
+from delf_tf.protos import experiment_pb2
+from delf_tf.retrieval import first_stage, index, vector_export
+from delf_tf.retrieval.vector_index import VectorIndex
+from delf_tf.tools import command_line, settings
+from delf_tf.types import GlobalDescriptors
+
+FLAGS = flags.FlagValues()
+settings.define_flags(FLAGS)
+flags.DEFINE_string("database_store", None, "features of the database", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "the index", flag_values=FLAGS)
+flags.DEFINE_string(
+    "type", None, "kind of index, instead of the config's; auto without either", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "whitening", None, "fitted whitening (.npz), instead of the config's", flag_values=FLAGS
+)
+flags.DEFINE_string("dtype", None, "float32 or float16, instead of the config's", flag_values=FLAGS)
+flags.DEFINE_boolean(
+    "keep_vectors",
+    True,
+    "keep the vectors beside a faiss index's codes; if not, search takes them from the store",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string("add_to", None, "an index to add the images to", flag_values=FLAGS)
+flags.DEFINE_string("export", None, "folder for ids and vectors", flag_values=FLAGS)
+flags.DEFINE_list(
+    "export_formats", list(vector_export.FORMATS), "of npy and parquet", flag_values=FLAGS
+)
+flags.DEFINE_boolean("overwrite", False, "replace what is at --output", flag_values=FLAGS)
+
+
+def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
+    """Runs the tool."""
+    command_line.no_positional(arguments)
+    (store_path,) = command_line.required(flag_values, "database_store")
+    if not (flag_values.output or flag_values.add_to or flag_values.export):
+        raise UsageError("--output, --add_to or --export must be given.")
+    message = _experiment(flag_values)
+    output = Path(flag_values.output or flag_values.add_to or "")
+    if flag_values.output:
+        require(
+            flag_values.overwrite or not output.exists(),
+            "The index must not exist yet.",
+            hint="Give --overwrite to replace it, or --add_to to add to it.",
+            output=output,
+        )
+    store = FeatureStore(store_path)
+    if flag_values.add_to:
+        made = add_images(flag_values.add_to, store)
+        command_line.write_result(str(made.save(output)))
+    elif flag_values.output:
+        extra = {} if flag_values.keep_vectors else {"keep_vectors": False}
+        command_line.write_result(str(build(message, store, **extra).save(output)))
+    if flag_values.export:
+        folder = vector_export.export_vectors(
+            flag_values.export,
+            store.global_blocks,
+            fingerprint=store.fingerprint,
+            whitening=settings.index_arguments(message)["whitening"],
+            formats=flag_values.export_formats,
+        )
+        command_line.write_result(str(folder))
+
+
+def build(message: experiment_pb2.Experiment, store: FeatureStore, **kwargs: Any) -> VectorIndex:
+    """Builds the index that the config names, of a store's global descriptors.
+
+    Raises:
+      InputError: a store without global descriptors or images, settings that do not fit.
+    """
+    made = first_stage.build_first_stage(
+        store.global_blocks,
+        message.index.type,
+        num_images=len(store.ids()),
+        database_augmentation=settings.augmentation_arguments(message),
+        fingerprint=store.fingerprint,
+        **settings.index_arguments(message),
+        **kwargs,
+    )
+    settings.set_effort(made, message)
+    return made
+
+
+def add_images(path: str, store: FeatureStore) -> VectorIndex:
+    """Returns the index at `path` with the images of the store that it lacks; nothing is written.
+
+    Raises:
+      InputError: no index, or one of other features.
+    """
+    made = index.load_index(path, fingerprint=store.fingerprint)
+    known = set(made.ids)
+    before = len(made)
+    for ids, vectors in store.global_blocks():
+        new = [row for row, one in enumerate(ids) if one not in known]
+        if new:
+            made.add(GlobalDescriptors(tuple(ids[row] for row in new), vectors[new]))
+    logging.info(
+        "%d images added; %d were there already.",
+        len(made) - before,
+        len(store.ids()) - (len(made) - before),
+    )
+    return made
+
+
+def _experiment(flag_values: flags.FlagValues) -> experiment_pb2.Experiment:
+    message = settings.optional_experiment(flag_values)
+    if not message.index.HasField("type"):
+        message.index.type = "auto"
+    for name in ("type", "whitening", "dtype"):
+        if flag_values[name].value is not None:
+            setattr(message.index, name, flag_values[name].value)
+    return message
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main, FLAGS))
