@@ -1,0 +1,169 @@
+"""The tools build_tfrecords and train through their command lines, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from delf_tf.tools import build_tfrecords, command_line, train
+
+CONFIG = """
+model { name: "tests.training.tiny_model:make" seed: 2 }
+training {
+  batch_size: 8 image_size: 16 num_steps: 40 optimizer: "adamw" learning_rate: 0.01
+  schedule: "cosine" clip_norm: 5 arcface_scale: 8 reconstruction_loss_weight: 1
+  ema_decay: 0.9 checkpoint_interval: 5 log_interval: 5
+  distortions { name: "brightness" strength: 0.2 }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with images of three classes, their records and a config."""
+    folder = tmp_path_factory.mktemp("train")
+    random = np.random.RandomState(0)
+    for label in range(3):
+        (folder / "images" / f"class{label}").mkdir(parents=True)
+        for number in range(4):
+            pixels = np.clip(random.normal(60 + 60 * label, 20, (20, 24, 3)), 0, 255)
+            path = folder / "images" / f"class{label}" / f"{number}.jpg"
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    (folder / "tiny.textproto").write_text(CONFIG)
+    done = _run(
+        "build_tfrecords",
+        f"--images_dir={folder}/images",
+        f"--output_dir={folder}/r",
+        "--num_shards=2",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(folder / "r" / "records-train.json")
+    return folder
+
+
+def _command(tool, *flags):
+    return [sys.executable, "-m", "delf_tf.tools.main", tool, *flags]
+
+
+def _environment():
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def _run(tool, *flags):
+    return subprocess.run(
+        _command(tool, *flags), capture_output=True, text=True, env=_environment(), check=False
+    )
+
+
+def _flags(work, name, *more):
+    return (
+        f"--config={work}/tiny.textproto",
+        f"--train_file_pattern={work}/r/train*",
+        f"--output_dir={work}/{name}",
+        *more,
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(work):
+    done = _run("train", *_flags(work, "whole"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(work / "whole" / "weights.npz")
+    return work / "whole"
+
+
+def _interrupt(work, name, number):
+    """Sends a signal once the first checkpoint is there; returns the exit status."""
+    process = subprocess.Popen(
+        _command("train", *_flags(work, name)),
+        env=_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 240
+    while not list((work / name / "checkpoints").glob("step-*.npz")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    return process.wait(timeout=120)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_ends_bit_equal(work, undisturbed, number):
+    status = _interrupt(work, number.name, number)
+    assert status == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+    done = _run("train", *_flags(work, number.name))
+    assert done.returncode == 0, done.stderr
+    for name in ("weights.npz", "checkpoints/step-000000040.npz"):
+        assert (work / number.name / name).read_bytes() == (undisturbed / name).read_bytes(), name
+
+
+def test_weights_tell_what_they_were_trained_on(undisturbed):
+    from delf_tf.models.checkpoint import read_options
+
+    facts = read_options(undisturbed / "weights.npz")["provenance"]
+    assert facts["training_set"] == {"kind": "folder"}
+    assert facts["num_training_images"] == 12
+    assert facts["initial_weights"] == "random"
+    assert 'optimizer: "adamw"' in facts["config"]
+    assert facts["averaged"] is True
+
+
+@pytest.mark.parametrize(
+    "flags, code, message",
+    [
+        (["--set=training.num_classes=7"], 1, "num_classes=7, classes_in_records=3"),
+        (["--set=training.optimiser=sgd"], 2, "Did you mean 'optimizer'"),
+        (["--set=training.crop=center"], 1, "crop must be one of"),
+        (["--strategy=mirorred"], 1, "strategy must be one of"),
+        (["--train_file_pattern=/nowhere/train*"], 1, "must match TFRecord shards"),
+        (["--config=tinny"], 2, "config must be a file"),
+    ],
+)
+def test_what_is_refused_before_the_first_step(work, capsys, flags, code, message):
+    assert (
+        command_line.run(train.main, train.FLAGS, ["train", *_flags(work, "refused"), *flags])
+        == code
+    )
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (work / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, code, message",
+    [
+        (["--images_dir=/nowhere", "--output_dir=x"], 1, "must exist"),
+        (["--dataset=gld", "--images_dir=a", "--output_dir=b"], 2, "Did you mean 'gldv2'"),
+        (["--dataset=gldv2", "--images_dir=a", "--output_dir=b"], 2, "--train_csv"),
+        (["--images_dir=a"], 2, "--output_dir"),
+    ],
+)
+def test_build_tfrecords_refuses(capsys, flags, code, message):
+    arguments = ["build_tfrecords", *flags]
+    assert command_line.run(build_tfrecords.main, build_tfrecords.FLAGS, arguments) == code
+    assert message in capsys.readouterr().err
+
+
+def test_validation_split_by_the_tool(work):
+    arguments = [
+        "build_tfrecords",
+        f"--images_dir={work}/images",
+        f"--output_dir={work}/split",
+        "--num_shards=2",
+        "--validation_fraction=0.25",
+    ]
+    assert command_line.run(build_tfrecords.main, build_tfrecords.FLAGS, arguments) == 0
+    counts = {
+        split: json.loads((work / "split" / f"records-{split}.json").read_text())["num_records"]
+        for split in ("train", "validation")
+    }
+    assert counts == {"train": 9, "validation": 3}
