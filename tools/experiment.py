@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from delf_tf.models.retrieval_model import RetrievalModel
 
 # Features change with this number: raise it when the same config gives other features.
-FEATURES_VERSION = "1"
+FEATURES_VERSION = "2"
 
 
 def define_flags(flag_values: flags.FlagValues, default_config: str | None = None) -> None:
@@ -47,8 +47,25 @@ def define_flags(flag_values: flags.FlagValues, default_config: str | None = Non
     )
 
 
+def define_extraction_flags(flag_values: flags.FlagValues) -> None:
+    """Adds --precision and --local_codec to the flags of a tool that extracts."""
+    flags.DEFINE_enum(
+        "precision",
+        None,
+        ["auto", "float32", "bfloat16"],
+        "numbers of the network, instead of the config's; auto: bfloat16 where the machine has it",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "local_codec",
+        None,
+        "float32, float16, int8 or the file of a trained codec: how local features are stored",
+        flag_values=flag_values,
+    )
+
+
 def from_flags(flag_values: flags.FlagValues) -> experiment_pb2.Experiment:
-    """Reads the experiment that --config, --set and --weights describe.
+    """Reads the experiment that --config, --set, --weights and the extraction flags describe.
 
     Raises:
       UsageError: no --config, or a config that cannot be understood.
@@ -58,6 +75,9 @@ def from_flags(flag_values: flags.FlagValues) -> experiment_pb2.Experiment:
     message = config.load_experiment(flag_values.config, flag_values.set)
     if flag_values.weights:
         message.model.weights = flag_values.weights
+    for name in ("precision", "local_codec"):
+        if name in flag_values and flag_values[name].value is not None:
+            setattr(message.extraction, name, flag_values[name].value)
     return message
 
 
@@ -100,6 +120,7 @@ def create_extractor(
         border_cells=settings.border_cells,
         local_projection=_projection(local_pca or settings.local_pca.path),
         global_projection=_projection(settings.global_pca.path),
+        precision=settings.precision,
     )
 
 
@@ -199,7 +220,12 @@ def fit_local_pca(
 
 
 def extraction_fingerprint(message: experiment_pb2.Experiment, *more: str) -> str:
-    """Returns the fingerprint of everything that shapes the features: model, weights, settings."""
+    """Returns the fingerprint of everything that shapes the features: model, weights, settings.
+
+    "auto" counts as the precision that it means on this machine.
+    """
+    from delf_tf.extraction import precision  # noqa: PLC0415 - TensorFlow takes seconds to load
+
     files = [
         message.model.weights,
         message.extraction.local_pca.path,
@@ -209,6 +235,9 @@ def extraction_fingerprint(message: experiment_pb2.Experiment, *more: str) -> st
     relevant = experiment_pb2.Experiment(model=message.model, extraction=message.extraction)
     # The same weights under another path are the same weights.
     relevant.model.ClearField("weights")
+    # How features are stored is said by the store, and changes no PCA fitted on them.
+    relevant.extraction.ClearField("local_codec")
+    relevant.extraction.precision = precision.resolve_precision(message.extraction.precision)
     named = [] if Path(message.model.weights).is_file() else [message.model.weights]
     return config.fingerprint(relevant, FEATURES_VERSION, *named, *contents, *more)
 

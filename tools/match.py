@@ -20,6 +20,7 @@ from delf_tf.types import ImageRef
 
 FLAGS = flags.FlagValues()
 experiment.define_flags(FLAGS)
+experiment.define_extraction_flags(FLAGS)
 flags.DEFINE_string("output", "matches.png", "the picture to write", flag_values=FLAGS)
 flags.DEFINE_boolean(
     "show_outliers", False, "draw the other matches too, in red", flag_values=FLAGS

@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from delf_tf import artifacts
-from delf_tf.checks import InputError
+from delf_tf.checks import InputError, require
 from delf_tf.datasets import images
 from delf_tf.extraction import pyramid
 from delf_tf.extraction.extractor import MIN_SIDE_PX, Extractor
@@ -90,6 +90,7 @@ def extract_to_store(
     num_shards: int = 1,
     block_size: int = 64,
     num_threads: int = 2,
+    local_codec: str | Path = "float32",
     overwrite: bool = False,
 ) -> Path:
     """Extracts a collection, or one shard of it; what an earlier run finished is not done again.
@@ -106,14 +107,23 @@ def extract_to_store(
       num_shards: number of shards.
       block_size: images written together.
       num_threads: decoding threads.
-      overwrite: start anew, whatever the store holds.
+      local_codec: how local features are stored, see features.creation.create.
+      overwrite: start anew, whatever the store holds; with one shard only, as a process cannot
+        know which shards were written before the others started.
 
     Returns:
       The store's path.
 
     Raises:
-      InputError: a store of another fingerprint, another writer of the shard, a full disk.
+      InputError: a store of another fingerprint, another writer of the shard, a full disk,
+        overwriting with several shards.
     """
+    require(
+        not overwrite or num_shards == 1,
+        "overwrite needs num_shards=1: it would delete what other shards have written.",
+        hint="Delete the store's folder, then start all shards without --overwrite.",
+        num_shards=num_shards,
+    )
     path = store.create(
         store_dir,
         [ref.id for ref in refs],
@@ -122,6 +132,7 @@ def extract_to_store(
         block_size=block_size,
         global_dim=extractor.global_dim,
         local_dim=extractor.local_dim,
+        local_codec=local_codec,
         overwrite=overwrite,
     )
     by_id = {ref.id: ref for ref in refs}

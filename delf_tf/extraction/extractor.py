@@ -9,7 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from delf_tf.checks import as_array, require
-from delf_tf.extraction import pyramid, selection
+from delf_tf.extraction import folding, pyramid, selection
+from delf_tf.extraction.precision import BFLOAT16, FLOAT32, resolve_precision
+from delf_tf.models.retrieval_model import RetrievalModel
 
 # The smallest side, in pixels, that is worth a descriptor; the original draws the same line.
 MIN_SIDE_PX = 10
@@ -36,6 +38,13 @@ class Extractor(tf.Module):
     `max_num_features`; they are L2-normalised, projected, and normalised again (Noh et al. 2017,
     section 4.3). Global descriptors are summed over their scales and normalised (Cao et al. 2020,
     section 3.3).
+
+    Attributes:
+      model: what runs: by default a copy of the given one with its batch normalisation folded into
+        the convolutions, which later changes of the given one's weights do not reach.
+      precision: "float32" or "bfloat16", of the network's convolutions.
+      global_dim: width of the global descriptor, or None.
+      local_dim: width of local descriptors, or None.
     """
 
     def __init__(
@@ -53,6 +62,8 @@ class Extractor(tf.Module):
         border_cells: int = 0,
         local_projection: Projection | None = None,
         global_projection: Projection | None = None,
+        precision: str = FLOAT32,
+        fold_normalization: bool = True,
     ):
         """Checks the arguments against the model.
 
@@ -72,12 +83,16 @@ class Extractor(tf.Module):
             images match, edge to edge.
           local_projection: PCA of local descriptors.
           global_projection: PCA of each scale's global descriptor.
+          precision: "float32", "bfloat16" or "auto" (see precision.resolve_precision): weights and
+            activations of the network's convolutions; the rest is float32 always.
+          fold_normalization: whether `model` is copied with its batch normalisation folded in,
+            which changes float32 descriptors by rounding alone; without it, only float32.
 
         Raises:
           InputError: an argument out of range, or features that the model does not give.
         """
         super().__init__(name="extractor")
-        self.model = model
+        self.model, self.precision = _inference_model(model, precision, fold_normalization)
         self.image_scales = pyramid.check_scales(image_scales)
         self.global_scales_ind = _check_indices(global_scales_ind, len(self.image_scales))
         self.use_global_features, self.use_local_features = use_global_features, use_local_features
@@ -226,6 +241,21 @@ class Extractor(tf.Module):
 def pool(vectors: tf.Tensor) -> tf.Tensor:
     """Returns one global descriptor [D] of those of an image's scales [S, D]: their direction."""
     return tf.math.l2_normalize(tf.reduce_sum(vectors, axis=0), axis=-1)
+
+
+def _inference_model(
+    model: tf.keras.Model, precision: str, fold_normalization: bool
+) -> tuple[tf.keras.Model, str]:
+    """Returns the network that runs and its precision; networks not of ours run as they are."""
+    resolved = resolve_precision(precision)
+    if fold_normalization and isinstance(model, RetrievalModel):
+        return folding.inference_copy(model, resolved), resolved
+    require(
+        precision != BFLOAT16,
+        "bfloat16 needs fold_normalization and a model of create_model.",
+        precision=precision,
+    )
+    return model, FLOAT32
 
 
 def _check_outputs(model: tf.keras.Model, use_global: bool, use_local: bool) -> None:

@@ -16,7 +16,7 @@ import tensorflow as tf
 from delf_tf.checks import require_choice
 from delf_tf.extraction.precision import BFLOAT16, FLOAT32
 from delf_tf.models import presets
-from delf_tf.models.layers import ConvNorm, register
+from delf_tf.models.layers import ConvNorm, pad_symmetric, register
 from delf_tf.models.retrieval_model import RetrievalModel
 from delf_tf.models.variables import variables_by_path
 
@@ -64,15 +64,17 @@ class FoldedConvNorm(tf.keras.layers.Layer):
         """See ConvNorm; `training` changes nothing."""
         del training
         filters, kernel_size, stride, padding, activation = self._arguments
-        margin = [kernel_size // 2] * 2
-        # At stride 1 both paddings are the same.
-        explicit = padding == "symmetric" and stride > 1 and kernel_size > 1
-        pad = [[0, 0], margin, margin, [0, 0]] if explicit else "SAME"
+        # At stride 1 both paddings are the same, and the fused one is faster.
+        margin = kernel_size // 2 if padding == "symmetric" and stride > 1 else 0
         kernel, bias = (tf.cast(one, x.dtype) for one in (self.kernel, self.bias))
-        if filters:
-            x = tf.nn.conv2d(x, kernel, stride, pad)
-        else:
+        if not filters:
+            # TensorFlow aborts on explicit padding of a depthwise convolution fused with its bias.
+            x = pad_symmetric(x, margin) if margin else x
+            pad = "VALID" if margin else "SAME"
             x = tf.nn.depthwise_conv2d(x, kernel, [1, stride, stride, 1], pad)
+        else:
+            pad = [[0, 0], [margin] * 2, [margin] * 2, [0, 0]] if margin else "SAME"
+            x = tf.nn.conv2d(x, kernel, stride, pad)
         x = tf.nn.bias_add(x, bias)
         if activation is None:
             return x

@@ -15,6 +15,9 @@ from PIL import Image
 
 from delf_tf.checks import require
 
+# The largest factor of a pyramid.
+MAX_SCALE = 8
+
 
 def limited_size(
     height: int, width: int, *, max_side: int = -1, min_side: int = -1, square: bool = False
@@ -56,12 +59,12 @@ def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
     """Returns the pyramid's factors as floats.
 
     Raises:
-      InputError: none, or one outside (0, 8].
+      InputError: none, or one outside (0, MAX_SCALE].
     """
     scales = tuple(float(scale) for scale in scales)
     require(
-        bool(scales) and all(0 < scale <= 8 for scale in scales),
-        "image_scales must be one or more factors above 0 and at most 8.",
+        bool(scales) and all(0 < scale <= MAX_SCALE for scale in scales),
+        f"image_scales must be one or more factors above 0 and at most {MAX_SCALE}.",
         image_scales=scales,
     )
     return scales

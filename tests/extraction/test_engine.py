@@ -147,3 +147,23 @@ def test_sample_descriptors(photos):
     nothing = Extractor(ToyModel(), use_local_features=True, score_threshold=300)
     sampled, _ = engine.sample_descriptors(refs, nothing, loader, max_num_samples=14)
     assert sampled.shape == (0, 3)
+
+
+def test_local_features_are_stored_by_the_codec(photos, tmp_path):
+    exact = FeatureStore(_extract(photos, tmp_path / "exact"))
+    half = FeatureStore(_extract(photos, tmp_path / "half", local_codec="float16"))
+    assert (exact.local_codec, half.local_codec) == ("float32", "float16")
+    left, right = exact.read_local("3.png"), half.read_local("3.png")
+    np.testing.assert_allclose(right.descriptors, left.descriptors, atol=1e-3)
+    with pytest.raises(InputError, match="codec"):
+        _extract(photos, tmp_path / "half", local_codec="int8")
+    with pytest.raises(InputError, match="must be trained"):
+        _extract(photos, tmp_path / "pq", local_codec="pq1x5")
+
+
+def test_overwriting_one_shard_of_several_is_refused(photos, tmp_path):
+    path = _extract(photos, tmp_path / "store", num_shards=2)
+    before = _tree(path)
+    with pytest.raises(InputError, match="overwrite needs num_shards=1"):
+        _extract(photos, path, num_shards=2, shard_index=1, overwrite=True)
+    assert _tree(path) == before

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from delf_tf import create_model
+from delf_tf.checks import InputError
+from delf_tf.extraction import folding
+from delf_tf.extraction.extractor import Extractor
+from delf_tf.models.layers import ConvNorm
+from delf_tf.models.variables import variables_by_path
+from tests.extraction.toy import ToyModel, coordinates_image
+
+SMALL = {"width_multiplier": 0.25}
+FAMILIES = {
+    "gem_mobilenet_v2": SMALL,
+    "gem_resnet50_v2": {},
+    "delf_resnet50": SMALL,
+    "delg_resnet50": {**SMALL, "backbone_form": "keras"},
+    "dolg_resnet50": {**SMALL, "fusion_dim": 64},
+    "superfeatures_mobilenet_v2": SMALL,
+}
+
+
+def _trained(name, **options):
+    """A model whose normalisations differ from the identity, as training leaves them."""
+    model = create_model(name, seed=0, **options)
+    random = np.random.RandomState(0)
+    for path, variable in variables_by_path(model).items():
+        shape = tuple(variable.shape)
+        leaf = path.rsplit(".", 1)[-1]
+        if leaf in ("gamma", "moving_variance"):
+            variable.assign(random.uniform(0.8, 1.2, shape))
+        elif leaf in ("beta", "moving_mean", "bias"):
+            variable.assign(random.normal(0, 0.1, shape))
+    return model
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request):
+    return _trained(request.param, **FAMILIES[request.param])
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.RandomState(1).uniform(0, 255, (1, 97, 130, 3)).astype(np.float32)
+
+
+def _unit(values):
+    values = np.asarray(values)
+    return values / np.linalg.norm(values, axis=-1, keepdims=True)
+
+
+def test_folded_descriptors_equal_the_plain_ones(model, images):
+    plain, folded = model(images), folding.inference_copy(model)(images)
+    assert set(plain) == set(folded)
+    for name in plain:
+        if name in ("global", "features", "superfeatures"):
+            np.testing.assert_allclose(_unit(folded[name]), _unit(plain[name]), atol=1e-5)
+        else:
+            np.testing.assert_allclose(folded[name], plain[name], rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_is_left_to_fold(model):
+    copy = folding.inference_copy(model)
+    assert not [path for path in variables_by_path(copy) if "moving_" in path or ".norm." in path]
+    assert copy.options == model.options
+
+
+def test_bfloat16_is_near_and_gives_float32(model, images):
+    plain, copy = model(images), folding.inference_copy(model, "bfloat16")
+    assert "bfloat16" in {tf.as_dtype(variable.dtype).name for variable in copy.weights}
+    for name, values in copy(images).items():
+        assert values.dtype == tf.float32
+        if name == "global":
+            assert np.sum(_unit(values) * _unit(plain[name])) > 0.99
+    assert tf.keras.mixed_precision.global_policy().name == "float32"
+
+
+def test_scores_stay_in_float32_in_bfloat16():
+    model = _trained("delg_mobilenet_v2", **SMALL)
+    variables = variables_by_path(folding.inference_copy(model, "bfloat16"))
+    names = {path: tf.as_dtype(variable.dtype).name for path, variable in variables.items()}
+    assert names["attention.score.kernel"] == "float32"
+    assert names["whitening.kernel"] == "float32"
+    assert names["attention.hidden.kernel"] == "bfloat16"
+    assert names["backbone.stem.kernel"] == "bfloat16"
+
+
+def test_the_copy_is_independent():
+    model = _trained("gem_mobilenet_v2", **SMALL)
+    copy = folding.inference_copy(model)
+    image = np.full((1, 32, 32, 3), 100, np.float32)
+    before = copy(image)["global"].numpy()
+    for variable in model.weights:
+        variable.assign(tf.zeros_like(variable))
+    np.testing.assert_array_equal(copy(image)["global"].numpy(), before)
+
+
+def test_folding_by_hand():
+    """One channel, y = (2 x - 1) * 3 / sqrt(3 + 1) + 5 = 3 x + 3.5."""
+    layer = ConvNorm(1, epsilon=1.0)
+    layer.build((None, None, None, 1))
+    layer.conv.set_weights([np.full((1, 1, 1, 1), 2.0)])
+    layer.norm.set_weights([np.array([value]) for value in (3.0, 5.0, 1.0, 3.0)])
+
+    class Holder(tf.keras.layers.Layer):
+        def __init__(self, one):
+            super().__init__()
+            self.one = one
+
+    values = folding._folded_values(Holder(layer), {"one": 1.0})
+    assert {name: value.item() for name, value in values.items()} == {
+        "one.kernel": pytest.approx(3.0),
+        "one.bias": pytest.approx(3.5),
+    }
+
+
+def test_keras_networks_are_copied_as_they_are(images):
+    model = create_model("gem_keras:MobileNetV2", seed=0)
+    copy = folding.inference_copy(model, "bfloat16")
+    np.testing.assert_allclose(copy(images)["global"], model(images)["global"], atol=1e-5)
+
+
+def test_unknown_precision():
+    with pytest.raises(InputError, match="precision"):
+        folding.inference_copy(create_model("gem_mobilenet_v2", seed=0, **SMALL), "float16")
+
+
+def test_the_extractor_folds_by_default_and_can_be_told_not_to():
+    model = _trained("delg_mobilenet_v2", **SMALL)
+    options = {"image_scales": [1.0, 0.5], "use_local_features": True, "max_num_features": 20}
+    image = np.random.RandomState(0).randint(0, 256, (97, 130, 3), np.uint8)
+    plain = Extractor(model, fold_normalization=False, **options)
+    folded = Extractor(model, **options)
+    half = Extractor(model, precision="bfloat16", **options)
+    assert plain.model is model and folded.model is not model
+    assert [one.precision for one in (plain, folded, half)] == ["float32", "float32", "bfloat16"]
+    expected, found, near = plain(image), folded(image), half(image)
+    for name in ("global_descriptor", "descriptors", "locations", "scales"):
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
+    cosine = np.sum(near["global_descriptor"].numpy() * expected["global_descriptor"].numpy())
+    assert 0.99 < cosine < 1.0
+    assert near["descriptors"].shape == expected["descriptors"].shape
+
+
+def test_models_not_of_ours_run_as_they_are_in_float32_only():
+    model = ToyModel()
+    extractor = Extractor(model, precision="auto")
+    assert extractor.model is model and extractor.precision == "float32"
+    assert extractor(coordinates_image(32, 32))["global_descriptor"].shape == (3,)
+    with pytest.raises(InputError, match="bfloat16 needs"):
+        Extractor(model, precision="bfloat16")
