@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 SMALL_DEMO = [
-    "--num_train_landmarks=3",
     "--num_landmarks=3",
+    "--num_train_views=2",
+    "--num_views=5",
     "--num_distractors=2",
     "--set=training.num_steps=2",
     "--set=training.batch_size=4",

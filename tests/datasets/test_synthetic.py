@@ -337,6 +337,17 @@ def test_write_collection(tmp_path):
     assert all(max(read_image(ref).shape) == 64 for ref in refs)
 
 
+def test_later_views_of_the_same_landmarks(tmp_path):
+    arguments = {"num_landmarks": 1, "image_side": 48}
+    synthetic.write_collection(tmp_path / "all", views_per_landmark=3, **arguments)
+    labels = synthetic.write_collection(
+        tmp_path / "last", views_per_landmark=1, first_view=2, **arguments
+    )
+    assert folder.read_labels(labels) == {"landmark_0000_02.jpg": "landmark_0000"}
+    (last,) = (tmp_path / "last" / "images").iterdir()
+    assert last.read_bytes() == (tmp_path / "all" / "images" / last.name).read_bytes()
+
+
 def test_a_killed_run_ends_byte_identical(tmp_path):
     arguments = {
         "num_landmarks": 1,

@@ -30,6 +30,7 @@ def write_collection(
     *,
     num_landmarks: int,
     views_per_landmark: int,
+    first_view: int = 0,
     num_distractors: int = 0,
     seed: int = 0,
     image_side: int = 640,
@@ -45,6 +46,8 @@ def write_collection(
       output_dir: made if missing; it may hold the same collection, finished or not.
       num_landmarks: how many places.
       views_per_landmark: images of each.
+      first_view: number of the first of them; another collection of the same `seed` and other
+        numbers shows the same landmarks as never seen before.
       num_distractors: images of none of them.
       seed: another seed is another collection, with no landmark in common.
       image_side: larger side of the images in pixels.
@@ -60,6 +63,7 @@ def write_collection(
     limits = {
         "num_landmarks": (num_landmarks, 0, _SEEDS_APART // 4),
         "views_per_landmark": (views_per_landmark, 1, _SEEDS_APART),
+        "first_view": (first_view, 0, _SEEDS_APART),
         "num_distractors": (num_distractors, 0, _SEEDS_APART // 4),
         "seed": (seed, 0, 1 << 32),
         "image_side": (image_side, 32, 4096),
@@ -76,7 +80,7 @@ def write_collection(
     write = functools.partial(_write_task, folder / "images", recipe)
     for _ in track(_run(write, tasks, num_workers), len(tasks), "scenes", "generating"):
         pass
-    return _write_labels(folder, num_landmarks, views_per_landmark, num_distractors)
+    return _write_labels(folder, recipe)
 
 
 def _claim(folder: Path, recipe: dict[str, int]) -> None:
@@ -113,7 +117,7 @@ def _write_task(images_dir: Path, recipe: dict[str, int], task: int) -> None:
     """Writes landmark `task`, or distractor -1 - `task` if that is negative."""
     base, image_side = recipe["seed"] * _SEEDS_APART, recipe["image_side"]
     if task >= 0:
-        for view in range(recipe["views_per_landmark"]):
+        for view in _views(recipe):
             path = images_dir / _view_name(task, view)
             if not path.exists():
                 shape = _shape(image_side, base + task, view)
@@ -153,16 +157,19 @@ def _distractor_name(number: int) -> str:
     return f"distractor_{number:05d}.jpg"
 
 
-def _write_labels(
-    folder: Path, num_landmarks: int, views_per_landmark: int, num_distractors: int
-) -> Path:
+def _views(recipe: dict[str, int]) -> range:
+    first = recipe["first_view"]
+    return range(first, first + recipe["views_per_landmark"])
+
+
+def _write_labels(folder: Path, recipe: dict[str, int]) -> Path:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "place"])
     writer.writerows(
         [_view_name(landmark, view), f"landmark_{landmark:04d}"]
-        for landmark in range(num_landmarks)
-        for view in range(views_per_landmark)
+        for landmark in range(recipe["num_landmarks"])
+        for view in _views(recipe)
     )
-    writer.writerows([_distractor_name(number), ""] for number in range(num_distractors))
+    writer.writerows([_distractor_name(one), ""] for one in range(recipe["num_distractors"]))
     return write_text(folder / "labels.csv", text.getvalue())
