@@ -181,6 +181,7 @@ def _create_objective(
         scale=options.arcface_scale,
         num_sampled=options.num_sampled_classes,
         step=options.step,
+        descriptor_weight=options.descriptor_loss_weight,
         attention_weight=options.attention_loss_weight,
         reconstruction_weight=options.reconstruction_loss_weight,
         contrastive_weight=options.contrastive_loss_weight,

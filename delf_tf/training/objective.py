@@ -41,6 +41,7 @@ class Objective:
         scale: float | None = None,
         num_sampled: int = 0,
         step: str = "joint",
+        descriptor_weight: float = 1.0,
         attention_weight: float = 1.0,
         reconstruction_weight: float = 10.0,
         contrastive_weight: float = 0.0,
@@ -58,6 +59,7 @@ class Objective:
           scale: likewise.
           num_sampled: classes that a step sees, at least the batch of a replica; 0 for all.
           step: of DELF and DELG, see Delf.training_outputs.
+          descriptor_weight: of "descriptor".
           attention_weight: of "attention".
           reconstruction_weight: of "reconstruction".
           contrastive_weight: of "contrastive", within the batch of a replica, which should hold
@@ -71,7 +73,7 @@ class Objective:
         self._step = step
         outputs = self._outputs(tf.zeros([2, 64, 64, 3]), training=False)
         named = {
-            "descriptor": ("embedding", 1.0),
+            "descriptor": ("embedding", descriptor_weight),
             "attention": ("attention_pooled", attention_weight),
             "reconstruction": ("reconstruction", reconstruction_weight),
             "contrastive": ("embedding", contrastive_weight),
