@@ -1,33 +1,68 @@
 """rerank: a ranking and the features in; its head verified geometrically and put in a new order.
 
-delf_tf rerank --config=CONFIG --ranking=ranking.npz --database_store=STORE --output=reranked.npz
-  [--query_store=STORE]    (not given: the queries are database images)
+delf_tf rerank --ranking=ranking.npz --database_store=STORE --output=reranked.npz
+  [--query_store=STORE] [--config=CONFIG] [--score=combined] [--labels=labels.csv]
+  [--calibrate=300]
+
+Without --query_store the queries are database images. Every verification is kept in a folder beside
+the output; a run that was killed goes on from there, and another --score or --min_inliers costs no
+new verification. --calibrate verifies that many pairs of images that do not match, and counts that
+chance reaches then move nothing. --labels (columns image, place) report mAP before and after, and
+with --score=combined fit the weight of the inliers, unless one is given.
 """
 
 from __future__ import annotations
 
 import functools
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from delf_tf import matching
+from delf_tf.artifacts import StrPath
+from delf_tf.checks import require
+from delf_tf.datasets import folder
+from delf_tf.evaluation import metrics
 from delf_tf.features.store import FeatureStore
+from delf_tf.matching.calibration import ChanceInliers
 from delf_tf.protos import experiment_pb2
-from delf_tf.retrieval import ranking_file
+from delf_tf.retrieval import combination, ranking_file
 from delf_tf.retrieval import rerank as reranking
-from delf_tf.tools import command_line, experiment
+from delf_tf.retrieval.verifications import load_verifications
+from delf_tf.tools import calibration, command_line, settings
 from delf_tf.types import LocalFeatures, Ranking, Verification
 
 FLAGS = flags.FlagValues()
-experiment.define_flags(FLAGS)
+settings.define_flags(FLAGS)
 flags.DEFINE_string("ranking", None, "the first stage's ranking (.npz)", flag_values=FLAGS)
 flags.DEFINE_string("database_store", None, "features of the database", flag_values=FLAGS)
 flags.DEFINE_string("query_store", None, "features of the queries", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "the new ranking (.npz)", flag_values=FLAGS)
 flags.DEFINE_integer("num_threads", 2, "threads that verify pairs", flag_values=FLAGS)
+flags.DEFINE_integer("num_candidates", None, "instead of the config's", flag_values=FLAGS)
+flags.DEFINE_string(
+    "score", None, "inliers, weighted or combined, instead of the config's", flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "weight", None, "of the inliers in combined, instead of the config's", flag_values=FLAGS
+)
+flags.DEFINE_integer("min_inliers", None, "instead of the config's", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "calibrate", 0, "pairs that do not match to learn min_inliers from; 0: no", flag_values=FLAGS
+)
+flags.DEFINE_string("labels", None, "CSV with columns image and place", flag_values=FLAGS)
+flags.DEFINE_string(
+    "verifications_dir",
+    None,
+    "folder of the verifications; not given: the output's name with .verifications",
+    flag_values=FLAGS,
+)
+flags.DEFINE_boolean("overwrite", False, "verify anew", flag_values=FLAGS)
+flags.DEFINE_boolean("json", False, "print JSON instead of lines", flag_values=FLAGS)
 
 # Database images re-appear in many queries' heads; this many are kept decoded.
 _CACHED_IMAGES = 512
@@ -39,17 +74,45 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     ranking_path, database_path, output = command_line.required(
         flag_values, "ranking", "database_store", "output"
     )
+    message = _experiment(flag_values)
+    ranking = ranking_file.load_ranking(ranking_path)
+    labels = folder.read_labels(flag_values.labels) if flag_values.labels else None
     database = FeatureStore(database_path)
     queries = FeatureStore(flag_values.query_store) if flag_values.query_store else database
-    ranking = rerank_stores(
-        experiment.from_flags(flag_values),
-        ranking_file.load_ranking(ranking_path),
+    chance = _chance(flag_values, message, (ranking, queries, database), labels)
+    run = functools.partial(
+        verify_stores,
+        message,
+        ranking,
         queries,
         database,
         num_threads=flag_values.num_threads,
+        min_inliers=chance,
+        verifications_dir=_folder(flag_values),
     )
-    path = ranking_file.save_ranking(output, ranking, fingerprint=database.fingerprint)
-    command_line.write_result(str(path))
+    reranked, found = run()
+    figures: dict[str, Any] = {}
+    if labels is not None:
+        figures = fit(ranking, found, labels, chance)
+        if message.rerank.score == "combined" and not message.rerank.HasField("weight"):
+            message.rerank.weight = figures["fitted"]["weight"]
+            reranked, _ = run()
+        truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels)
+        figures["mAP"] = metrics.evaluate_ranking(reranked, truth).mAP
+    facts = {
+        "score": message.rerank.score,
+        "weight": message.rerank.weight if message.rerank.score == "combined" else None,
+        "num_candidates": message.rerank.num_candidates,
+        "min_inliers": chance if isinstance(chance, int) else calibration.describe(chance),
+        "blind_reranking": True,
+        "queries_cropped": ranking_file.load_ranking_metadata(ranking_path).get("queries_cropped"),
+        **figures,
+    }
+    path = ranking_file.save_ranking(output, reranked, fingerprint=database.fingerprint, **facts)
+    result = {"path": str(path), "verifications_dir": str(_folder(flag_values)), **facts}
+    command_line.write_result(
+        command_line.to_json(result) if flag_values.json else "\n".join(_lines(result))
+    )
 
 
 def rerank_stores(
@@ -61,25 +124,79 @@ def rerank_stores(
     num_threads: int = 2,
 ) -> Ranking:
     """Re-ranks with the experiment's settings; features are read from the stores."""
-    settings = message.rerank
-    reranked, _ = reranking.rerank(
+    return verify_stores(
+        message,
+        ranking,
+        queries,
+        database,
+        num_threads=num_threads,
+        min_inliers=message.rerank.min_inliers,
+    )[0]
+
+
+def verify_stores(
+    message: experiment_pb2.Experiment,
+    ranking: Ranking,
+    queries: FeatureStore,
+    database: FeatureStore,
+    *,
+    num_threads: int,
+    min_inliers: int | ChanceInliers,
+    verifications_dir: StrPath | None = None,
+) -> tuple[Ranking, reranking.Verifications]:
+    """Re-ranks as `rerank_stores`; returns the verifications too, kept in a folder if one is given.
+
+    Raises:
+      InputError: a setting out of range, an image of the ranking that a store lacks.
+    """
+    rerank_settings = message.rerank
+    return reranking.rerank(
         ranking,
         queries.read_local,
         functools.lru_cache(_CACHED_IMAGES)(database.read_local),
-        num_candidates=settings.num_candidates,
+        num_candidates=rerank_settings.num_candidates,
         num_threads=num_threads,
-        min_inliers=settings.min_inliers,
-        score=settings.score,
-        weight=settings.weight,
+        min_inliers=min_inliers,
+        score=rerank_settings.score,
+        weight=rerank_settings.weight,
+        verifications_dir=verifications_dir,
+        fingerprint=f"{queries.fingerprint} {database.fingerprint}",
         **verify_options(message),
     )
-    return reranked
+
+
+def fit(
+    ranking: Ranking,
+    found: reranking.Verifications,
+    labels: Mapping[str, str],
+    min_inliers: int | ChanceInliers,
+) -> dict[str, Any]:
+    """Fits the weight of the score "combined" and reports it.
+
+    Returns:
+      first_stage_mAP, and fitted: its weight, its mAP on the queries that it was fitted to, and
+      held_out_mAP, where each half of the places is scored with the other half's weight.
+    """
+    truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels)
+    fitted = combination.fit_weight(ranking, found, truth, min_inliers=min_inliers)
+    groups = folder.places(ranking.query_ids, labels)
+    return {
+        "first_stage_mAP": metrics.evaluate_ranking(ranking, truth).mAP,
+        "fitted": {
+            "weight": fitted.weight,
+            "mAP": fitted.mAP,
+            "held_out_mAP": combination.held_out_map(
+                ranking, found, truth, groups, min_inliers=min_inliers
+            ),
+            "num_queries": fitted.num_queries,
+        },
+    }
 
 
 def verify_options(message: experiment_pb2.Experiment) -> dict[str, Any]:
     """Returns the keyword arguments of matching.verify; what is not set keeps the best default."""
-    settings = message.rerank
-    options: dict[str, Any] = {"seed": settings.seed}
+    rerank_settings = message.rerank
+    options: dict[str, Any] = {"seed": rerank_settings.seed}
     for field, name in (
         ("transform", "model"),
         ("max_descriptor_distance", "max_distance"),
@@ -87,8 +204,8 @@ def verify_options(message: experiment_pb2.Experiment) -> dict[str, Any]:
         ("mutual", "mutual"),
         ("inlier_threshold_px", "inlier_threshold_px"),
     ):
-        if settings.HasField(field):
-            options[name] = getattr(settings, field)
+        if rerank_settings.HasField(field):
+            options[name] = getattr(rerank_settings, field)
     return options
 
 
@@ -105,6 +222,62 @@ def pair_verifier(
         return query, hit, matching.verify(query, hit, **options)
 
     return verify
+
+
+def _experiment(flag_values: flags.FlagValues) -> experiment_pb2.Experiment:
+    message = settings.optional_experiment(flag_values)
+    for name in ("num_candidates", "score", "weight", "min_inliers"):
+        if flag_values[name].value is not None:
+            setattr(message.rerank, name, flag_values[name].value)
+    require(flag_values.calibrate >= 0, "--calibrate must be 0 or more.", got=flag_values.calibrate)
+    kept = _folder(flag_values)
+    if flag_values.overwrite and (kept / "manifest.json").is_file():
+        load_verifications(kept)
+        shutil.rmtree(kept)
+    return message
+
+
+def _folder(flag_values: flags.FlagValues) -> Path:
+    return Path(
+        flag_values.verifications_dir or Path(flag_values.output).with_suffix(".verifications")
+    )
+
+
+def _chance(
+    flag_values: flags.FlagValues,
+    message: experiment_pb2.Experiment,
+    stage: tuple[Ranking, FeatureStore, FeatureStore],
+    labels: Mapping[str, str] | None,
+) -> int | ChanceInliers:
+    """Returns the counts that are taken for chance: the config's, or those of --calibrate."""
+    if not flag_values.calibrate:
+        return message.rerank.min_inliers
+    return calibration.chance_inliers(
+        *stage,
+        num_pairs=flag_values.calibrate,
+        num_candidates=message.rerank.num_candidates,
+        labels=labels,
+        options=verify_options(message),
+        num_threads=flag_values.num_threads,
+    )
+
+
+def _lines(result: Mapping[str, Any]) -> list[str]:
+    lines = [result["path"]]
+    if "fitted" in result:
+        fitted = result["fitted"]
+        held_out = fitted["held_out_mAP"]
+        lines += [
+            f"mAP {100 * result['first_stage_mAP']:.2f} -> {100 * result['mAP']:.2f} "
+            f"({result['score']}, {fitted['num_queries']} queries)",
+            f"fitted weight of inliers {fitted['weight']:.4g}: mAP {100 * fitted['mAP']:.2f}, "
+            + ("no second half" if held_out is None else f"held out {100 * held_out:.2f}"),
+        ]
+    if isinstance(result["min_inliers"], Mapping):
+        chance = result["min_inliers"]
+        pairs = zip(chance["num_matches"], chance["min_inliers"])
+        lines.append("min_inliers by matches: " + ", ".join(f"{m}: {n}" for m, n in pairs))
+    return lines
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 
 from delf_tf.checks import require
 from delf_tf.evaluation.metrics import evaluate_ranking
+from delf_tf.matching.calibration import ChanceInliers
 from delf_tf.retrieval.rerank import Verifications, make_head, reorder
 from delf_tf.retrieval.verifications import VerifiedHead
 from delf_tf.types import GroundTruth, Ranking, Verification
@@ -38,7 +39,7 @@ def fit_weight(
     verifications: Verifications,
     ground_truth: GroundTruth,
     *,
-    min_inliers: int = 0,
+    min_inliers: int | ChanceInliers = 0,
     weights: Sequence[float] = WEIGHTS,
 ) -> FittedWeight:
     """Finds the weight for `rerank(score="combined", weight=…)`.
@@ -78,10 +79,62 @@ def fit_weight(
     return FittedWeight(*best, tuple(tried), num_queries)
 
 
+def held_out_map(
+    ranking: Ranking,
+    verifications: Verifications,
+    ground_truth: GroundTruth,
+    groups: Sequence[str],
+    *,
+    min_inliers: int | ChanceInliers = 0,
+    weights: Sequence[float] = WEIGHTS,
+) -> float | None:
+    """Returns mAP when each half of the queries is scored with the weight fitted on the other.
+
+    Args:
+      ranking: the first stage's result, before re-ranking.
+      verifications: what `rerank` returned for it.
+      ground_truth: of its queries.
+      groups: one a query; queries of a group, such as a place's, fall into the same half.
+      min_inliers: as in `rerank`.
+      weights: to be tried.
+
+    Returns:
+      The mean over all queries with positives; None where a half has none.
+    """
+    names = {name: number % 2 for number, name in enumerate(sorted(set(groups)))}
+    halves = [[q for q, name in enumerate(groups) if names[name] == half] for half in (0, 1)]
+    if not all(any(len(ground_truth.positives[q]) for q in half) for half in halves):
+        return None
+    parts = [_part(ranking, verifications, ground_truth, half) for half in halves]
+    total, num_queries = 0.0, 0
+    for own, other in ((0, 1), (1, 0)):
+        weight = fit_weight(*parts[other], min_inliers=min_inliers, weights=weights).weight
+        scored = fit_weight(*parts[own], min_inliers=min_inliers, weights=[weight])
+        total += scored.mAP * scored.num_queries
+        num_queries += scored.num_queries
+    return total / num_queries
+
+
+def _part(
+    ranking: Ranking, verifications: Verifications, truth: GroundTruth, rows: Sequence[int]
+) -> tuple[Ranking, Verifications, GroundTruth]:
+    """Returns all three for some of the queries."""
+    some = Ranking(
+        tuple(ranking.query_ids[row] for row in rows),
+        ranking.database_ids,
+        ranking.indices[list(rows)],
+        ranking.scores[list(rows)],
+    )
+    kept = GroundTruth(
+        tuple(truth.positives[row] for row in rows), tuple(truth.junk[row] for row in rows)
+    )
+    return some, [verifications[row] for row in rows], kept
+
+
 def _combined(
     ranking: Ranking,
     heads: Sequence[tuple[np.ndarray, VerifiedHead]],
-    min_inliers: int,
+    min_inliers: int | ChanceInliers,
     weight: float,
 ) -> Ranking:
     made = [

@@ -12,6 +12,7 @@ import numpy as np
 from delf_tf import artifacts, matching
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require, require_choice
+from delf_tf.matching.calibration import ChanceInliers
 from delf_tf.progress import Progress
 from delf_tf.retrieval.verifications import VerificationFolder, VerifiedHead
 from delf_tf.types import LocalFeatures, Ranking, Verification
@@ -65,7 +66,7 @@ def rerank(
     *,
     num_candidates: int = 100,
     num_threads: int | None = None,
-    min_inliers: int = 0,
+    min_inliers: int | ChanceInliers = 0,
     score: str = "inliers",
     weight: float = 0.1,
     skip: Sequence[np.ndarray] | None = None,
@@ -86,7 +87,8 @@ def rerank(
       database_features: gives a database image's local features by its id.
       num_candidates: images verified a query.
       num_threads: of `delf_tf.matching.verify_many`; None takes every core.
-      min_inliers: counts below this are taken for chance.
+      min_inliers: counts below this are taken for chance; or what `matching.calibrate` learned,
+        whose limit grows with the number of putative matches.
       score: a row of SCORES: "inliers", the count; "weighted", the sum of the inliers' descriptor
         similarities; "combined", first-stage score + `weight` · ln(1 + inliers).
       weight: of the inliers in "combined"; `fit_weight` finds it.
@@ -214,16 +216,23 @@ class _Job:
         return VerifiedHead(rows, np.array(similarity, np.float32), found)
 
 
-def make_head(verified: VerifiedHead, first_stage: np.ndarray, min_inliers: int) -> Head:
+def make_head(
+    verified: VerifiedHead, first_stage: np.ndarray, min_inliers: int | ChanceInliers
+) -> Head:
     """Returns what the scores need of one query's verifications.
 
     Args:
       verified: of C candidates.
       first_stage: float32 [C], their scores in the ranking.
-      min_inliers: smaller counts become 0, as chance.
+      min_inliers: smaller counts become 0, as chance; see `rerank`.
     """
     counts = np.array([one.num_inliers for one in verified.verifications], np.int64)
-    real = counts >= max(min_inliers, 1)
+    if isinstance(min_inliers, ChanceInliers):
+        found = verified.verifications
+        least = np.array([min_inliers.threshold(len(one.matches)) for one in found], np.int64)
+    else:
+        least = np.full(len(counts), min_inliers)
+    real = counts >= np.maximum(least, 1)
     similarity = np.where(real, verified.similarity, 0)
     return Head(verified.rows, first_stage, np.where(real, counts, 0), similarity)
 

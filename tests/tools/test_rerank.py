@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from delf_tf import matching
+from delf_tf.features.store import FeatureStore
+from delf_tf.retrieval import ranking_file, verifications
+from delf_tf.tools import main
+from delf_tf.types import Ranking
+from tests.tools import stores
+
+# Views 0 and 1 of six places, and four images that show none.
+IMAGES = {
+    **stores.places(6, 2),
+    **{f"-{n}_0": stores.place_features(-n, 0) for n in range(1, 5)},
+}
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    return stores.make_store(tmp_path_factory.mktemp("rerank") / "db", IMAGES)
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory):
+    return stores.labels_file(tmp_path_factory.mktemp("rerank") / "labels.csv", IMAGES)
+
+
+@pytest.fixture
+def ranking(tmp_path):
+    """Every image queries the rest; the right one comes fifth, of fifteen."""
+    ids = tuple(IMAGES)
+    rows = []
+    for row, one in enumerate(ids):
+        place = one.rsplit("_", 1)[0]
+        others = [r for r in range(len(ids)) if r != row]
+        right = [r for r in others if ids[r].rsplit("_", 1)[0] == place]
+        wrong = [r for r in others if r not in right]
+        rows.append(wrong[:4] + right + wrong[4:])
+    scores = np.tile(np.linspace(0.9, 0.2, 15), (16, 1))
+    made = Ranking(ids, ids, np.array(rows), scores)
+    return ranking_file.save_ranking(tmp_path / "first.npz", made, queries_cropped=True)
+
+
+@pytest.fixture
+def rerank(database, ranking, tmp_path):
+    def run(*arguments, output="new.npz"):
+        argv = [f"--ranking={ranking}", f"--database_store={database}"]
+        return main.main(
+            ["delf_tf", "rerank", *argv, f"--output={tmp_path / output}", *map(str, arguments)]
+        )
+
+    return run
+
+
+def _first_place(path):
+    """How many of the twelve queries with a place have the right image first."""
+    new = ranking_file.load_ranking(path)
+    return sum(
+        new.database_ids[new.indices[row, 0]].rsplit("_", 1)[0] == one.rsplit("_", 1)[0]
+        for row, one in enumerate(new.query_ids)
+        if not one.startswith("-")
+    )
+
+
+def test_the_head_is_sorted_and_the_rest_stays(rerank, ranking, tmp_path, capsys):
+    assert rerank("--num_candidates=5") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'new.npz'}\n"
+    assert _first_place(tmp_path / "new.npz") == 12
+    old, new = (ranking_file.load_ranking(p) for p in (ranking, tmp_path / "new.npz"))
+    np.testing.assert_array_equal(np.sort(new.indices[:, :5]), np.sort(old.indices[:, :5]))
+    np.testing.assert_array_equal(new.indices[:, 5:], old.indices[:, 5:])
+    known = ranking_file.load_ranking_metadata(tmp_path / "new.npz")
+    assert known["blind_reranking"] is True
+    assert known["queries_cropped"] is True
+    assert (known["score"], known["weight"], known["num_candidates"]) == ("inliers", None, 5)
+
+
+def test_an_image_beyond_the_head_is_not_found(rerank, tmp_path):
+    assert rerank("--num_candidates=4") == 0
+    assert _first_place(tmp_path / "new.npz") == 0
+
+
+def test_every_verification_is_kept(rerank, database, tmp_path):
+    assert rerank("--num_candidates=5") == 0
+    kept = verifications.load_verifications(tmp_path / "new.verifications")
+    assert [len(one) for one in kept] == [5] * 16
+    store = FeatureStore(database)
+    ids = tuple(IMAGES)
+    for row, found in kept[0].items():
+        direct = matching.verify(store.read_local(ids[0]), store.read_local(ids[row]), seed=0)
+        assert found.num_inliers == direct.num_inliers
+        np.testing.assert_array_equal(found.matches, direct.matches)
+
+
+def test_a_killed_run_goes_on(rerank, tmp_path, monkeypatch):
+    assert rerank("--num_candidates=5", output="whole.npz") == 0
+    verify_many, done = matching.verify_many, []
+
+    def killed(query, databases, **kwargs):
+        if len(done) == 11:
+            raise KeyboardInterrupt
+        done.append(query)
+        return verify_many(query, databases, **kwargs)
+
+    monkeypatch.setattr(matching, "verify_many", killed, raising=False)
+    assert rerank("--num_candidates=5") == 130
+    assert not (tmp_path / "new.npz").exists()
+    monkeypatch.setattr(matching, "verify_many", verify_many)
+    done.clear()
+
+    def counted(query, databases, **kwargs):
+        done.append(query)
+        return verify_many(query, databases, **kwargs)
+
+    monkeypatch.setattr(matching, "verify_many", counted)
+    assert rerank("--num_candidates=5") == 0
+    # Eight of sixteen queries were on disk.
+    assert len(done) == 8
+    assert (tmp_path / "new.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    # Another score needs no verification; other settings of it do, in another folder.
+    assert rerank("--num_candidates=5", "--score=weighted") == 0
+    assert len(done) == 8
+    assert rerank("--num_candidates=5", "--set=rerank.max_ratio=0.9") == 1
+    assert rerank("--num_candidates=5", "--set=rerank.max_ratio=0.9", "--overwrite") == 0
+    assert len(done) == 24
+
+
+def test_labels_fit_and_report_the_weight(rerank, labels, tmp_path, capsys):
+    arguments = ["--num_candidates=5", "--score=combined", f"--labels={labels}"]
+    assert rerank(*arguments, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    # One positive at rank 5: the area under precision and recall is (0 + 1/5) / 2.
+    assert told["first_stage_mAP"] == pytest.approx(0.1)
+    assert told["mAP"] == told["fitted"]["mAP"] == told["fitted"]["held_out_mAP"] == 1.0
+    assert told["fitted"]["num_queries"] == 12
+    assert told["weight"] == pytest.approx(told["fitted"]["weight"], rel=1e-6)
+    assert ranking_file.load_ranking_metadata(told["path"])["weight"] == told["weight"]
+    assert rerank(*arguments, "--weight=0") == 0
+    printed = capsys.readouterr().out
+    assert "mAP 10.00 -> 10.00 (combined, 12 queries)" in printed
+    assert "held out 100.00" in printed
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_calibration_keeps_chance_from_reordering(  # noqa: PLR0917
+    rerank, ranking, labels, labelled, tmp_path, capsys
+):
+    arguments = [f"--labels={labels}"] if labelled else []
+    assert rerank("--num_candidates=6", "--calibrate=60", *arguments, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    limits = told["min_inliers"]["min_inliers"]
+    assert all(3 <= limit <= stores.NUM_LOCAL // 2 for limit in limits)
+    assert _first_place(tmp_path / "new.npz") == 12
+    old, new = (ranking_file.load_ranking(p) for p in (ranking, tmp_path / "new.npz"))
+    # A distractor's head is wrong throughout: with chance set aside nothing in it moves.
+    moved = (old.indices[12:] != new.indices[12:]).any(axis=1).sum()
+    assert moved <= 1
+    assert rerank("--num_candidates=6", output="plain.npz") == 0
+    plain = ranking_file.load_ranking(tmp_path / "plain.npz")
+    assert (old.indices[12:] != plain.indices[12:]).any(axis=1).sum() > moved
+
+
+def test_query_store_and_config(rerank, database, tmp_path):
+    held = FeatureStore(database).ids()
+    queries = stores.make_store(tmp_path / "q", {"q": stores.place_features(3, 7)})
+    made = Ranking(("q",), held, [list(range(16))], [np.linspace(1, 0, 16)])
+    first = ranking_file.save_ranking(tmp_path / "q.npz", made)
+    config = tmp_path / "c.textproto"
+    config.write_text('rerank { num_candidates: 10 score: "weighted" transform: "similarity" }')
+    argv = [f"--ranking={first}", f"--query_store={queries}", f"--config={config}"]
+    assert rerank(*argv) == 0
+    new = ranking_file.load_ranking(tmp_path / "new.npz")
+    assert {held[row] for row in new.indices[0, :2]} == {"3_0", "3_1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--score=best"], 1, "score must be one of"),
+        (["--num_candidates=-1"], 1, "num_candidates must be 0 or more"),
+        (["--num_threads=0"], 1, "num_threads"),
+        (["--calibrate=-1"], 1, "--calibrate must be 0 or more"),
+        (["--calibrate=9", "--num_candidates=15"], 1, "pairs of images that do not match"),
+        (["--labels=none.csv"], 1, "none.csv"),
+        (["--database_store=none"], 1, "none"),
+        (["--ranking=none.npz"], 1, "none.npz"),
+        (["--database_store=GLOBAL"], 1, "must hold local features"),
+        (["--query_store=OTHER"], 1, "must be in the store"),
+        (["--set=rerank.trnsform=affine"], 2, "Did you mean 'transform'"),
+        (["x"], 2, "flags only"),
+    ],
+)
+def test_bad_input_is_one_line(rerank, tmp_path, capsys, arguments, code, message):  # noqa: PLR0917
+    one = {"z": stores.place_features(0, 0)}
+    names = {
+        "=GLOBAL": stores.make_store(tmp_path / "global", IMAGES, with_local=False),
+        "=OTHER": stores.make_store(tmp_path / "other", one),
+    }
+    for short, path in names.items():
+        arguments = [a.replace(short, f"={path}") if a.endswith(short) else a for a in arguments]
+    assert rerank(*arguments) == code
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("delf_tf ")]
+    assert len(error) == 1
+    assert message in error[0]
+    assert not (tmp_path / "new.npz").exists()
