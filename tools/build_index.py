@@ -6,12 +6,15 @@ delf_tf build_index --database_store=MORE --add_to=INDEX [--output=OTHER_INDEX]
 delf_tf build_index --database_store=STORE --export=DIR [--export_formats=npy,parquet]
 
 TYPE is "exact"; a faiss factory string such as "SQ8" or "IVF2048,PQ128x4fs"; "auto", exact for few
-images and compressed for many; or a class of your own, "my_package.module:Class". --add_to adds the
-images that the index lacks. --export writes ids and vectors as vector databases load them in bulk.
+images and compressed for many; "milvus", kept by that engine; or a class of your own,
+"my_package.module:Class". --add_to adds the images that the index lacks. --export
+writes ids and vectors as vector databases load them in bulk. Milvus runs embedded, in a file beside
+INDEX, or where the environment's MILVUS_URI (and MILVUS_TOKEN) say, at build and at search.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +48,7 @@ flags.DEFINE_boolean(
     flag_values=FLAGS,
 )
 flags.DEFINE_string("add_to", None, "an index to add the images to", flag_values=FLAGS)
+flags.DEFINE_string("collection", "delf_tf", "name in Milvus, for that type", flag_values=FLAGS)
 flags.DEFINE_string("export", None, "folder for ids and vectors", flag_values=FLAGS)
 flags.DEFINE_list(
     "export_formats", list(vector_export.FORMATS), "of npy and parquet", flag_values=FLAGS
@@ -72,8 +76,8 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
         made = add_images(flag_values.add_to, store)
         command_line.write_result(str(made.save(output)))
     elif flag_values.output:
-        extra = {} if flag_values.keep_vectors else {"keep_vectors": False}
-        command_line.write_result(str(build(message, store, **extra).save(output)))
+        made = build(message, store, **_extra_arguments(flag_values, message.index.type, output))
+        command_line.write_result(str(made.save(output)))
     if flag_values.export:
         folder = vector_export.export_vectors(
             flag_values.export,
@@ -123,6 +127,17 @@ def add_images(path: str, store: FeatureStore) -> VectorIndex:
         len(store.ids()) - (len(made) - before),
     )
     return made
+
+
+def _extra_arguments(flag_values: flags.FlagValues, type_: str, output: Path) -> dict[str, Any]:
+    """Returns the arguments of `create_index` that no config names."""
+    extra: dict[str, Any] = {} if flag_values.keep_vectors else {"keep_vectors": False}
+    if type_ == "milvus":
+        local = output.with_name(f"{output.name}.db")
+        extra["uri"] = os.environ.get("MILVUS_URI") or str(local)
+        extra["collection"] = flag_values.collection
+        extra["replace"] = flag_values.overwrite
+    return extra
 
 
 def _experiment(flag_values: flags.FlagValues) -> experiment_pb2.Experiment:

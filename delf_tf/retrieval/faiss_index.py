@@ -7,7 +7,7 @@ of which a query touches `num_rescored` rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import faiss
@@ -123,7 +123,7 @@ class FaissIndex(VectorIndex):
             ) from None
         self._codes = codes
 
-    def _add_vectors(self, vectors: np.ndarray) -> None:
+    def _add_vectors(self, ids: Sequence[str], vectors: np.ndarray) -> None:
         if not len(vectors):
             return
         if self._codes is None:

@@ -63,6 +63,7 @@ class ExactIndex(VectorIndex):
 INDEX_KINDS = {
     "exact": "delf_tf.retrieval.index:ExactIndex",
     "faiss": "delf_tf.retrieval.faiss_index:FaissIndex",
+    "milvus": "delf_tf.retrieval.milvus_index:MilvusIndex",
 }
 
 # Vectors that an index is trained on at most.
@@ -79,12 +80,12 @@ def create_index(
 
     Args:
       type_: "exact"; a faiss factory string such as "SQ8" or "IVF2048,PQ128x4fs"; "auto", exact up
-        to MAX_EXACT_IMAGES images and compressed beyond; or a class of your own,
-        "package.module:Class".
+        to MAX_EXACT_IMAGES images and compressed beyond; "milvus", kept by that engine; or a class
+        of your own, "package.module:Class".
       num_images: how many images "auto" is to expect.
       dim: width of the descriptors, for "auto".
       **kwargs: of the class: dtype, whitening, already_whitened, fingerprint, and for faiss
-        num_probes, num_rescored, keep_vectors.
+        num_probes, num_rescored, keep_vectors; for Milvus uri, collection, engine_index, replace.
 
     Raises:
       InputError: a class that cannot be found, an argument that it does not take.

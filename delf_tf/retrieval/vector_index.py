@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,7 +99,7 @@ class VectorIndex:
         vectors = self._prepare("descriptors", descriptors, whitened)
         known = [one for one in descriptors.ids if one in self._known]
         require(not known, "An image must be added once.", repeated=known[:3])
-        self._add_vectors(vectors)
+        self._add_vectors(descriptors.ids, vectors)
         self._ids += descriptors.ids
         self._known.update(descriptors.ids)
 
@@ -263,7 +263,7 @@ class VectorIndex:
             shape = (facts["num_images"], facts["dim"])
             self._table.append(container.array("vectors", shape, DTYPES[facts["dtype"]]))
 
-    def _add_vectors(self, vectors: np.ndarray) -> None:
+    def _add_vectors(self, ids: Sequence[str], vectors: np.ndarray) -> None:
         self._table.append(vectors)
 
     def _search_vectors(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

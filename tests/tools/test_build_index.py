@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 
@@ -145,6 +146,22 @@ def test_export_without_pyarrow_says_so(database, tmp_path, capsys, monkeypatch)
     assert _build(database, f"--export={tmp_path / 'e'}") == 1
     assert "pip install 'delf_tf[databases]'" in capsys.readouterr().err
     assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.skipif(
+    not importlib.util.find_spec("milvus_lite"), reason="needs delf_tf[databases]: Milvus Lite"
+)
+def test_milvus_keeps_an_index(database, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("MILVUS_URI", raising=False)
+    built = tmp_path / "x.index"
+    assert _build(database, f"--output={built}", "--type=milvus") == 0
+    assert (tmp_path / "x.index.db").exists()
+    found = _search(tmp_path / "a.npz", f"--index={built}", f"--query_store={database}")
+    exact = _search(tmp_path / "b.npz", f"--query_store={database}", f"--database_store={database}")
+    np.testing.assert_array_equal(found.indices, exact.indices)
+    argv = ["search", f"--index={built}", f"--query_store={database}", "--output=x.npz"]
+    assert main.main(["delf_tf", *argv, "--set=global_rerank.num_candidates=5"]) == 1
+    assert "must have the vectors" in capsys.readouterr().err
 
 
 def test_damaged_and_foreign_indexes_are_refused(database, tmp_path, capsys):
