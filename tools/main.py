@@ -13,7 +13,7 @@ from delf_tf.checks import did_you_mean
 
 # A tool is a module of delf_tf.tools with `main` and `FLAGS`, and a row here.
 TOOLS = {
-    "demo": "make photographs of generated landmarks, train on some, retrieve the others",
+    "demo": "make photographs of generated landmarks, train on some, retrieve others",
     "retrieve": "folders of images in; features, search, re-ranking, scores and a report out",
     "match": "draw two images with their inliers",
     "build_tfrecords": "labelled images in, TFRecord shards to train on out",
@@ -23,6 +23,7 @@ TOOLS = {
     "build_index": "a feature store in, an index to search out; or vectors for a database",
     "search": "a feature store or an index in, a ranking out: the first stage alone",
     "evaluate": "a ranking and a ground truth in, scores out",
+    "benchmark": "time extraction, verification or search, beside peers",
     "rerank": "a ranking and features in; its head verified geometrically and re-ordered",
 }
 

@@ -1,0 +1,119 @@
+"""benchmark: times a stage beside its peers, with the machine and versions beside the numbers.
+
+delf_tf benchmark extract|verify|search|asmk|local [--json] [--set=NAME=VALUE …]
+
+extract: files to stored features, beside the original's way; verify: pairs of images; search:
+indexes beside exact search; asmk and local: the indexes of local features. --set changes sizes and
+repeats, such as --set=rounds=9 or --set='settings=["global"]'; values are JSON, or plain words.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from delf_tf.checks import UsageError, did_you_mean
+from delf_tf.report.html import Table
+from delf_tf.tools import command_line
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_boolean("json", False, "print JSON instead of tables", flag_values=FLAGS)
+flags.DEFINE_multi_string(
+    "set", [], "argument of the benchmark, name=value; repeatable", flag_values=FLAGS
+)
+
+# What is measured -> module and function, imported when asked for.
+BENCHMARKS = {
+    "extract": ("delf_tf.extraction.benchmark", "run"),
+    "verify": ("delf_tf.matching.benchmark", "run"),
+    "search": ("delf_tf.retrieval.search_benchmark", "run"),
+    "asmk": ("delf_tf.retrieval.benchmark_asmk", "run"),
+    "local": ("delf_tf.retrieval.benchmark_asmk", "run_local"),
+}
+
+
+def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
+    """Runs the tool."""
+    if len(arguments) != 1 or arguments[0] not in BENCHMARKS:
+        raise UsageError(
+            f"One of {', '.join(BENCHMARKS)} must be named. Received: {' '.join(arguments)!r}."
+        )
+    (name,) = arguments
+    module, function = BENCHMARKS[name]
+    run = getattr(importlib.import_module(module), function)
+    result = run(**parse_options(run, flag_values.set))
+    if flag_values.json:
+        command_line.write_result(command_line.to_json(result))
+        return
+    for rows in tables(name, result):
+        command_line.write_result(Table("", rows[0], rows[1:]).to_text() + "\n")
+    command_line.write_result(_facts(result))
+
+
+def parse_options(run: Callable[..., Any], items: Sequence[str]) -> dict[str, Any]:
+    """Returns keyword arguments of `run` from "name=value" items.
+
+    Raises:
+      UsageError: not of that form, or a name that `run` does not take.
+    """
+    known = list(inspect.signature(run).parameters)
+    options = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or name not in known:
+            hint = did_you_mean(name, known)
+            raise UsageError(
+                f"--set takes {', '.join(known)} as NAME=VALUE. {hint} Received: {item}."
+            )
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
+
+
+def tables(name: str, result: dict[str, Any]) -> list[list[list[str]]]:
+    """Returns a benchmark's result as tables: rows of text, the header first."""
+    if name == "extract":
+        from delf_tf.extraction import benchmark, network_rate  # noqa: PLC0415 - loads TensorFlow
+
+        return [benchmark.table(result), network_rate.table(result["network"])]
+    found = [value for value in result.values() if _is_table(value)]
+    if found:
+        return [_rows(value) for value in found]
+    return [[["", "value"], *([key, _cell(value)] for key, value in result.items())]]
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _rows(records: list[dict[str, Any]]) -> list[list[str]]:
+    header = list(dict.fromkeys(key for record in records for key in record))
+    return [header, *([_cell(record.get(key)) for key in header] for record in records)]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _facts(result: dict[str, Any]) -> str:
+    """The rest of a result, a line a fact: sizes, machine, versions."""
+    facts = {
+        key: value
+        for key, value in result.items()
+        if not _is_table(value) and not (isinstance(value, dict) and "rows" in value)
+    }
+    return "\n".join(f"{key}: {value}" for key, value in facts.items())
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main, FLAGS))
