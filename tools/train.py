@@ -38,6 +38,12 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "strategy", "default", "default, mirrored, multi_worker, tpu or tpu=NAME", flag_values=FLAGS
 )
+flags.DEFINE_float(
+    "peak_tflops",
+    0.0,
+    "of all devices together, to tell the share used; 0 measures one by a matrix product",
+    flag_values=FLAGS,
+)
 
 
 def train(
@@ -57,6 +63,7 @@ def create_trainer(
     output_dir: str | Path,
     *,
     strategy: str = "default",
+    peak_flops: float = 0.0,
 ) -> Trainer:
     """Builds model, losses, optimizer and input from a config.
 
@@ -107,6 +114,7 @@ def create_trainer(
         seed=options.seed,
         fingerprint=_fingerprint(message, records),
         provenance=provenance,
+        peak_flops=peak_flops,
     )
 
 
@@ -147,11 +155,26 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
     message = experiment.from_flags(flag_values)
     if not message.HasField("training"):
         raise UsageError("A config to train by must have a section training.")
-    trainer = create_trainer(message, pattern, output_dir, strategy=flag_values.strategy)
+    trainer = create_trainer(
+        message,
+        pattern,
+        output_dir,
+        strategy=flag_values.strategy,
+        peak_flops=_peak_flops(flag_values.peak_tflops, flag_values.strategy),
+    )
     path = trainer.run()
     logging.info("%d steps done.", trainer.step)
     command_line.write_result(str(path))
     return command_line.DONE
+
+
+def _peak_flops(peak_tflops: float, strategy: str) -> float:
+    """Returns the flag's value; measures only one device, for of several it is not the sum."""
+    if peak_tflops or strategy != "default":
+        return peak_tflops * 1e12
+    from delf_tf.training import throughput  # noqa: PLC0415
+
+    return throughput.measured_peak_flops()
 
 
 def _create_model(message: experiment_pb2.Experiment) -> RetrievalModel:

@@ -81,6 +81,7 @@ class Trainer:
         seed: int = 0,
         fingerprint: str = "",
         provenance: Mapping[str, Any] | None = None,
+        peak_flops: float = 0.0,
     ):
         """Prepares a run; nothing is written yet.
 
@@ -98,12 +99,15 @@ class Trainer:
           seed: of the sampling of classes.
           fingerprint: of the configuration; a checkpoint with another one is refused.
           provenance: JSON-able facts kept in every weights file, e.g. the training set.
+          peak_flops: of all devices together, operations a second; if given, metrics tell the share
+            of it that the model uses.
         """
         self._objective, self._optimizer, self._pipeline = objective, optimizer, pipeline
         self._folder = Path(output_dir)
         self._learning_rate, self._limits = learning_rate, limits
         self._strategy = strategy or tf.distribute.get_strategy()
         self._evaluate, self._seed = evaluate, seed
+        self._peak_flops = peak_flops
         self._fingerprint, self._provenance = fingerprint, dict(provenance or {})
         self._is_chief = worker_of(self._strategy)[0] == 0
         single = self._strategy.num_replicas_in_sync == 1
@@ -126,7 +130,7 @@ class Trainer:
         """
         self._restore()
         log = MetricsLog(self._folder, self._step) if self._is_chief else None
-        meter = throughput.Meter(self._pipeline.batch_size)
+        meter = self._meter()
         pending: list[tuple[int, dict[str, tf.Tensor]]] = []
         with self._stop_on_signals():
             started = time.monotonic() - self._seconds
@@ -157,6 +161,16 @@ class Trainer:
     def stop(self) -> None:
         """Ends the run after the current step, as SIGTERM does."""
         self._stop.set()
+
+    def _meter(self) -> throughput.Meter:
+        batch_size, step_flops = self._pipeline.batch_size, 0.0
+        if self._peak_flops:
+            forward = throughput.forward_flops(
+                lambda images: self._objective.model.training_outputs(images, training=False),
+                self._pipeline.image_size,
+            )
+            step_flops = 3.0 * forward * batch_size
+        return throughput.Meter(batch_size, step_flops, self._peak_flops)
 
     def _finished(self) -> bool:
         timed_out = 0 < self._limits.max_seconds <= self._seconds
