@@ -109,5 +109,6 @@ def test_the_python_example_runs_and_its_shapes_are_true(repository):
 def test_the_real_demo_learns_to_retrieve(tmp_path):
     _run(["delf_tf", "demo", "--output_dir=demo_output"], tmp_path)
     metrics = json.loads((tmp_path / "demo_output" / "metrics.json").read_text())
-    # Random weights reach about 0.2 on these views.
-    assert metrics["single_stage"]["mAP"] > 0.35
+    # The random weights it starts from reach 0.03.
+    assert metrics["single_stage"]["mAP"] > 0.12
+    assert metrics["two_stage"]["P@1"] > 0.2
