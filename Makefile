@@ -17,7 +17,7 @@ demo: $(STAMP)
 	$(BIN)/delf_tf demo --output_dir=demo_output
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
