@@ -1,0 +1,123 @@
+"""Writes an Extractor as a SavedModel that TensorFlow Serving serves as it is."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+
+from delf_tf import artifacts
+from delf_tf.checks import require
+from delf_tf.export import encoded, signatures
+from delf_tf.extraction.extractor import Extractor
+
+# The folder that SavedModels keep for what their makers add.
+METADATA = Path("assets.extra") / "delf_tf.json"
+FORMAT_VERSION = 1
+
+ORIGINAL = "serving_default"
+EXTRACT = "extract"
+ENCODED = "encoded_images"
+
+
+def export_extractor(
+    extractor: Extractor,
+    output_dir: artifacts.StrPath,
+    *,
+    kind: str | None = None,
+    fixed_scales: bool = False,
+    pool_scales: bool = False,
+    limits: encoded.Limits = encoded.Limits(),  # noqa: B008 - immutable
+    fingerprint: str = "",
+    overwrite: bool = False,
+) -> Path:
+    """Writes a SavedModel with three signatures.
+
+    "serving_default" is the original DELF code's (signatures.original), "encoded_images" takes
+    JPEG files (encoded.encoded_images), "extract" is the Extractor's own call.
+    `loading.load_saved_extractor` makes an extractor of it again. No Keras object is in the file:
+    any TensorFlow 2 reads it.
+
+    Args:
+      extractor: what is computed.
+      output_dir: folder to make; TensorFlow Serving wants a number as its name: delg/1.
+      kind: of "serving_default", one of signatures.KINDS; None: all that the Extractor gives.
+      fixed_scales: see signatures.original.
+      pool_scales: see signatures.original.
+      limits: of the images that "encoded_images" takes.
+      fingerprint: of everything that shapes the features; kept beside the graph.
+      overwrite: replace an existing folder.
+
+    Returns:
+      output_dir, which appears when it is complete and not before.
+
+    Raises:
+      InputError: the folder exists, or the Extractor does not give what the kind needs.
+    """
+    output_dir = Path(output_dir)
+    require(
+        overwrite or not output_dir.exists(),
+        "output_dir must not exist yet.",
+        hint="--overwrite replaces it.",
+        output_dir=output_dir,
+    )
+    kind = kind or signatures.default_kind(extractor)
+    graphs = {
+        ORIGINAL: signatures.original(
+            extractor, kind, fixed_scales=fixed_scales, pool_scales=pool_scales
+        ),
+        EXTRACT: signatures.extract(extractor),
+        ENCODED: encoded.encoded_images(extractor, limits),
+    }
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "global_dim": extractor.global_dim,
+        "local_dim": extractor.local_dim,
+        "image_scales": list(extractor.image_scales),
+        "limits": limits._asdict(),
+        "model": dict(extractor.model.options),
+        "fingerprint": fingerprint,
+        "tensorflow": tf.__version__,
+    }
+    _save(_root(graphs), graphs, metadata, output_dir)
+    logging.info("Exported %s (%s).", output_dir, ", ".join(graphs))
+    return output_dir
+
+
+def _root(graphs: dict[str, Any]) -> tf.Module:
+    """Returns what the SavedModel is of: the variables that the graphs use, no Keras object."""
+    root = tf.Module(name="delf_tf")
+    used = {id(variable): variable for graph in graphs.values() for variable in graph.variables}
+    root.weights = list(used.values())
+    return root
+
+
+def _save(root: tf.Module, graphs: dict[str, Any], metadata: Any, output_dir: Path) -> None:
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output_dir.with_name(f".{output_dir.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        tf.saved_model.save(root, str(temporary), signatures=graphs)
+        artifacts.write_json(temporary / METADATA, metadata)
+        _replace(temporary, output_dir)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(new: Path, path: Path) -> None:
+    """Renames a folder to `path`; what was there goes when the new one stands, not before."""
+    if not path.exists():
+        new.rename(path)
+        return
+    old = new.with_suffix(".old")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    shutil.rmtree(old)
