@@ -2,14 +2,20 @@
 
 delf_tf build_index --database_store=STORE --output=INDEX [--type=TYPE] [--whitening=PATH]
   [--dtype=float16]
+delf_tf build_index --database_store=STORE --output=INDEX --type=asmk [--codebook=PATH]
+  [--num_words=65536]
 delf_tf build_index --database_store=MORE --add_to=INDEX [--output=OTHER_INDEX]
 delf_tf build_index --database_store=STORE --export=DIR [--export_formats=npy,parquet]
 
-TYPE is "exact"; a faiss factory string such as "SQ8" or "IVF2048,PQ128x4fs"; "auto", exact for few
-images and compressed for many; "milvus", kept by that engine; or a class of your own,
-"my_package.module:Class". --add_to adds the images that the index lacks. --export
-writes ids and vectors as vector databases load them in bulk. Milvus runs embedded, in a file beside
-INDEX, or where the environment's MILVUS_URI (and MILVUS_TOKEN) say, at build and at search.
+Of global descriptors TYPE is "exact"; a faiss factory string such as "SQ8" or
+"IVF2048,PQ128x4fs"; "auto", exact for few images and compressed for many; "milvus", kept by that
+engine; or a class of your own, "my_package.module:Class". Of local features TYPE is "asmk",
+aggregated visual words, or "local", DELF's nearest features that vote; INDEX is a folder then.
+Without --codebook the words are trained on the database. A build of these that was killed goes on.
+
+--add_to adds the images that the index lacks. --export writes ids and vectors as vector databases
+load them in bulk. Milvus runs embedded, in a file beside INDEX, or where the environment's
+MILVUS_URI (and MILVUS_TOKEN) say, at build and at search.
 """
 
 from __future__ import annotations
@@ -25,9 +31,9 @@ from absl import flags, logging
 from delf_tf.checks import UsageError, require
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
-from delf_tf.retrieval import first_stage, index, vector_export
+from delf_tf.retrieval import first_stage, index, local_search, vector_export
 from delf_tf.retrieval.vector_index import VectorIndex
-from delf_tf.tools import command_line, settings
+from delf_tf.tools import command_line, local_indexes, settings
 from delf_tf.types import GlobalDescriptors
 
 FLAGS = flags.FlagValues()
@@ -47,6 +53,12 @@ flags.DEFINE_boolean(
     "keep the vectors beside a faiss index's codes; if not, search takes them from the store",
     flag_values=FLAGS,
 )
+flags.DEFINE_string(
+    "codebook", None, "visual words of asmk, instead of the config's", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "num_words", None, "words of a trained codebook, instead of the config's", flag_values=FLAGS
+)
 flags.DEFINE_string("add_to", None, "an index to add the images to", flag_values=FLAGS)
 flags.DEFINE_string("collection", "delf_tf", "name in Milvus, for that type", flag_values=FLAGS)
 flags.DEFINE_string("export", None, "folder for ids and vectors", flag_values=FLAGS)
@@ -64,18 +76,14 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
         raise UsageError("--output, --add_to or --export must be given.")
     message = _experiment(flag_values)
     output = Path(flag_values.output or flag_values.add_to or "")
-    if flag_values.output:
-        require(
-            flag_values.overwrite or not output.exists(),
-            "The index must not exist yet.",
-            hint="Give --overwrite to replace it, or --add_to to add to it.",
-            output=output,
-        )
     store = FeatureStore(store_path)
     if flag_values.add_to:
-        made = add_images(flag_values.add_to, store)
-        command_line.write_result(str(made.save(output)))
+        command_line.write_result(str(_add(flag_values, store, output)))
+    elif flag_values.output and local_indexes.is_type(message.index.type):
+        folder = local_indexes.build(message, store, output, overwrite=flag_values.overwrite)
+        command_line.write_result(str(folder))
     elif flag_values.output:
+        _require_new(flag_values, output)
         made = build(message, store, **_extra_arguments(flag_values, message.index.type, output))
         command_line.write_result(str(made.save(output)))
     if flag_values.export:
@@ -121,12 +129,41 @@ def add_images(path: str, store: FeatureStore) -> VectorIndex:
         new = [row for row, one in enumerate(ids) if one not in known]
         if new:
             made.add(GlobalDescriptors(tuple(ids[row] for row in new), vectors[new]))
-    logging.info(
-        "%d images added; %d were there already.",
-        len(made) - before,
-        len(store.ids()) - (len(made) - before),
-    )
+    _log_added(len(made) - before, store)
     return made
+
+
+def _add(flag_values: flags.FlagValues, store: FeatureStore, output: Path) -> Path:
+    if not local_search.is_local(flag_values.add_to):
+        if flag_values.output:
+            _require_new(flag_values, output)
+        return add_images(flag_values.add_to, store).save(output)
+    require(
+        not flag_values.output,
+        "An index of local features must be added to where it is.",
+        hint="Leave out --output, or copy the folder first.",
+        output=output,
+    )
+    read = local_indexes.reader(store)
+    folder, num_added = local_search.add_to_local(
+        output, store.ids(), read, fingerprint=store.fingerprint
+    )
+    _log_added(num_added, store)
+    return folder
+
+
+def _require_new(flag_values: flags.FlagValues, output: Path) -> None:
+    require(
+        flag_values.overwrite or not output.exists(),
+        "The index must not exist yet.",
+        hint="Give --overwrite to replace it, or --add_to to add to it.",
+        output=output,
+    )
+
+
+def _log_added(num_added: int, store: FeatureStore) -> None:
+    num_there = len(store.ids()) - num_added
+    logging.info("%d images added; %d were there already.", num_added, num_there)
 
 
 def _extra_arguments(flag_values: flags.FlagValues, type_: str, output: Path) -> dict[str, Any]:
@@ -147,6 +184,9 @@ def _experiment(flag_values: flags.FlagValues) -> experiment_pb2.Experiment:
     for name in ("type", "whitening", "dtype"):
         if flag_values[name].value is not None:
             setattr(message.index, name, flag_values[name].value)
+    for name in ("codebook", "num_words"):
+        if flag_values[name].value is not None:
+            setattr(message.index.asmk, name, flag_values[name].value)
     return message
 
 

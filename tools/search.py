@@ -19,9 +19,9 @@ from absl import flags
 from delf_tf.checks import UsageError, require
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
-from delf_tf.retrieval import first_stage, index, ranking_file
+from delf_tf.retrieval import first_stage, index, local_search, ranking_file
 from delf_tf.retrieval.vector_index import VectorIndex
-from delf_tf.tools import build_index, command_line, settings
+from delf_tf.tools import build_index, command_line, local_indexes, settings
 from delf_tf.types import Ranking
 
 FLAGS = flags.FlagValues()
@@ -70,6 +70,8 @@ def search_stores(
     """
     if queries is not None:
         require_same_features(queries, database)
+    if local_indexes.is_type(message.index.type):
+        return local_indexes.search_stores(message, database, queries)
     made = build_index.build(message, database)
     return first_stage.search_first_stage(
         made,
@@ -99,6 +101,8 @@ def search_index(
       InputError: no index, a damaged one, or one of other features.
     """
     asked = database if queries is None else queries
+    if local_search.is_local(path):
+        return local_indexes.search(message, path, asked, exclude_self=queries is None)
     made = index.load_index(path, fingerprint=asked.fingerprint)
     settings.set_effort(made, message)
     if database is not None and getattr(made, "keep_vectors", True) is False:

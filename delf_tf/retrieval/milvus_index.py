@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
+import logging.config
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -274,14 +274,27 @@ class MilvusIndex(VectorIndex):
 
 def _import_pymilvus() -> Any:
     try:
-        found = importlib.import_module("pymilvus")
+        with _logging_as_it_is():
+            found = importlib.import_module("pymilvus")
     except ImportError as error:
         raise invalid(
             "An index in Milvus must have pymilvus, which cannot be imported.",
             hint="pip install 'delf_tf[databases]'.",
             fault=str(error),
         ) from None
-    # Its faults are raised as well, and told in one line.
-    for name in ("pymilvus", "milvus_lite"):
+    # Faults are raised as well, and told in one line; the embedded engine logs, with a traceback,
+    # each newer call that it does not know and the client then does without.
+    for name in ("pymilvus", "milvus_lite", "grpc._server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return found
+
+
+@contextlib.contextmanager
+def _logging_as_it_is() -> Iterator[None]:
+    """Keeps pymilvus, while it is imported, from closing every log handler of the process."""
+    configure = logging.config.dictConfig
+    logging.config.dictConfig = lambda config: None
+    try:
+        yield
+    finally:
+        logging.config.dictConfig = configure

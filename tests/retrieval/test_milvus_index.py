@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 
 import numpy as np
@@ -101,6 +102,22 @@ def test_faults_are_named(tmp_path, monkeypatch):
         index.create_index("milvus", uri="x.db", collection="a b")
     with pytest.raises(InputError, match="float32"):
         index.create_index("milvus", uri="x.db", dtype="float16")
+
+
+@needs_milvus
+def test_the_processs_log_handlers_stay_open():
+    script = """
+import io, logging
+stream = io.StringIO()
+class Handler(logging.StreamHandler):
+    def close(self):
+        stream.write("closed")
+logging.getLogger().addHandler(Handler(stream))
+from delf_tf.retrieval import index
+index.create_index("milvus", uri="x.db")
+assert stream.getvalue() == "", stream.getvalue()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_without_pymilvus_the_extra_is_named(monkeypatch):

@@ -1,0 +1,266 @@
+"""Searching by local features: an ASMK or local index in a folder with what it was trained to.
+
+index holds the images and codebook, or quantizer, what was learned; manifest.json says of which
+features and settings, so that a build that was killed goes on, and nothing else is mixed in.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+
+from delf_tf.artifacts import StrPath, write_json
+from delf_tf.checks import invalid, require, require_choice
+from delf_tf.retrieval import resumable_build
+from delf_tf.retrieval.asmk import AsmkIndex
+from delf_tf.retrieval.codebook import (
+    codebook_fingerprint,
+    load_codebook,
+    save_codebook,
+    train_codebook,
+)
+from delf_tf.retrieval.local_index import LocalIndex
+from delf_tf.retrieval.rankings import cut, without_self
+from delf_tf.types import Ranking
+
+AnyLocalIndex = Union[AsmkIndex, LocalIndex]
+# A row a kind of index that is kept in a folder.
+LOCAL_KINDS: dict[str, Any] = {"asmk": AsmkIndex, "local": LocalIndex}
+NUM_SAMPLES = 1 << 20
+_BLOCK = 64
+_MAX_MANIFEST_BYTES = 1 << 20
+
+# Gives an image's descriptors [N, D] by its id.
+Reader = Callable[[str], np.ndarray]
+
+
+def build_asmk(
+    folder: StrPath,
+    ids: Sequence[str],
+    read: Reader,
+    *,
+    fingerprint: str,
+    codebook: np.ndarray | None = None,
+    num_words: int = 65536,
+    overwrite: bool = False,
+    **kwargs: Any,
+) -> Path:
+    """Builds an `AsmkIndex`, after training its codebook if none is given.
+
+    Args:
+      folder: of the index; a build that was killed goes on there.
+      ids: the images.
+      read: gives an image's descriptors.
+      fingerprint: of the features.
+      codebook: float32 [K, D]; None trains one on all images.
+      num_words: K, if it is trained.
+      overwrite: replace an index in `folder`.
+      **kwargs: of `AsmkIndex`.
+
+    Returns:
+      `folder`.
+
+    Raises:
+      InputError: an index in `folder` already or one begun with other settings, fewer features than
+        words, or as `AsmkIndex`.
+    """
+    folder = Path(folder)
+    made_by = f"{num_words} words" if codebook is None else codebook_fingerprint(codebook)
+    _begin(folder, "asmk", fingerprint, {"codebook": made_by, **kwargs}, overwrite)
+    if codebook is None:
+        codebook = _trained_codebook(folder, ids, read, num_words)
+    empty = AsmkIndex(codebook, **kwargs)
+    resumable_build.build(folder / "index", empty, AsmkIndex.load, ids, read)
+    return folder
+
+
+def build_local(
+    folder: StrPath,
+    ids: Sequence[str],
+    read: Reader,
+    *,
+    fingerprint: str,
+    factory: str,
+    overwrite: bool = False,
+    **kwargs: Any,
+) -> Path:
+    """Builds a `LocalIndex`, after training its cells and codes on a sample of the features.
+
+    Args:
+      folder: of the index; a build that was killed goes on there.
+      ids: the images.
+      read: gives an image's descriptors.
+      fingerprint: of the features.
+      factory: see `LocalIndex.train`.
+      overwrite: replace an index in `folder`.
+      **kwargs: of `LocalIndex.train`: num_neighbors, num_probes.
+
+    Returns:
+      `folder`.
+
+    Raises:
+      InputError: an index in `folder` already or one begun with other settings, too few features.
+    """
+    folder = Path(folder)
+    _begin(folder, "local", fingerprint, {"factory": factory, **kwargs}, overwrite)
+    learned = folder / "quantizer"
+    if not learned.exists():
+        LocalIndex.train(_sample(ids, read), factory, **kwargs).save(learned)
+    empty = LocalIndex.load(learned)
+    resumable_build.build(folder / "index", empty, LocalIndex.load, ids, read)
+    return folder
+
+
+def add_to_local(
+    folder: StrPath, ids: Sequence[str], read: Reader, *, fingerprint: str
+) -> tuple[Path, int]:
+    """Adds the images that an index lacks, and writes it; returns the folder and their number.
+
+    Raises:
+      InputError: no index, or one of other features.
+    """
+    index = load_local(folder, fingerprint=fingerprint)
+    known = set(index.ids)
+    new = [one for one in ids if one not in known]
+    index.add_all((one, read(one)) for one in new)
+    index.save(Path(folder) / "index")
+    return Path(folder), len(new)
+
+
+def is_local(folder: StrPath) -> bool:
+    """Whether there is a folder such as `build_asmk` and `build_local` make."""
+    return (Path(folder) / "manifest.json").is_file()
+
+
+def load_local(folder: StrPath, *, fingerprint: str | None = None) -> AnyLocalIndex:
+    """Reads an index.
+
+    Args:
+      folder: what `build_asmk` or `build_local` wrote.
+      fingerprint: of the features that will be searched with; None accepts any.
+
+    Raises:
+      InputError: no index, a build that was not finished, damage, or other features.
+    """
+    folder = Path(folder)
+    facts = _read_manifest(folder)
+    require(
+        fingerprint is None or facts["fingerprint"] == fingerprint,
+        "The index must be made of the features that it is searched with.",
+        hint="Build the index from this store, or extract the queries with its config.",
+        expected=fingerprint,
+        fingerprint=facts["fingerprint"],
+        path=folder,
+    )
+    require(
+        (folder / "index").is_file(),
+        "The index must be finished.",
+        hint="Run the same build_index again: it goes on.",
+        path=folder,
+    )
+    loaded: AnyLocalIndex = LOCAL_KINDS[facts["kind"]].load(folder / "index")
+    return loaded
+
+
+def search_local(
+    index: AnyLocalIndex,
+    ids: Sequence[str],
+    read: Reader,
+    max_results: int,
+    *,
+    exclude_self: bool = False,
+) -> Ranking:
+    """Ranks an index's images for each query; a few queries' features are in memory at a time.
+
+    Args:
+      index: holds at least one image.
+      ids: the queries.
+      read: gives a query's descriptors.
+      max_results: results a query; fewer if there are fewer images.
+      exclude_self: leave out the image whose id is the query's.
+
+    Raises:
+      InputError: an empty index, a count out of range, descriptors of another width.
+    """
+    require(max_results >= 1, "max_results must be 1 or more.", max_results=max_results)
+    limit = max(1, min(max_results, len(index) - exclude_self))
+    depth = min(limit + exclude_self, max(len(index), 1))
+    parts = [
+        index.search([(one, read(one)) for one in ids[start : start + _BLOCK]], depth)
+        for start in range(0, max(len(ids), 1), _BLOCK)
+    ]
+    ranking = Ranking(
+        tuple(ids),
+        parts[0].database_ids,
+        np.concatenate([part.indices for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+    )
+    return cut(without_self(ranking), limit) if exclude_self else ranking
+
+
+def _begin(
+    folder: Path, kind: str, fingerprint: str, settings: Mapping[str, Any], overwrite: bool
+) -> None:
+    """Leaves the manifest of this build in the folder, whose other files are of the same build."""
+    facts = {"kind": kind, "fingerprint": fingerprint, "settings": dict(settings)}
+    if overwrite and is_local(folder):
+        shutil.rmtree(folder)
+    if is_local(folder):
+        require(
+            _read_manifest(folder) == facts and not (folder / "index").exists(),
+            "The index must not exist yet, nor have been begun with other settings.",
+            hint="Give --overwrite to replace it, or --add_to to add to it.",
+            path=folder,
+        )
+        return
+    require(
+        not folder.exists() or (folder.is_dir() and not any(folder.iterdir())),
+        "The index's folder must be new or empty.",
+        path=folder,
+    )
+    write_json(folder / "manifest.json", facts)
+
+
+def _trained_codebook(folder: Path, ids: Sequence[str], read: Reader, num_words: int) -> np.ndarray:
+    path, checkpoint = folder / "codebook", folder / "codebook.checkpoint"
+    if not path.exists():
+
+        def blocks() -> Iterator[np.ndarray]:
+            for start in range(0, len(ids), _BLOCK):
+                yield np.concatenate([read(one) for one in ids[start : start + _BLOCK]])
+
+        words = train_codebook(blocks, num_words, checkpoint_path=checkpoint)
+        save_codebook(path, words)
+        checkpoint.unlink(missing_ok=True)
+    return load_codebook(path)
+
+
+def _sample(ids: Sequence[str], read: Reader) -> np.ndarray:
+    """Returns features of images drawn at random, the same ones each time."""
+    taken, total = [], 0
+    for row in np.random.default_rng(0).permutation(len(ids)):
+        taken.append(read(ids[row]))
+        total += len(taken[-1])
+        if total >= NUM_SAMPLES:
+            break
+    require(total > 0, "An index must be trained on at least one feature.", num_images=len(ids))
+    return np.concatenate(taken)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    require(path.is_file(), "The index must exist.", hint="Build it first: build_index.", path=path)
+    try:
+        small = path.stat().st_size <= _MAX_MANIFEST_BYTES
+        facts = json.loads(path.read_text(encoding="utf-8")) if small else None
+    except (ValueError, RecursionError):
+        facts = None
+    if not (isinstance(facts, dict) and isinstance(facts.get("fingerprint"), str)):
+        raise invalid("The manifest must be one of an index of local features.", path=path)
+    require_choice("The index's kind", facts.get("kind"), LOCAL_KINDS)
+    return facts
