@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "create_model": "delf_tf.models.presets",
     "list_models": "delf_tf.models.presets",
-    "load_extractor": "delf_tf.extraction.extractor",
+    "load_extractor": "delf_tf.tools.loading",
     "ImageRef": "delf_tf.types",
     "LocalFeatures": "delf_tf.types",
     "GlobalDescriptors": "delf_tf.types",

@@ -20,6 +20,7 @@ TOOLS = {
     "train": "TFRecords in, weights out; resumes; one device, many, or a TPU",
     "extract": "a folder of images in, a feature store out; resumes, shards",
     "convert_weights": "weights of other programs in, a checked weights file out",
+    "export": "an experiment in, a SavedModel out, served as it is",
     "build_index": "a feature store in, an index to search out; or vectors for a database",
     "search": "a feature store or an index in, a ranking out: the first stage alone",
     "evaluate": "a ranking and a ground truth in, scores out",

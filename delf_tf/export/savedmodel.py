@@ -45,7 +45,7 @@ def export_extractor(
     Args:
       extractor: what is computed.
       output_dir: folder to make; TensorFlow Serving wants a number as its name: delg/1.
-      kind: of "serving_default", one of signatures.KINDS; None: all that the Extractor gives.
+      kind: of "serving_default", one of export.KINDS; None: all that the Extractor gives.
       fixed_scales: see signatures.original.
       pool_scales: see signatures.original.
       limits: of the images that "encoded_images" takes.

@@ -8,11 +8,10 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
+from delf_tf.export import KINDS
 from delf_tf.extraction import selection
 from delf_tf.extraction.extractor import LOCAL_NAMES, MIN_SIDE_PX, Extractor, pool
 from delf_tf.extraction.pyramid import MAX_SCALE
-
-KINDS = ("local", "local_and_global", "global")
 
 IMAGE = tf.TensorSpec([None, None, 3], tf.uint8, name="input_image")
 _SCALES = tf.TensorSpec([None], tf.float32, name="input_scales")
@@ -52,7 +51,7 @@ def original(
 
     Args:
       extractor: what is computed.
-      kind: one of KINDS.
+      kind: one of export.KINDS.
       fixed_scales: take input_image alone, the rest is the Extractor's.
       pool_scales: give global_descriptor.
 
