@@ -42,6 +42,7 @@ REQUIRED = [
 # Resolved together with the pins above: installed on their own later, some of these lift numpy or
 # protobuf and break stack A.
 EXTRAS = {
+    "beam": ["apache-beam>=2.60"],
     # pyarrow 26 needs NumPy 2 and does not declare it.
     "databases": [
         "milvus-lite>=3",

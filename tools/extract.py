@@ -2,16 +2,18 @@
 
 delf_tf extract --config=CONFIG --weights=PATH --images_dir=DIR --output_dir=STORE
 delf_tf extract … --shard_index=3 --num_shards=16    (any scheduler; one process a shard)
+delf_tf extract … --num_shards=16 --beam=--runner=DataflowRunner --beam=--project=P …
 delf_tf extract … --precision=bfloat16 --local_codec=float16    (twice as fast; half as large)
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags, logging
 
@@ -32,6 +34,12 @@ flags.DEFINE_integer("shard_index", 0, "which shard this process extracts", flag
 flags.DEFINE_integer("num_shards", 1, "processes that share the work", flag_values=FLAGS)
 flags.DEFINE_integer("num_threads", 2, "threads that decode images", flag_values=FLAGS)
 flags.DEFINE_boolean("overwrite", False, "start anew, whatever the store holds", flag_values=FLAGS)
+flags.DEFINE_multi_string(
+    "beam",
+    [],
+    "flag of Apache Beam, such as --runner=FlinkRunner; extracts all shards; repeatable",
+    flag_values=FLAGS,
+)
 failures.define_flag(FLAGS)
 
 
@@ -55,23 +63,60 @@ def extract(
     """Extracts `refs` with the experiment's model into a store and returns the store's path."""
     from delf_tf.extraction import engine  # noqa: PLC0415 - TensorFlow takes seconds to load
 
-    codec = message.extraction.local_codec
-    files = [path for path in (local_pca, codec) if path and Path(path).is_file()]
     start = time.monotonic()
     path = engine.extract_to_store(
         refs,
         experiment.create_extractor(message, local_pca=local_pca),
         store_dir,
         loader=experiment.create_loader(message),
-        fingerprint=experiment.extraction_fingerprint(
-            message, *map(artifacts.file_fingerprint, files)
-        ),
-        local_codec=codec,
-        block_size=message.extraction.block_size,
+        **_store_options(message, local_pca),
         **sharding._asdict(),
     )
     logging.info("Extracted into %s in %.1f s.", path, time.monotonic() - start)
     return path
+
+
+def extract_by_beam(
+    message: experiment_pb2.Experiment,
+    images_dir: artifacts.StrPath,
+    store_dir: artifacts.StrPath,
+    beam_flags: Sequence[str],
+    *,
+    local_pca: artifacts.StrPath | None = None,
+    sharding: Sharding = Sharding(),  # noqa: B008 - immutable
+) -> Path:
+    """Extracts all shards of a folder by an Apache Beam pipeline; returns the store's path."""
+    from delf_tf.extraction import beam  # noqa: PLC0415 - an extra
+
+    options = _store_options(message, local_pca)
+    job = beam.ExtractionJob(
+        list_images=functools.partial(folder.list_images, images_dir),
+        make_extractor=functools.partial(experiment.create_extractor, message, local_pca=local_pca),
+        make_loader=functools.partial(experiment.create_loader, message),
+        store_dir=store_dir,
+        fingerprint=options.pop("fingerprint"),
+        num_shards=sharding.num_shards,
+        options={
+            **options,
+            "num_threads": sharding.num_threads,
+            "overwrite": sharding.overwrite,
+        },
+    )
+    return beam.run(job, beam_flags)
+
+
+def _store_options(
+    message: experiment_pb2.Experiment, local_pca: artifacts.StrPath | None
+) -> dict[str, Any]:
+    """Returns what engine.extract_to_store needs to make or continue the store."""
+    codec = message.extraction.local_codec
+    files = [path for path in (local_pca, codec) if path and Path(path).is_file()]
+    contents = map(artifacts.file_fingerprint, files)
+    return {
+        "fingerprint": experiment.extraction_fingerprint(message, *contents),
+        "local_codec": codec,
+        "block_size": message.extraction.block_size,
+    }
 
 
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
@@ -79,14 +124,14 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
     command_line.no_positional(arguments)
     images_dir, output_dir = command_line.required(flag_values, "images_dir", "output_dir")
     message = experiment.from_flags(flag_values)
-    names = Sharding._fields
-    path = extract(
-        message,
-        folder.list_images(images_dir),
-        output_dir,
-        local_pca=flag_values.local_pca,
-        sharding=Sharding(**{name: flag_values[name].value for name in names}),
-    )
+    options = {
+        "local_pca": flag_values.local_pca,
+        "sharding": Sharding(**{name: flag_values[name].value for name in Sharding._fields}),
+    }
+    if flag_values.beam:
+        path = extract_by_beam(message, images_dir, output_dir, flag_values.beam, **options)
+    else:
+        path = extract(message, folder.list_images(images_dir), output_dir, **options)
     store = FeatureStore(path, allow_incomplete=flag_values.num_shards > 1)
     failures.log_summary(store)
     failures.write(store.failed().items(), output_dir)

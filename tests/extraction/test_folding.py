@@ -78,14 +78,15 @@ def test_bfloat16_is_near_and_gives_float32(model, images):
     assert tf.keras.mixed_precision.global_policy().name == "float32"
 
 
-def test_scores_stay_in_float32_in_bfloat16():
+def test_stem_scores_and_vectors_stay_in_float32_in_bfloat16():
     model = _trained("delg_mobilenet_v2", **SMALL)
     variables = variables_by_path(folding.inference_copy(model, "bfloat16"))
     names = {path: tf.as_dtype(variable.dtype).name for path, variable in variables.items()}
     assert names["attention.score.kernel"] == "float32"
     assert names["whitening.kernel"] == "float32"
     assert names["attention.hidden.kernel"] == "bfloat16"
-    assert names["backbone.stem.kernel"] == "bfloat16"
+    assert names["backbone.stem.kernel"] == "float32"
+    assert names["backbone.block1.expand.kernel"] == "bfloat16"
 
 
 def test_the_copy_is_independent():
