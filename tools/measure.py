@@ -10,7 +10,7 @@ import numpy as np
 
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
-from delf_tf.tools import experiment
+from delf_tf.tools import experiment, local_indexes
 from delf_tf.tools.score import TWO_STAGE
 from delf_tf.types import ImageRef
 
@@ -26,13 +26,16 @@ def stage_costs(
 ) -> dict[str, dict[str, float]]:
     """Returns seconds and bytes an image and seconds a query for each stage that ran.
 
-    A single stage needs global descriptors alone, so its extraction is timed without local ones.
+    A single stage needs global descriptors alone, so its extraction is timed without local ones;
+    one that searches local features needs these alone.
     Images are timed from file to features, warm, the stages interleaved; medians.
     """
     size = store.bytes_per_image()
     readable = set(store.ids())
     timed = [ref for ref in refs if ref.id in readable][:: max(1, len(readable) // _NUM_TIMED)]
-    needs_local = {stage: stage == TWO_STAGE for stage in seconds_per_query}
+    by_local = local_indexes.is_type(message.index.type)
+    needs_local = {stage: by_local or stage == TWO_STAGE for stage in seconds_per_query}
+    size["global"] = 0.0 if by_local else size["global"]
     seconds = _time_extraction(message, timed[:_NUM_TIMED], local_pca, needs_local)
     return {
         stage: {
@@ -53,8 +56,11 @@ def _time_extraction(
     from delf_tf.extraction import engine  # noqa: PLC0415 - TensorFlow takes seconds to load
 
     loader = experiment.create_loader(message)
+    use_global = False if local_indexes.is_type(message.index.type) else None
     extractors = {
-        stage: experiment.create_extractor(message, local_pca=local_pca, use_local=local)
+        stage: experiment.create_extractor(
+            message, local_pca=local_pca, use_global=use_global, use_local=local
+        )
         for stage, local in needs_local.items()
     }
     times: dict[str, list[float]] = {stage: [] for stage in extractors}

@@ -30,6 +30,7 @@ from delf_tf.tools import (
     experiment,
     extract,
     failures,
+    local_indexes,
     measure,
     rerank,
     retrieval_report,
@@ -134,14 +135,23 @@ def check_stages(message: experiment_pb2.Experiment) -> None:
     """Refuses a config whose stages do not fit together, before any work is done.
 
     Raises:
-      InputError: no global features to search by, or no local features to verify with.
+      InputError: no features of the index's kind to search by, or no local ones to verify with.
     """
-    require(
-        message.extraction.use_global_features,
-        "retrieve searches by global descriptors.",
-        hint="Set extraction.use_global_features: true.",
-        use_global_features=False,
-    )
+    if local_indexes.is_type(message.index.type):
+        local_indexes.refuse_global_stages(message)
+        require(
+            message.extraction.use_local_features,
+            "This type of index searches by local features.",
+            hint="Set extraction.use_local_features: true.",
+            type=message.index.type,
+        )
+    else:
+        require(
+            message.extraction.use_global_features,
+            "This type of index searches by global descriptors.",
+            hint="Set extraction.use_global_features: true, or index.type: asmk or local.",
+            type=message.index.type,
+        )
     require(
         message.extraction.use_local_features or not message.HasField("rerank"),
         "Re-ranking needs local features.",

@@ -146,6 +146,37 @@ def test_query_folder_single_stage_without_labels(photos, tmp_path, capsys):
     assert (tmp_path / "out" / "report.html").exists()
 
 
+def test_visual_words_alone_are_a_single_stage(photos, tmp_path):
+    words = [
+        "--set=index.type=asmk",
+        "--set=index.asmk.num_words=16",
+        # Equal images then have equal words, and a score of 1.
+        "--set=index.asmk.query_assignments=1",
+        "--set=extraction.use_global_features=false",
+        "--set=rerank.num_candidates=3",
+    ]
+    assert _retrieve(photos, tmp_path, f"--labels={photos / 'labels.csv'}", *words) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["single_stage"]["mAP"] == 1.0
+    assert metrics["single_stage"]["first_stage"]["index"] == "asmk"
+    one, two = (metrics[stage]["bytes_per_image"] for stage in ("single_stage", "two_stage"))
+    assert one == two > 0
+
+
+def test_expansion_is_reported_with_the_single_stage(retrieved, photos, tmp_path):
+    shutil.copytree(retrieved, tmp_path / "out")
+    more = ["--set=query_expansion.num_neighbours=1", "--set=global_rerank.num_candidates=4"]
+    argv = [f"--labels={photos / 'labels.csv'}", *more]
+    assert _retrieve(photos, tmp_path / "out", *argv) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    told = metrics["single_stage"]["first_stage"]
+    assert told["query_expansion"] == {"num_neighbours": 1, "alpha": 3.0}
+    assert told["global_rerank"]["num_candidates"] == 4
+    assert told["database_augmentation"] is None
+    plain = json.loads((retrieved / "metrics.json").read_text())["single_stage"]["first_stage"]
+    assert (plain["index"], plain["query_expansion"]) == ("exact", None)
+
+
 def test_bad_images_are_listed_and_the_rest_is_searched(photos, tmp_path):
     database = tmp_path / "database"
     shutil.copytree(photos, database)
@@ -209,6 +240,17 @@ def test_only_bad_images(tmp_path, photos, capsys):
             ["--database_dir=D", "--output_dir=OUT", "--config=C", NO_LOCAL],
             1,
             "Re-ranking needs local features",
+        ),
+        (
+            [
+                "--database_dir=D",
+                "--output_dir=OUT",
+                "--config=C",
+                NO_LOCAL,
+                "--set=index.type=asmk",
+            ],
+            1,
+            "searches by local features",
         ),
     ],
 )
