@@ -16,6 +16,7 @@ TOOLS = {
     "demo": "make photographs of generated landmarks, train on some, retrieve others",
     "retrieve": "folders of images in; features, search, re-ranking, scores and a report out",
     "match": "draw two images with their inliers",
+    "visualize": "draw an image with the network's attention and local features",
     "build_tfrecords": "labelled images in, TFRecord shards to train on out",
     "train": "TFRecords in, weights out; resumes; one device, many, or a TPU",
     "extract": "a folder of images in, a feature store out; resumes, shards",

@@ -50,7 +50,8 @@ def network_maps(
     elif "superfeatures" in model.output_names_available:
         named = _superfeatures(model(batch, training=False), max_num_superfeatures)
     elif "local" in model.output_names_available:
-        named = {"attention": model(batch, training=False, outputs=("local",))["scores"][0]}
+        title = "attention" if hasattr(model, "attention") else "norm of local features"
+        named = {title: model(batch, training=False, outputs=("local",))["scores"][0]}
     else:
         raise invalid(
             "The model must have local features, super-features or a fusion to show.",

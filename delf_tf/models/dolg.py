@@ -218,6 +218,21 @@ class Dolg(RetrievalModel):
         """See RetrievalModel.call."""
         return {"global": l2_normalize(self.embed(images, training))} if outputs else {}
 
+    def inspect_fusion(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns maps that show where the descriptor comes from.
+
+        Returns:
+          "attention" [B, h, w]; "orthogonal energy" [B, h, w], the squared length of the part of
+          each weighted local feature that is orthogonal to the global feature, whatever the
+          model's own fusion; both float32, at least 0.
+        """
+        maps = self.backbone(self.preprocess(images), training=False)
+        g = tf.cast(self.project_global(self.pooling(maps["stride32"])), tf.float32)
+        local, attention = self.local_branch(maps["stride16"], False)
+        along = tf.einsum("bhwc,bc->bhw", local, l2_normalize(g))
+        energy = tf.reduce_sum(tf.square(local), axis=-1) - tf.square(along)
+        return {"attention": attention, "orthogonal energy": tf.maximum(energy, 0.0)}
+
     def training_outputs(self, images: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
         """Returns {"embedding": [B, global_dim] float32}: the descriptor before normalisation."""
         return {"embedding": self.embed(images, training)}

@@ -1,0 +1,95 @@
+"""visualize: an image in, a picture of what the network sees in it out.
+
+delf_tf visualize IMAGE --config=CONFIG --weights=PATH --output=out.png
+
+Shows the attention; the selected local features with their scales, if the config extracts any;
+the strongest super-features' maps; for DOLG the energy of the orthogonal part.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+from delf_tf import artifacts
+from delf_tf.checks import UsageError
+from delf_tf.protos import experiment_pb2
+from delf_tf.report import maps, plots
+from delf_tf.tools import command_line, experiment
+from delf_tf.types import ImageRef, LocalFeatures
+
+FLAGS = flags.FlagValues()
+experiment.define_flags(FLAGS)
+flags.DEFINE_string("output", "visualization.png", "the picture to write", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "max_num_superfeatures", 6, "most super-features that are shown", flag_values=FLAGS
+)
+flags.DEFINE_string("local_pca", None, "fitted PCA of local descriptors (.npz)", flag_values=FLAGS)
+
+
+def visualize(
+    message: experiment_pb2.Experiment,
+    image_path: artifacts.StrPath,
+    *,
+    local_pca: artifacts.StrPath | None = None,
+    max_num_superfeatures: int = 6,
+) -> Figure:
+    """Draws an image with what the experiment's network sees in it, at the size it sees it at.
+
+    Args:
+      message: the experiment.
+      image_path: the image.
+      local_pca: fitted PCA of local descriptors; it changes no location.
+      max_num_superfeatures: most super-features that are shown, at least 1.
+
+    Returns:
+      The figure.
+
+    Raises:
+      InputError: an image that cannot be read, or a network without anything to show.
+    """
+    if max_num_superfeatures < 1:
+        raise UsageError(f"--max_num_superfeatures must be positive, not {max_num_superfeatures}.")
+    # TensorFlow takes seconds to load.
+    from delf_tf.extraction import inspection  # noqa: PLC0415
+
+    image, _ = experiment.create_loader(message).load(ImageRef(str(image_path), Path(image_path)))
+    model = experiment.create_model(message)
+    shown = inspection.network_maps(model, image, max_num_superfeatures=max_num_superfeatures)
+    features = None
+    if message.extraction.use_local_features and "local" in model.output_names_available:
+        features = _local_features(message, image, local_pca)
+    return maps.overview_figure(image, shown, features)
+
+
+def _local_features(
+    message: experiment_pb2.Experiment, image: np.ndarray, local_pca: artifacts.StrPath | None
+) -> LocalFeatures:
+    from delf_tf.extraction import engine  # noqa: PLC0415 - TensorFlow takes seconds to load
+
+    extractor = experiment.create_extractor(
+        message, local_pca=local_pca, use_global=False, use_local=True
+    )
+    return engine.extract_image(extractor, image).local
+
+
+def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
+    """Runs the tool."""
+    if len(arguments) != 1:
+        raise UsageError(f"visualize takes one image. Received: {len(arguments)}.")
+    figure = visualize(
+        experiment.from_flags(flag_values),
+        arguments[0],
+        local_pca=flag_values.local_pca,
+        max_num_superfeatures=flag_values.max_num_superfeatures,
+    )
+    command_line.write_result(str(plots.save_figure(figure, flag_values.output)))
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main, FLAGS))
