@@ -42,6 +42,7 @@ from delf_tf.types import ImageRef, Ranking
 
 FLAGS = flags.FlagValues()
 experiment.define_flags(FLAGS, default_config=None)
+experiment.define_extraction_flags(FLAGS)
 flags.DEFINE_string("database_dir", None, "folder of images to search in", flag_values=FLAGS)
 flags.DEFINE_string(
     "query_dir", None, "folder of query images; not given: the database itself", flag_values=FLAGS
