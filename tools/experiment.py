@@ -19,6 +19,7 @@ from delf_tf.types import ImageRef
 if TYPE_CHECKING:
     from delf_tf.extraction.engine import ImageLoader
     from delf_tf.extraction.extractor import Extractor
+    from delf_tf.extraction.released import ReleasedExtractor
     from delf_tf.models.retrieval_model import RetrievalModel
 
 # Features change with this number: raise it when the same config gives other features.
@@ -87,41 +88,47 @@ def create_extractor(
     local_pca: artifacts.StrPath | None = None,
     use_global: bool | None = None,
     use_local: bool | None = None,
-) -> Extractor:
+) -> Extractor | ReleasedExtractor:
     """Builds the model and its Extractor.
 
     Args:
-      message: the experiment.
+      message: the experiment; its weights may also be a folder with a SavedModel of the original
+        DELF code, which then needs no model's name.
       local_pca: fitted PCA of local descriptors; None for the config's own path, or none.
       use_global: overrides the config.
       use_local: overrides the config.
     """
-    from delf_tf.extraction import extractor  # noqa: PLC0415 - TensorFlow takes seconds to load
+    from delf_tf.extraction import extractor, released  # noqa: PLC0415 - TensorFlow is slow to load
 
-    options = config.set_fields(message.model)
-    name = options.pop("name", None)
-    if name is None:
-        raise UsageError("The config must name a model: model { name: … }.")
-    if "weights" not in options:
-        logging.warning(
-            "No weights are given: %s starts from random ones, which find nothing.", name
-        )
     settings = message.extraction
+    options = {
+        "image_scales": settings.image_scales or (1.0,),
+        "global_scales_ind": settings.global_scales_ind,
+        "use_global_features": settings.use_global_features if use_global is None else use_global,
+        "use_local_features": settings.use_local_features if use_local is None else use_local,
+        "max_num_features": settings.max_num_features,
+        "score_threshold": settings.score_threshold,
+        "local_projection": _projection(local_pca or settings.local_pca.path),
+        "global_projection": _projection(settings.global_pca.path),
+    }
+    if _is_saved_model(message.model.weights):
+        if settings.nms_iou < 1 or settings.border_cells or settings.precision == "bfloat16":
+            raise UsageError(
+                "nms_iou, border_cells and precision must be left out: a SavedModel has its own."
+            )
+        return released.ReleasedExtractor(message.model.weights, **options)
     return extractor.Extractor(
         create_model(message),
-        image_scales=settings.image_scales or (1.0,),
-        global_scales_ind=settings.global_scales_ind,
-        use_global_features=settings.use_global_features if use_global is None else use_global,
-        use_local_features=settings.use_local_features if use_local is None else use_local,
-        max_num_features=settings.max_num_features,
-        score_threshold=settings.score_threshold,
         nms_iou=settings.nms_iou,
         nms_box_px=settings.nms_box_px,
         border_cells=settings.border_cells,
-        local_projection=_projection(local_pca or settings.local_pca.path),
-        global_projection=_projection(settings.global_pca.path),
         precision=settings.precision,
+        **options,
     )
+
+
+def _is_saved_model(weights: str) -> bool:
+    return bool(weights) and Path(weights, "saved_model.pb").is_file()
 
 
 def create_model(message: experiment_pb2.Experiment) -> RetrievalModel:
@@ -231,6 +238,8 @@ def extraction_fingerprint(message: experiment_pb2.Experiment, *more: str) -> st
         message.extraction.local_pca.path,
         message.extraction.global_pca.path,
     ]
+    if _is_saved_model(message.model.weights):
+        files += sorted(str(path) for path in Path(message.model.weights).rglob("*"))
     contents = [artifacts.file_fingerprint(path) for path in files if path and Path(path).is_file()]
     relevant = experiment_pb2.Experiment(model=message.model, extraction=message.extraction)
     # The same weights under another path are the same weights.
@@ -238,7 +247,9 @@ def extraction_fingerprint(message: experiment_pb2.Experiment, *more: str) -> st
     # How features are stored is said by the store, and changes no PCA fitted on them.
     relevant.extraction.ClearField("local_codec")
     relevant.extraction.precision = precision.resolve_precision(message.extraction.precision)
-    named = [] if Path(message.model.weights).is_file() else [message.model.weights]
+    named = [message.model.weights]
+    if Path(named[0]).is_file() or _is_saved_model(named[0]):
+        named = []
     return config.fingerprint(relevant, FEATURES_VERSION, *named, *contents, *more)
 
 

@@ -65,6 +65,11 @@ def export_extractor(
         hint="--overwrite replaces it.",
         output_dir=output_dir,
     )
+    require(
+        isinstance(extractor, Extractor),
+        "Only an Extractor can be exported: a SavedModel of the original is one already.",
+        extractor=type(extractor).__name__,
+    )
     kind = kind or signatures.default_kind(extractor)
     graphs = {
         ORIGINAL: signatures.original(

@@ -1,0 +1,182 @@
+"""SavedModels of the original DELF code, run as they are: released ones and exported ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from delf_tf.artifacts import StrPath
+from delf_tf.checks import InputError, invalid, require
+from delf_tf.extraction import pyramid
+from delf_tf.extraction.extractor import Projection, _as_constants, _check_indices, _project, pool
+
+_LOCAL = ("boxes", "features", "scales", "scores")
+_GLOBAL = "global_descriptors"
+_LOCAL_SETTINGS = ("input_abs_thres", "input_max_feature_num")
+_PROBE_SIDE_PX = 64
+
+Run = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
+
+
+class ReleasedExtractor:
+    """Calls a SavedModel of the original code as an Extractor is called.
+
+    Released models are graphs of TensorFlow 1, of which the tensors are fed and fetched by name;
+    those of its TensorFlow 2 exporters have a signature. Locations are the centres of the receptive
+    boxes that the model gives: stride times index over scale, by the original's convention.
+
+    Attributes:
+      global_dim: width of the global descriptor, or None.
+      local_dim: width of local descriptors, or None.
+      use_global_features: whether "global_descriptor" is given.
+      use_local_features: whether local features are given.
+    """
+
+    def __init__(
+        self,
+        path: StrPath,
+        *,
+        image_scales: Sequence[float] = (1.0,),
+        global_scales_ind: Sequence[int] = (),
+        use_global_features: bool = True,
+        use_local_features: bool = False,
+        max_num_features: int = 1000,
+        score_threshold: float = 0.0,
+        local_projection: Projection | None = None,
+        global_projection: Projection | None = None,
+    ):
+        """Loads the SavedModel and runs it once. It is a program: load only what you trust.
+
+        Args:
+          path: its folder.
+          image_scales: see Extractor, as for all that follow.
+          global_scales_ind: indices into image_scales; empty for all.
+          use_global_features: give "global_descriptor".
+          use_local_features: give local features.
+          max_num_features: most local features of an image.
+          score_threshold: local features with a lower score are dropped.
+          local_projection: PCA of local descriptors.
+          global_projection: PCA of each scale's global descriptor.
+
+        Raises:
+          InputError: not a SavedModel of the original, or one without the features asked for.
+        """
+        self.use_global_features, self.use_local_features = use_global_features, use_local_features
+        scales = pyramid.check_scales(image_scales)
+        indices = _check_indices(global_scales_ind, len(scales))
+        require(max_num_features >= 1, "It must be positive.", max_num_features=max_num_features)
+        require(
+            use_global_features or use_local_features,
+            "An extractor must give global features, local features, or both.",
+        )
+        self._settings = {
+            "input_scales": tf.constant(scales, tf.float32),
+            "input_max_feature_num": tf.constant(max_num_features, tf.int32),
+            "input_abs_thres": tf.constant(score_threshold, tf.float32),
+            "input_global_scales_ind": tf.constant(indices, tf.int32),
+        }
+        self._run = _load(Path(path), use_global_features, use_local_features)
+        widths = self._probe(Path(path))
+        self.global_dim = self.local_dim = None
+        if use_global_features:
+            self._global, self.global_dim = _as_constants(
+                "global_projection", global_projection, widths[_GLOBAL]
+            )
+        if use_local_features:
+            self._local, self.local_dim = _as_constants(
+                "local_projection", local_projection, widths["features"]
+            )
+
+    def __call__(self, image: np.ndarray | tf.Tensor) -> dict[str, tf.Tensor]:
+        """Extracts features; see Extractor.__call__.
+
+        Args:
+          image: uint8 [H, W, 3], RGB.
+        """
+        image = tf.convert_to_tensor(image)
+        outputs = self._run({"input_image": image, **self._settings})
+        result = {}
+        if self.use_global_features:
+            result["global_descriptor"] = pool(_project(outputs[_GLOBAL], self._global))
+        if self.use_local_features:
+            boxes = outputs["boxes"]
+            result["locations"] = (boxes[:, :2] + boxes[:, 2:]) / 2
+            result["descriptors"] = _project(outputs["features"], self._local)
+            result["scores"] = tf.reshape(outputs["scores"], [-1])
+            result["scales"] = outputs["scales"]
+        return result
+
+    def _probe(self, path: Path) -> dict[str, int]:
+        """Runs the model once and returns the widths of its descriptors."""
+        image = np.zeros((_PROBE_SIDE_PX, _PROBE_SIDE_PX, 3), np.uint8)
+        settings = {**self._settings, "input_abs_thres": tf.constant(np.float32(-1e30))}
+        try:
+            outputs = self._run({"input_image": tf.constant(image), **settings})
+        except (tf.errors.OpError, ValueError, TypeError) as error:
+            raise invalid(
+                "The SavedModel must run on an image.",
+                hint=f"TensorFlow says: {' '.join(str(error).split())[:300]}",
+                path=path,
+            ) from None
+        return {name: int(value.shape[-1]) for name, value in outputs.items()}
+
+
+def _load(path: Path, use_global: bool, use_local: bool) -> Run:
+    require(
+        (path / "saved_model.pb").is_file(), "path must be a folder with a SavedModel.", path=path
+    )
+    inputs = ["input_image", "input_scales"]
+    inputs += list(_LOCAL_SETTINGS) * use_local + ["input_global_scales_ind"] * use_global
+    outputs = list(_LOCAL) * use_local + [_GLOBAL] * use_global
+    try:
+        loaded = tf.saved_model.load(str(path))
+        signature = loaded.signatures.get("serving_default")
+        if signature is not None and "input_image" in signature.structured_input_signature[1]:
+            return _from_signature(loaded, signature, outputs)
+        return _from_graph(loaded, inputs, outputs)
+    except InputError:
+        raise
+    except Exception as error:  # Damaged and foreign files raise nearly everything.
+        raise invalid(
+            f"The SavedModel must take {', '.join(inputs)} and give {', '.join(outputs)}.",
+            hint=f"TensorFlow says: {' '.join(str(error).split())[:300]}",
+            path=path,
+        ) from None
+
+
+def _from_signature(loaded: Any, signature: Any, outputs: list[str]) -> Run:
+    """Returns the call of a model of the original's TensorFlow 2 exporters."""
+    takes = signature.structured_input_signature[1]
+    missing = [name for name in outputs if name not in signature.structured_outputs]
+    require(
+        not missing,
+        f"The SavedModel must give {', '.join(missing)}.",
+        hint=f"It gives {', '.join(sorted(signature.structured_outputs))}.",
+    )
+
+    def run(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        # A joint model takes what only its global features need also when they are not wanted.
+        found = signature(**{name: value for name, value in values.items() if name in takes})
+        return {name: found[name] for name in outputs}
+
+    # A signature does not keep its model's variables alive.
+    run.model = loaded
+    return run
+
+
+def _from_graph(loaded: Any, inputs: list[str], outputs: list[str]) -> Run:
+    """Returns the call of a TensorFlow 1 graph, by the names of its tensors."""
+    pruned = loaded.prune(
+        feeds=[f"{name}:0" for name in inputs],
+        fetches={name: f"{name}:0" for name in outputs},
+    )
+
+    def run(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return pruned(*(values[name] for name in inputs))
+
+    run.model = loaded
+    return run
