@@ -14,7 +14,6 @@ import pytest
 
 SMALL_DEMO = [
     "--num_landmarks=3",
-    "--num_train_views=2",
     "--num_views=5",
     "--num_distractors=2",
     "--set=training.num_steps=2",
@@ -100,7 +99,7 @@ def test_the_python_example_runs_and_its_shapes_are_true(repository):
     names: dict = {}
     exec(example, names)
     outputs = names["outputs"]
-    assert outputs["global"].shape == (1, 2048)
+    assert outputs["global"].shape == (1, 512)
     assert outputs["features"].shape == (1, 14, 14, 128)
     assert outputs["scores"].shape == (1, 14, 14)
 

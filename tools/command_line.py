@@ -78,7 +78,8 @@ def required(flag_values: flags.FlagValues, *names: str) -> list[Any]:
     """
     missing = [f"--{name}" for name in names if flag_values[name].value in (None, "")]
     if missing:
-        raise UsageError(f"{' and '.join(missing)} must be given; --help tells what they are.")
+        named = ", ".join(missing[:-1]) + " and " * (len(missing) > 1) + missing[-1]
+        raise UsageError(f"{named} must be given; --help tells what they are.")
     return [flag_values[name].value for name in names]
 
 

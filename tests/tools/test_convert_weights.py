@@ -92,7 +92,7 @@ def test_wrong_files_write_nothing(weights, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        ([], "--source must be given"),
+        ([], "--source, --input and --output must be given"),
         (["--source=dolg_pytorch", "--input=x.npz"], "--output must be given"),
         (["--source=dolg_padle", "--input=x", "--output=y"], "Did you mean 'dolg_paddle'"),
         (["--source=dolg_pytorch", "--input=x", "--output=y", "z"], "flags only"),
