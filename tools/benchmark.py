@@ -1,10 +1,12 @@
 """benchmark: times a stage beside its peers, with the machine and versions beside the numbers.
 
-delf_tf benchmark extract|verify|search|asmk|local [--json] [--set=NAME=VALUE …]
+delf_tf benchmark NAME [--json] [--output_dir=OUT] [--set=NAME=VALUE …]
 
-extract: files to stored features, beside the original's way; verify: pairs of images; search:
-indexes beside exact search; asmk and local: the indexes of local features. --set changes sizes and
-repeats, such as --set=rounds=9 or --set='settings=["global"]'; values are JSON, or plain words.
+extract: files to stored features, beside the original's way; verify: pairs of images; pairs and
+photos: real pairs with homographies (--set=directory=DIR), or labelled photographs (also
+--set=labels=CSV); search: indexes beside exact search; asmk and local: the indexes of local
+features. --set changes sizes and repeats, such as --set=rounds=9 or --set='settings=["global"]';
+values are JSON, or plain words. OUT receives NAME.json, and plots of what verify costs.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from delf_tf import artifacts
 from delf_tf.checks import UsageError, did_you_mean
 from delf_tf.report.html import Table
 from delf_tf.tools import command_line
@@ -28,10 +32,16 @@ flags.DEFINE_multi_string(
     "set", [], "argument of the benchmark, name=value; repeatable", flag_values=FLAGS
 )
 
+flags.DEFINE_string(
+    "output_dir", None, "folder for the figures as JSON, and for plots", flag_values=FLAGS
+)
+
 # What is measured -> module and function, imported when asked for.
 BENCHMARKS = {
     "extract": ("delf_tf.extraction.benchmark", "run"),
     "verify": ("delf_tf.matching.benchmark", "run"),
+    "pairs": ("delf_tf.matching.real_pairs", "run"),
+    "photos": ("delf_tf.tools.photo_pairs", "run"),
     "search": ("delf_tf.retrieval.search_benchmark", "run"),
     "asmk": ("delf_tf.retrieval.benchmark_asmk", "run"),
     "local": ("delf_tf.retrieval.benchmark_asmk", "run_local"),
@@ -48,6 +58,8 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     module, function = BENCHMARKS[name]
     run = getattr(importlib.import_module(module), function)
     result = run(**parse_options(run, flag_values.set))
+    if flag_values.output_dir:
+        _write(name, result, Path(flag_values.output_dir))
     if flag_values.json:
         command_line.write_result(command_line.to_json(result))
         return
@@ -60,9 +72,16 @@ def parse_options(run: Callable[..., Any], items: Sequence[str]) -> dict[str, An
     """Returns keyword arguments of `run` from "name=value" items.
 
     Raises:
-      UsageError: not of that form, or a name that `run` does not take.
+      UsageError: not of that form, a name that `run` does not take, or one that it needs is not
+        there.
     """
-    known = list(inspect.signature(run).parameters)
+    parameters = inspect.signature(run).parameters
+    known = list(parameters)
+    required = [
+        name
+        for name, one in parameters.items()
+        if one.default is one.empty and one.kind is not one.VAR_KEYWORD
+    ]
     options = {}
     for item in items:
         name, equals, value = item.partition("=")
@@ -75,7 +94,19 @@ def parse_options(run: Callable[..., Any], items: Sequence[str]) -> dict[str, An
             options[name] = json.loads(value)
         except json.JSONDecodeError:
             options[name] = value
+    missing = [name for name in required if name not in options]
+    if missing:
+        raise UsageError(f"--set={missing[0]}=VALUE must be given. Received: {' '.join(items)!r}.")
     return options
+
+
+def _write(name: str, result: dict[str, Any], output_dir: Path) -> None:
+    artifacts.write_json(output_dir / f"{name}.json", result)
+    if name == "verify":
+        from delf_tf.report import benchmark_plots, plots  # noqa: PLC0415 - loads matplotlib
+
+        figure = benchmark_plots.verification_costs(result["rows"])
+        plots.save_figure(figure, output_dir / "verify.png")
 
 
 def tables(name: str, result: dict[str, Any]) -> list[list[list[str]]]:

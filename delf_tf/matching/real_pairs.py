@@ -80,8 +80,8 @@ def run(
     threshold_px: float = 6.0,
     opencv_threshold_px: float = 3.0,
     num_features: int = 8000,
-) -> list[dict[str, Any]]:
-    """Returns a row for each solver: pairs solved by corner error, and the area under the curve.
+) -> dict[str, Any]:
+    """Returns {"rows"}, one a solver: pairs solved by corner error, and the area under the curve.
 
     Args:
       directory: see `load_pairs`.
@@ -108,7 +108,29 @@ def run(
                 "auc_20px": float(np.clip(1 - errors / _AUC_LIMIT_PX, 0, 1).mean()),
             }
         )
-    return rows
+    return {"rows": rows}
+
+
+def rootsift(image: np.ndarray, num_features: int) -> LocalFeatures:
+    """Returns OpenCV's SIFT features with RootSIFT descriptors [N, 128].
+
+    Args:
+      image: uint8 [H, W], grey levels.
+      num_features: at most, the strongest.
+
+    Raises:
+      InputError: OpenCV is not installed.
+    """
+    keypoints, descriptors = _cv2().SIFT_create(num_features).detectAndCompute(image, None)
+    if not keypoints:
+        return LocalFeatures.empty(128)
+    sums = np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9)
+    return LocalFeatures(
+        np.array([point.pt[::-1] for point in keypoints]),
+        np.sqrt(descriptors / sums),
+        np.array([point.response for point in keypoints]),
+        np.array([point.size for point in keypoints]),
+    )
 
 
 def _error(pair: RealPair, solve: Solver, max_ratio: float) -> float:
@@ -156,18 +178,7 @@ def _features(truth: Path, part: int, num: int) -> tuple[LocalFeatures, tuple[in
     image = cv2.imread(str(paths[0]), cv2.IMREAD_GRAYSCALE) if paths else None
     if image is None:
         raise invalid("Each NAME.txt must have readable images beside it.", image=found[0])
-    keypoints, descriptors = cv2.SIFT_create(num).detectAndCompute(image, None)
-    size = (image.shape[1], image.shape[0])
-    if not keypoints:
-        return LocalFeatures.empty(128), size
-    sums = np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9)
-    features = LocalFeatures(
-        np.array([point.pt[::-1] for point in keypoints]),
-        np.sqrt(descriptors / sums),
-        np.array([point.response for point in keypoints]),
-        np.array([point.size for point in keypoints]),
-    )
-    return features, size
+    return rootsift(image, num), (image.shape[1], image.shape[0])
 
 
 def _cv2() -> Any:

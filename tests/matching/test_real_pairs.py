@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 
 def test_solves_a_warped_picture(folder):
-    rows = real_pairs.run(folder, num_features=800)
+    rows = real_pairs.run(folder, num_features=800)["rows"]
     assert [row["solved_10px"] for row in rows] == [1] * 3
     assert all(row["auc_20px"] > 0.9 for row in rows)
     assert rows[0]["solver"] == "ours"

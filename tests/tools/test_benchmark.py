@@ -18,6 +18,8 @@ SIZES = {
         "rounds=1",
     ],
     "verify": ["num_pairs=2", "repeats=1", 'contenders=["ours"]'],
+    "pairs": ["directory=evd", "num_features=800"],
+    "photos": ["directory=photos", "labels=labels.csv"],
     "search": ["num_images=300", "dim=8", "num_queries=5", "repeats=1", 'types=["exact"]'],
     "asmk": ["num_images=3", "num_features=8", "num_words=64", "dim=8", "num_queries=1"],
     "local": ["num_images=3", "num_features=64", "dim=8", "factory=IVF4,PQ2x4", "num_compared=4"],
@@ -29,6 +31,15 @@ def test_benchmarks_print_tables(name, capsys):
     argv = ["delf_tf", "benchmark", name, *(f"--set={item}" for item in SIZES[name])]
     assert main.main(argv) == 0
     assert len(capsys.readouterr().out.splitlines()) > 2
+
+
+def test_output_dir_keeps_figures_and_plots(tmp_path, capsys):
+    sizes = [f"--set={item}" for item in SIZES["verify"]]
+    argv = ["delf_tf", "benchmark", "verify", *sizes, f"--output_dir={tmp_path}"]
+    assert main.main([*argv, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert json.loads((tmp_path / "verify.json").read_text()) == printed
+    assert (tmp_path / "verify.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", ["search", "local"])
@@ -52,6 +63,7 @@ def test_sizes_name_arguments_of_every_benchmark():
         (["extrct"], "must be named"),
         (["search", "--set=num_imges=3"], "Did you mean 'num_images'"),
         (["search", "--set=dim"], "NAME=VALUE"),
+        (["pairs"], "--set=directory=VALUE"),
     ],
 )
 def test_usage_errors(arguments, message, capsys):
