@@ -53,4 +53,7 @@ def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], field: str) -> None:
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
+    ticks = sorted({x for points in lines.values() for x, _ in points})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
     axes.grid(True, which="both", alpha=0.25)
