@@ -85,9 +85,10 @@ def create_trainer(
     pipeline = create_pipeline(options, records, num_classes)
     with distribution.scope():
         model = _create_model(message)
+        teacher = _create_teacher(options)
         if distribution.num_replicas_in_sync > 1:
             strategies.synchronize_batch_norm(model)
-        objective, optimizer = _create_objective(options, model, num_classes)
+        objective, optimizer = _create_objective(options, model, num_classes, teacher)
     provenance = _provenance(message, records)
     return trainer.Trainer(
         objective,
@@ -190,8 +191,26 @@ def _create_model(message: experiment_pb2.Experiment) -> RetrievalModel:
     return presets.create_model(name, **options)
 
 
+def _create_teacher(options: experiment_pb2.TrainingConfig) -> RetrievalModel | None:
+    if not options.distillation_loss_weight or not options.HasField("teacher"):
+        return None
+    from delf_tf.models import presets  # noqa: PLC0415
+
+    wanted = config.set_fields(options.teacher)
+    require(
+        "name" in wanted and "weights" in wanted,
+        "A teacher must have a name and weights.",
+        hint="Give --set training.teacher.weights=PATH.",
+        teacher=wanted,
+    )
+    return presets.create_model(wanted.pop("name"), **wanted)
+
+
 def _create_objective(
-    options: experiment_pb2.TrainingConfig, model: RetrievalModel, num_classes: int
+    options: experiment_pb2.TrainingConfig,
+    model: RetrievalModel,
+    num_classes: int,
+    teacher: RetrievalModel | None,
 ) -> tuple[Any, Any]:
     from delf_tf.training import optimizers  # noqa: PLC0415
     from delf_tf.training.objective import Objective  # noqa: PLC0415
@@ -210,6 +229,8 @@ def _create_objective(
         contrastive_weight=options.contrastive_loss_weight,
         superfeature_weight=options.superfeature_loss_weight,
         decorrelation_weight=options.decorrelation_loss_weight,
+        distillation_weight=options.distillation_loss_weight,
+        teacher=teacher,
         seed=options.seed,
     )
     optimizer = optimizers.Optimizer(

@@ -67,6 +67,7 @@ def _resnet50_v2(last: str = "stride16") -> tuple[tf.keras.layers.Layer, dict[st
 
 BACKBONES: dict[str, Callable[..., tuple[tf.keras.layers.Layer, dict[str, Any]]]] = {
     "resnet14": functools.partial(_resnet, 14),
+    "resnet20": functools.partial(_resnet, 20),
     "resnet50": functools.partial(_resnet, 50),
     "resnet101": functools.partial(_resnet, 101),
     "resnet152": functools.partial(_resnet, 152),

@@ -49,6 +49,34 @@ def reconstruction_loss(features: tf.Tensor, reconstruction: tf.Tensor) -> tf.Te
     return tf.reduce_mean(squared, axis=(1, 2, 3))
 
 
+def distillation_loss(learnt: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    """Squared error of a map against a teacher's, relative to the teacher's energy in the batch.
+
+    Romero et al.: FitNets (ICLR 2015, equation 3), scaled so that 1 is what a map of zeros gets,
+    whatever the teacher's units.
+
+    Args:
+      learnt: [B, h, w, C].
+      target: the same shape; no gradient flows into it.
+
+    Returns:
+      float32 [B].
+
+    Raises:
+      InputError: maps of other sizes.
+    """
+    require(
+        learnt.shape[1:].is_compatible_with(target.shape[1:]),
+        "Both maps must have the same shape.",
+        learnt=learnt,
+        target=target,
+    )
+    target = tf.stop_gradient(tf.cast(target, tf.float32))
+    energy = tf.reduce_mean(tf.square(target)) + 1e-12
+    squared = tf.math.squared_difference(tf.cast(learnt, tf.float32), target)
+    return tf.reduce_mean(squared, axis=(1, 2, 3)) / energy
+
+
 def arcface_logits(
     cosines: tf.Tensor, labels: tf.Tensor, margin: float = 0.1, scale: float = 45.25
 ) -> tf.Tensor:

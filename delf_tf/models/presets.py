@@ -14,6 +14,7 @@ from delf_tf.artifacts import StrPath
 from delf_tf.checks import did_you_mean, invalid, require
 from delf_tf.models import checkpoint
 from delf_tf.models.backbones import KERAS_PREFIX
+from delf_tf.models.compact import Compact
 from delf_tf.models.delf import Delf
 from delf_tf.models.delg import Delg
 from delf_tf.models.dolg import Dolg
@@ -26,6 +27,7 @@ from delf_tf.models.superfeatures import SuperFeatures
 # the compact form of every family: its heads are half as wide as the papers' or less. ResNet-14 is
 # for training from random weights in minutes.
 MODELS: dict[str, Callable[..., RetrievalModel] | str] = {
+    "gem_resnet20": functools.partial(Gem, "resnet20"),
     "gem_resnet50": functools.partial(Gem, "resnet50"),
     "gem_resnet101": functools.partial(Gem, "resnet101"),
     "gem_resnet152": functools.partial(Gem, "resnet152"),
@@ -48,6 +50,8 @@ MODELS: dict[str, Callable[..., RetrievalModel] | str] = {
     "superfeatures_resnet14": functools.partial(
         SuperFeatures, "resnet14", num_superfeatures=64, superfeature_dim=128, local_dim=64
     ),
+    "compact_mobilenet_v2": functools.partial(Compact, "mobilenet_v2"),
+    "compact_resnet20": functools.partial(Compact, "resnet20", width_multiplier=0.5),
     "superfeatures_resnet50": functools.partial(SuperFeatures, "resnet50"),
     "superfeatures_resnet101": functools.partial(SuperFeatures, "resnet101"),
     "superfeatures_mobilenet_v2": functools.partial(

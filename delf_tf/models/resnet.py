@@ -10,8 +10,15 @@ from delf_tf.checks import require, require_choice
 from delf_tf.models.geometry import CellGrid, Window, cell_grid
 from delf_tf.models.layers import ConvNorm, build_maps, pad_symmetric, register
 
-# Blocks of the stages; 14, of no paper, is the one that learns in minutes from random weights.
-DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 14: (1, 1, 1, 1)}
+# Blocks of the stages; of no paper are 14, which learns in minutes from random weights, and 20,
+# which spends its depth where the maps are small.
+DEPTHS = {
+    14: (1, 1, 1, 1),
+    20: (1, 1, 3, 1),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 LEVELS = ("stride4", "stride8", "stride16", "stride32")
 
 

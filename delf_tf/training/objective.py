@@ -24,7 +24,8 @@ class Objective:
     "descriptor": cross-entropy of a classifier on "embedding"; "attention": of a softmax classifier
     on "attention_pooled"; "reconstruction": mean squared error of the autoencoder; "contrastive":
     of the embeddings of a batch; "superfeature" and "decorrelation": of pairs of crops, see
-    `superfeature_weight`. An output that the model does not have has no loss.
+    `superfeature_weight`; "distillation": of a map and a teacher's. An output that the model does
+    not have has no loss.
 
     Attributes:
       model: the network.
@@ -47,6 +48,8 @@ class Objective:
         contrastive_weight: float = 0.0,
         superfeature_weight: float = 0.0,
         decorrelation_weight: float = 0.0,
+        distillation_weight: float = 0.0,
+        teacher: RetrievalModel | None = None,
         seed: int = 0,
     ):
         """Makes the classifiers; under a strategy, within its scope.
@@ -67,9 +70,12 @@ class Objective:
           superfeature_weight: of the contrastive loss of super-features. Images 2i and 2i + 1 of a
             batch are then two pictures of one thing, and the next pair's are its negatives.
           decorrelation_weight: of the super-features' attention maps.
+          distillation_weight: of "distillation".
+          teacher: built; its stride-16 map is what "distilled" is to be. It does not learn.
           seed: of the classifiers' weights.
         """
         self.model = model
+        self._teacher = teacher
         self._step = step
         outputs = self._outputs(tf.zeros([2, 64, 64, 3]), training=False)
         named = {
@@ -79,6 +85,7 @@ class Objective:
             "contrastive": ("embedding", contrastive_weight),
             "superfeature": ("superfeatures", superfeature_weight),
             "decorrelation": ("attention", decorrelation_weight),
+            "distillation": ("distilled", distillation_weight),
         }
         if "superfeatures" not in outputs:
             del named["decorrelation"]
@@ -86,6 +93,8 @@ class Objective:
             name: weight for name, (key, weight) in named.items() if key in outputs and weight
         }
         require(bool(self.weights), "The model's outputs must have a loss.", outputs=list(outputs))
+        if "distillation" in self.weights:
+            self._require_teacher(outputs["distilled"])
         options = {"margin": margin, "scale": scale} if classifier != "softmax" else {}
         options = {key: value for key, value in options.items() if value is not None}
         self.heads: dict[str, tf.keras.layers.Layer] = {}
@@ -166,7 +175,30 @@ class Objective:
             result["decorrelation"] = superfeature_losses.attention_decorrelation_loss(
                 outputs["attention"]
             )
+        if "distillation" in self.weights:
+            target = self._teacher_map(images)
+            result["distillation"] = losses.distillation_loss(outputs["distilled"], target)
         return result, correct
+
+    def _teacher_map(self, images: tf.Tensor) -> tf.Tensor:
+        pixels = self._teacher.preprocess(images)
+        maps = self._teacher.backbone(pixels, training=False, last="stride16")
+        return tf.stop_gradient(tf.cast(maps["stride16"], tf.float32))
+
+    def _require_teacher(self, distilled: tf.Tensor) -> None:
+        require(
+            self._teacher is not None,
+            "Distillation must have a teacher.",
+            hint="Set training.teacher, or distillation_loss_weight: 0.",
+            teacher=None,
+        )
+        width = self._teacher_map(tf.zeros([1, 64, 64, 3])).shape[-1]
+        require(
+            distilled.shape[-1] == width,
+            "The learnt map must have as many channels as the teacher's.",
+            learnt=distilled.shape[-1],
+            teacher=width,
+        )
 
     def _outputs(self, images: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         takes_step = "step" in inspect.signature(self.model.training_outputs).parameters
