@@ -32,7 +32,7 @@ class FaissIndex(VectorIndex):
         self,
         factory: str,
         *,
-        num_probes: int = 32,
+        num_probes: int = 64,
         num_rescored: int = 200,
         keep_vectors: bool = True,
         **kwargs: Any,
