@@ -62,7 +62,7 @@ def visualize(
     model = experiment.create_model(message)
     shown = inspection.network_maps(model, image, max_num_superfeatures=max_num_superfeatures)
     features = None
-    if message.extraction.use_local_features and "local" in model.output_names_available:
+    if message.extraction.use_local_features and model.local_output in model.output_names_available:
         features = _local_features(message, image, local_pca)
     return maps.overview_figure(image, shown, features)
 

@@ -23,6 +23,9 @@ _OFFSET_PERIOD = 64
 # Fields of local features, one row a feature.
 LOCAL_NAMES = ("locations", "descriptors", "scores", "scales")
 
+# Locations [N, 2], descriptors [N, D] and scores [N] of one scale.
+Rows = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+
 
 class Projection(NamedTuple):
     """PCA, whitening folded in: L2-normalise, subtract `mean` [D], multiply by `matrix` [d, D]."""
@@ -36,8 +39,9 @@ class Extractor(tf.Module):
 
     The model runs once a pyramid scale. Local descriptors of all scales compete for the best
     `max_num_features`; they are L2-normalised, projected, and normalised again (Noh et al. 2017,
-    section 4.3). Global descriptors are summed over their scales and normalised (Cao et al. 2020,
-    section 3.3).
+    section 4.3). Super-features are local features, too: their strength is the score, the centre of
+    mass of their attention the location. Global descriptors are summed over their scales and
+    normalised (Cao et al. 2020, section 3.3).
 
     Attributes:
       model: what runs: by default a copy of the given one with its batch normalisation folded into
@@ -102,6 +106,11 @@ class Extractor(tf.Module):
             hint="Set use_global_features or use_local_features.",
         )
         _check_outputs(model, use_global_features, use_local_features)
+        require(
+            not border_cells or model.local_output == "local",
+            "border_cells must be 0 for super-features, which belong to no cell.",
+            border_cells=border_cells,
+        )
         require(
             max_num_features >= 1,
             "max_num_features must be at least 1.",
@@ -174,7 +183,7 @@ class Extractor(tf.Module):
         """
         image = tf.cast(image, tf.float32)
         level = pyramid.pyramid_level(image, scale)
-        needed = ("global",) * use_global + ("local",) * use_local
+        needed = ("global",) * use_global + (self.model.local_output,) * use_local
         outputs = self.model(level[tf.newaxis], training=False, outputs=needed)
         result = {}
         if use_global:
@@ -217,25 +226,48 @@ class Extractor(tf.Module):
         level_size: tf.Tensor,
         scale: float | tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """Flattens one scale's maps to rows; locations in pixels of the unscaled image."""
+        """Returns one scale's local features as rows; locations in pixels of the unscaled image."""
+        factor = tf.cast(size, tf.float32) / tf.cast(level_size, tf.float32)
+        templates = "superfeatures" in outputs
+        rows = self._template_rows if templates else self._map_rows
+        locations, descriptors, scores = rows(outputs, level_size)
+        return {
+            "locations": (locations + 0.5) * factor - 0.5,
+            "descriptors": descriptors,
+            "scores": scores,
+            "scales": tf.fill([tf.size(scores)], tf.cast(1.0 / scale, tf.float32)),
+        }
+
+    def _map_rows(self, outputs: dict[str, tf.Tensor], level_size: tf.Tensor) -> Rows:
+        """Returns (y, x) pixels of the scaled image, descriptors and scores of the inner cells."""
         features = tf.cast(outputs["features"][0], tf.float32)
         scores = tf.cast(outputs["scores"][0], tf.float32)
-        factor = tf.cast(size, tf.float32) / tf.cast(level_size, tf.float32)
-        centres = [
-            self.model.local_stride * tf.cast(tf.range(tf.shape(scores)[axis]), tf.float32)
-            + tf.gather(self._offsets, level_size[axis] % _OFFSET_PERIOD)
-            for axis in (0, 1)
-        ]
-        grid = tf.stack(tf.meshgrid(*centres, indexing="ij"), axis=-1)
+        grid = self._centres(tf.shape(scores), level_size)
         # An empty slice where the map is all border.
         inner = slice(self.border_cells, -self.border_cells or None)
         grid, features, scores = (values[inner, inner] for values in (grid, features, scores))
-        return {
-            "locations": tf.reshape((grid + 0.5) * factor - 0.5, [-1, 2]),
-            "descriptors": tf.reshape(features, [-1, features.shape[-1]]),
-            "scores": tf.reshape(scores, [-1]),
-            "scales": tf.fill([tf.size(scores)], tf.cast(1.0 / scale, tf.float32)),
-        }
+        return (
+            tf.reshape(grid, [-1, 2]),
+            tf.reshape(features, [-1, features.shape[-1]]),
+            tf.reshape(scores, [-1]),
+        )
+
+    def _template_rows(self, outputs: dict[str, tf.Tensor], level_size: tf.Tensor) -> Rows:
+        """Returns the same of super-features: where a template looked, on average."""
+        attention = tf.cast(outputs["attention"][0], tf.float32)
+        grid = self._centres(tf.shape(attention)[1:], level_size)
+        locations = tf.einsum("nhw,hwc->nc", attention, grid)
+        descriptors = tf.cast(outputs["superfeatures"][0], tf.float32)
+        return locations, descriptors, tf.cast(outputs["strengths"][0], tf.float32)
+
+    def _centres(self, cells: tf.Tensor, level_size: tf.Tensor) -> tf.Tensor:
+        """Returns the centres [h, w, 2], (y, x), of a map of `cells` = (h, w)."""
+        axes = [
+            self.model.local_stride * tf.cast(tf.range(cells[axis]), tf.float32)
+            + tf.gather(self._offsets, level_size[axis] % _OFFSET_PERIOD)
+            for axis in (0, 1)
+        ]
+        return tf.stack(tf.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
 def pool(vectors: tf.Tensor) -> tf.Tensor:
@@ -260,7 +292,7 @@ def _inference_model(
 
 def _check_outputs(model: tf.keras.Model, use_global: bool, use_local: bool) -> None:
     given = model.output_names_available
-    wanted = ("global",) * use_global + ("local",) * use_local
+    wanted = ("global",) * use_global + (model.local_output,) * use_local
     missing = [name for name in wanted if name not in given]
     require(
         not missing,

@@ -30,6 +30,8 @@ class RetrievalModel(tf.keras.Model):
       global_dim: width of the global descriptor, or None.
       local_dim: width of local descriptors, or None.
       local_stride: distance of neighbouring local features, input pixels.
+      local_output: which output holds the local features: "local", or "superfeatures", which lie
+        where their attention does.
 
     Args:
       backbone: the backbone layer.
@@ -37,6 +39,7 @@ class RetrievalModel(tf.keras.Model):
     """
 
     output_names_available: tuple[str, ...] = ()
+    local_output = "local"
 
     def __init__(self, backbone: tf.keras.layers.Layer, preprocessing: dict[str, Any]):
         # Images stay in float32 under a mixed policy until they are normalised.

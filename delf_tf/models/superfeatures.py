@@ -134,6 +134,7 @@ class SuperFeatures(RetrievalModel):
     """
 
     output_names_available = ("superfeatures",)
+    local_output = "superfeatures"
     global_dim = None
 
     def __init__(

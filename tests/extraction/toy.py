@@ -12,6 +12,7 @@ class ToyModel(tf.Module):
     """Local descriptor: (mean red, mean green, 1). Score: mean blue. Global: mean colour."""
 
     output_names_available = ("global", "local")
+    local_output = "local"
     local_stride, local_dim, global_dim = CELL, 3, 3
 
     def __init__(self):
