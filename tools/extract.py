@@ -33,6 +33,12 @@ flags.DEFINE_string("local_pca", None, "fitted PCA of local descriptors (.npz)",
 flags.DEFINE_integer("shard_index", 0, "which shard this process extracts", flag_values=FLAGS)
 flags.DEFINE_integer("num_shards", 1, "processes that share the work", flag_values=FLAGS)
 flags.DEFINE_integer("num_threads", 2, "threads that decode images", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "batch_size",
+    1,
+    "images of like size that the network sees at once; 8 or more on an accelerator",
+    flag_values=FLAGS,
+)
 flags.DEFINE_boolean("overwrite", False, "start anew, whatever the store holds", flag_values=FLAGS)
 flags.DEFINE_multi_string(
     "beam",
@@ -49,6 +55,7 @@ class Sharding(NamedTuple):
     shard_index: int = 0
     num_shards: int = 1
     num_threads: int = 2
+    batch_size: int = 1
     overwrite: bool = False
 
 
@@ -99,6 +106,7 @@ def extract_by_beam(
         options={
             **options,
             "num_threads": sharding.num_threads,
+            "batch_size": sharding.batch_size,
             "overwrite": sharding.overwrite,
         },
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from absl import flags, logging
 from delf_tf import artifacts
 from delf_tf.features.store import FeatureStore
 from delf_tf.tools import command_line
+
+try:
+    import resource
+except ImportError:  # Windows has none.
+    resource = None  # type: ignore[assignment]
 
 FILE_NAME = "failed_images.csv"
 
@@ -36,7 +42,7 @@ def write(failures: Iterable[tuple[str, str]], output_dir: artifacts.StrPath) ->
 
 
 def log_summary(store: FeatureStore) -> None:
-    """Logs the last line of an extraction."""
+    """Logs the last lines of an extraction."""
     failed, size = len(store.failed()), store.bytes_per_image()
     logging.info(
         "%d images, %d failed, %.0f bytes an image (global %.0f, local %.0f).",
@@ -46,6 +52,11 @@ def log_summary(store: FeatureStore) -> None:
         size["global"],
         size["local"],
     )
+    if resource is not None:
+        # Kilobytes, but on macOS bytes.
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        logging.info("This process took %.2f GB of memory at its peak.", peak / 1e9)
 
 
 def exit_code(store: FeatureStore, max_failed_fraction: float) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -14,6 +15,7 @@ from delf_tf import artifacts
 from delf_tf.checks import InputError, require
 from delf_tf.datasets import images
 from delf_tf.extraction import pyramid
+from delf_tf.extraction.batches import BatchExtractor
 from delf_tf.extraction.extractor import MIN_SIDE_PX, Extractor
 from delf_tf.features import store
 from delf_tf.progress import Progress
@@ -21,6 +23,8 @@ from delf_tf.types import ImageRef, LocalFeatures
 
 # Decoded images waiting for the network; bounds memory whatever the number of images.
 _MAX_DECODED = 4
+# With batches: images of as many batches are gathered, to find some of like size among them.
+_BATCHES_AHEAD = 4
 
 
 class ImageLoader:
@@ -53,6 +57,17 @@ class ImageLoader:
         return limited, image.shape[:2]
 
 
+def extract_images(
+    batches: BatchExtractor, images: Sequence[np.ndarray], full_sizes: Sequence[tuple[int, int]]
+) -> list[store.ImageFeatures]:
+    """Extracts several images at once; see `extract_image`."""
+    use_local = batches.extractor.use_local_features
+    return [
+        _image_features(outputs, image.shape[:2], full_size, use_local)
+        for outputs, image, full_size in zip(batches(images), images, full_sizes)
+    ]
+
+
 def extract_image(
     extractor: Extractor, image: np.ndarray, full_size: tuple[int, int] | None = None
 ) -> store.ImageFeatures:
@@ -66,17 +81,23 @@ def extract_image(
     Returns:
       Features; locations in pixels of the full-size image, scales relative to `image`.
     """
-    outputs = {name: value.numpy() for name, value in extractor(image).items()}
+    size = image.shape[:2]
+    return _image_features(extractor(image), size, full_size or size, extractor.use_local_features)
+
+
+def _image_features(
+    outputs: Mapping[str, Any], size: tuple[int, int], full_size: tuple[int, int], use_local: bool
+) -> store.ImageFeatures:
+    arrays = {name: value.numpy() for name, value in outputs.items()}
     local = None
-    if extractor.use_local_features:
-        size = image.shape[:2]
+    if use_local:
         local = LocalFeatures(
-            pyramid.to_larger_pixels(outputs["locations"], size, full_size or size),
-            outputs["descriptors"],
-            outputs["scores"],
-            outputs["scales"],
+            pyramid.to_larger_pixels(arrays["locations"], size, full_size),
+            arrays["descriptors"],
+            arrays["scores"],
+            arrays["scales"],
         )
-    return store.ImageFeatures(outputs.get("global_descriptor"), local)
+    return store.ImageFeatures(arrays.get("global_descriptor"), local)
 
 
 def extract_to_store(
@@ -90,6 +111,7 @@ def extract_to_store(
     num_shards: int = 1,
     block_size: int = 64,
     num_threads: int = 2,
+    batch_size: int = 1,
     local_codec: str | Path = "float32",
     overwrite: bool = False,
 ) -> Path:
@@ -107,6 +129,8 @@ def extract_to_store(
       num_shards: number of shards.
       block_size: images written together.
       num_threads: decoding threads.
+      batch_size: images of like size that the network sees at once, see BatchExtractor; worth it
+        on accelerators. Memory holds four batches of images and no more.
       local_codec: how local features are stored, see features.creation.create.
       overwrite: start anew, whatever the store holds; with one shard only, as a process cannot
         know which shards were written before the others started.
@@ -135,13 +159,17 @@ def extract_to_store(
         local_codec=local_codec,
         overwrite=overwrite,
     )
+    batches = None if batch_size == 1 else BatchExtractor(extractor, batch_size=batch_size)
     by_id = {ref.id: ref for ref in refs}
     with store.writer(path, shard_index, num_shards) as writer:
         blocks = [(block, [by_id[one] for one in ids]) for block, ids in writer.pending()]
         pending = [ref for _, block_refs in blocks for ref in block_refs]
         total = writer.num_images
         with Progress(total, "images", "extract", done=total - len(pending)) as progress:
-            results = _extract_all(iter(pending), extractor, loader, num_threads, progress)
+            if batch_size == 1:
+                results = _extract_all(iter(pending), extractor, loader, num_threads, progress)
+            else:
+                results = _extract_batches(blocks, batches, loader, num_threads, progress)
             for block, block_refs in blocks:
                 ids = [ref.id for ref in block_refs]
                 features, failures = _collect(results, ids)
@@ -198,6 +226,48 @@ def _extract_all(
             logging.warning("%s: %s", ref.id, features)
         progress.update(failed=int(isinstance(features, str)))
         yield ref, features
+
+
+def _extract_batches(
+    blocks: Sequence[tuple[int, Sequence[ImageRef]]],
+    batches: BatchExtractor,
+    loader: ImageLoader,
+    num_threads: int,
+    progress: Progress,
+) -> Iterator[tuple[ImageRef, store.ImageFeatures | str]]:
+    """Yields what `_extract_all` does; a block's images share batches with no other block's.
+
+    So a block that is made again after a kill is made of the same batches, to the same bytes.
+    """
+    size = _BATCHES_AHEAD * batches.batch_size
+    for _, refs in blocks:
+        for first in range(0, len(refs), size):
+            window = refs[first : first + size]
+            results = _extract_window(window, batches, loader, num_threads)
+            for ref, features in zip(window, results):
+                if isinstance(features, str):
+                    logging.warning("%s: %s", ref.id, features)
+                progress.update(failed=int(isinstance(features, str)))
+                yield ref, features
+
+
+def _extract_window(
+    refs: Sequence[ImageRef], batches: BatchExtractor, loader: ImageLoader, num_threads: int
+) -> list[store.ImageFeatures | str]:
+    loaded = [_result(future) for _, future in _load_ahead(iter(refs), loader, num_threads)]
+    readable = [one for one in loaded if not isinstance(one, str)]
+    features = iter(
+        extract_images(batches, [image for image, _ in readable], [size for _, size in readable])
+    )
+    return [one if isinstance(one, str) else next(features) for one in loaded]
+
+
+def _result(future: concurrent.futures.Future) -> tuple[np.ndarray, tuple[int, int]] | str:
+    """Returns what the loader gave, or why it gave nothing."""
+    try:
+        return future.result()
+    except InputError as error:
+        return " ".join(str(error).split())
 
 
 def _load_ahead(

@@ -144,7 +144,10 @@ class Extractor(tf.Module):
           (y, x) pixels of `image`, "descriptors" float32 [N, D], L2-normalised, "scores" float32
           [N], falling, and "scales" float32 [N], if asked for.
         """
-        levels = self.levels(image)
+        return self.finish(self.levels(image))
+
+    def finish(self, levels: Sequence[dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
+        """Returns an image's features, as a call does, from the `level`s of its scales."""
         result = {}
         if self.use_global_features:
             result["global_descriptor"] = pool(
@@ -187,10 +190,14 @@ class Extractor(tf.Module):
         outputs = self.model(level[tf.newaxis], training=False, outputs=needed)
         result = {}
         if use_global:
-            result["global"] = _project(tf.cast(outputs["global"], tf.float32), self._global)
+            result["global"] = self.project_global(outputs["global"])
         if use_local:
-            result.update(self._cells(outputs, tf.shape(image)[:2], tf.shape(level)[:2], scale))
+            result.update(self.cells(outputs, tf.shape(image)[:2], tf.shape(level)[:2], scale))
         return result
+
+    def project_global(self, vectors: tf.Tensor) -> tf.Tensor:
+        """Returns global descriptors [S, D] of single scales, normalised and projected."""
+        return _project(tf.cast(vectors, tf.float32), self._global)
 
     def select(
         self,
@@ -219,14 +226,21 @@ class Extractor(tf.Module):
         kept["descriptors"] = _project(kept["descriptors"], self._local)
         return kept
 
-    def _cells(
+    def cells(
         self,
         outputs: dict[str, tf.Tensor],
         size: tf.Tensor,
         level_size: tf.Tensor,
         scale: float | tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """Returns one scale's local features as rows; locations in pixels of the unscaled image."""
+        """Returns one scale's local features as the rows of `level`.
+
+        Args:
+          outputs: of the model, for one image.
+          size: int32 [2], (height, width) of the image.
+          level_size: of the scaled image.
+          scale: its factor.
+        """
         factor = tf.cast(size, tf.float32) / tf.cast(level_size, tf.float32)
         templates = "superfeatures" in outputs
         rows = self._template_rows if templates else self._map_rows

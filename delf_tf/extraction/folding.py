@@ -17,6 +17,7 @@ from delf_tf.checks import require_choice
 from delf_tf.extraction.precision import BFLOAT16, FLOAT32
 from delf_tf.models import presets
 from delf_tf.models.layers import ConvNorm, pad_symmetric, register
+from delf_tf.models.masking import masked
 from delf_tf.models.retrieval_model import RetrievalModel
 from delf_tf.models.variables import variables_by_path
 
@@ -76,9 +77,9 @@ class FoldedConvNorm(tf.keras.layers.Layer):
             pad = [[0, 0], [margin] * 2, [margin] * 2, [0, 0]] if margin else "SAME"
             x = tf.nn.conv2d(x, kernel, stride, pad)
         x = tf.nn.bias_add(x, bias)
-        if activation is None:
-            return x
-        return tf.nn.relu6(x) if activation == "relu6" else tf.nn.relu(x)
+        if activation is not None:
+            x = tf.nn.relu6(x) if activation == "relu6" else tf.nn.relu(x)
+        return masked(x)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -76,6 +76,18 @@ BACKBONES: dict[str, Callable[..., tuple[tf.keras.layers.Layer, dict[str, Any]]]
 }
 
 
+def pads_with_zeros(backbone: tf.keras.layers.Layer) -> bool:
+    """Tells whether maps depend on what lies around the image as on zeros, for `masking`.
+
+    So do networks that pad every layer symmetrically and round sizes up; "same" and "valid" padding
+    depend on the size.
+    """
+    if isinstance(backbone, ResNet):
+        form = FORMS[backbone.form]
+        return form.stem_padding == form.pool_padding == "symmetric"
+    return isinstance(backbone, MobileNetV2)
+
+
 def create_backbone(
     name: str,
     backbone_form: str | None = None,

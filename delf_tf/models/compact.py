@@ -19,6 +19,7 @@ from delf_tf.models.layers import (
     l2_normalize,
     register,
 )
+from delf_tf.models.masking import spatial_mean
 from delf_tf.models.retrieval_model import RetrievalModel
 
 DESCRIPTORS = ("pooled", "fused")
@@ -145,7 +146,7 @@ class Compact(RetrievalModel):
         """
         along = tf.cast(self.project_global(self.pooling(wide)), tf.float32)
         local, _ = self.self_attention(wide, training=training)
-        mean = tf.reduce_mean(local, axis=[1, 2])
+        mean = spatial_mean(local)
         unit = l2_normalize(along)
         orthogonal = mean - tf.reduce_sum(mean * unit, axis=-1, keepdims=True) * unit
         return tf.concat([along, orthogonal], axis=-1)

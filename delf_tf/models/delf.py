@@ -10,6 +10,7 @@ from delf_tf.checks import require, require_choice
 from delf_tf.models.backbones import create_backbone
 from delf_tf.models.geometry import CellGrid, Window, cell_grid
 from delf_tf.models.layers import ConvNorm, build_maps, conv1x1, l2_normalize, register
+from delf_tf.models.masking import spatial_mean
 from delf_tf.models.retrieval_model import RetrievalModel
 
 STEPS = ("descriptor", "attention", "joint")
@@ -123,7 +124,7 @@ class Delf(RetrievalModel):
 
     def embed(self, maps: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns the global descriptor before it is normalised, [B, global_dim] float32."""
-        return tf.reduce_mean(tf.cast(maps["stride32"], tf.float32), axis=[1, 2])
+        return spatial_mean(tf.cast(maps["stride32"], tf.float32))
 
     def local_map(self, maps: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns the stage 4 map behind the wall, [B, h, w, C]: its gradient stops there."""

@@ -17,6 +17,7 @@ from delf_tf.models.layers import (
     l2_normalize,
     register,
 )
+from delf_tf.models.masking import spatial_mean
 from delf_tf.models.retrieval_model import RetrievalModel
 
 FUSIONS = ("orthogonal", "concatenation", "hadamard")
@@ -57,7 +58,7 @@ class MultiAtrous(tf.keras.layers.Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """See the class."""
-        pooled = tf.nn.relu(self.pooled(tf.reduce_mean(x, axis=[1, 2], keepdims=True)))
+        pooled = tf.nn.relu(self.pooled(spatial_mean(x, keepdims=True)))
         branches = [pooled + tf.zeros_like(x[..., :1]), self.pointwise(x)]
         branches += [getattr(self, f"atrous{dilation}")(x) for dilation in DILATIONS]
         branches[0] = tf.cast(branches[0], branches[1].dtype)

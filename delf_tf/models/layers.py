@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import as_array, require, require_choice
+from delf_tf.models.masking import masked, spatial_mean
 
 # Mean and standard deviation of ImageNet's pixels (RGB, 0..255) as torchvision has them.
 IMAGENET_RGB = {
@@ -57,7 +58,7 @@ class Preprocessing(tf.keras.layers.Layer):
         x = tf.cast(images, tf.float32)
         if self.channel_order == "BGR":
             x = tf.reverse(x, axis=[-1])
-        return (x - self._mean) / self._std
+        return masked((x - self._mean) / self._std)
 
     def options(self) -> dict[str, Any]:
         """Returns the arguments as JSON-able values."""
@@ -199,7 +200,7 @@ class GeneralizedMean(tf.keras.layers.Layer):
         """See the class."""
         power = tf.cast(self.power, tf.float32)
         x = tf.maximum(tf.cast(x, tf.float32), 1e-6)
-        return tf.pow(tf.reduce_mean(tf.pow(x, power), axis=[1, 2]), 1.0 / power)
+        return tf.pow(spatial_mean(tf.pow(x, power)), 1.0 / power)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -216,7 +217,7 @@ class AveragePooling(tf.keras.layers.Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """See the class."""
-        return tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2])
+        return spatial_mean(tf.cast(x, tf.float32))
 
 
 def create_pooling(kind: str, power: float = 3.0, learnable: bool = False) -> tf.keras.layers.Layer:

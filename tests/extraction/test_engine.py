@@ -15,6 +15,7 @@ from delf_tf.datasets import folder
 from delf_tf.extraction import engine
 from delf_tf.extraction.extractor import Extractor
 from delf_tf.features.store import FeatureStore
+from delf_tf.models.presets import create_model
 from tests.extraction.toy import ToyModel, coordinates_image
 
 
@@ -166,4 +167,29 @@ def test_overwriting_one_shard_of_several_is_refused(photos, tmp_path):
     before = _tree(path)
     with pytest.raises(InputError, match="overwrite needs num_shards=1"):
         _extract(photos, path, num_shards=2, shard_index=1, overwrite=True)
+    assert _tree(path) == before
+
+
+def test_batches_give_the_same_store_and_resume_to_the_same_bytes(photos, tmp_path):
+    (photos / "broken.png").write_bytes(b"no image")
+    model = create_model(
+        "delg_resnet14", seed=0, width_multiplier=0.125, embedding_dim=8, local_dim=6
+    )
+    options = {"loader": engine.ImageLoader(), "fingerprint": "f", "block_size": 3}
+    extractor = Extractor(model, use_local_features=True, max_num_features=5)
+    refs = folder.list_images(photos)
+    alone = FeatureStore(engine.extract_to_store(refs, extractor, tmp_path / "alone", **options))
+    path = engine.extract_to_store(refs, extractor, tmp_path / "batch", batch_size=2, **options)
+    together = FeatureStore(path)
+    assert together.ids() == alone.ids()
+    assert set(together.failed()) == set(alone.failed()) == {"broken.png"}
+    for one in alone.ids():
+        want, got = alone.read(one), together.read(one)
+        np.testing.assert_allclose(got.global_descriptor, want.global_descriptor, atol=1e-5)
+        np.testing.assert_allclose(got.local.descriptors, want.local.descriptors, atol=1e-4)
+        np.testing.assert_allclose(got.local.locations, want.local.locations, atol=1e-3)
+    before = _tree(path)
+    block = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    block.unlink()
+    engine.extract_to_store(refs, extractor, path, batch_size=2, **options)
     assert _tree(path) == before

@@ -1,0 +1,164 @@
+"""Several images at once: padded to a few static shapes, masked, with the results of one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from delf_tf.checks import require
+from delf_tf.extraction import pyramid
+from delf_tf.extraction.extractor import Extractor
+from delf_tf.models.backbones import pads_with_zeros
+from delf_tf.models.masking import cells, valid_area
+from delf_tf.models.retrieval_model import RetrievalModel
+
+# Every stride of the networks divides it, so that a padded map has whole cells at every level.
+_STRIDE = 64
+
+
+class BatchExtractor(tf.Module):
+    """Runs an Extractor's network on batches of images of like size.
+
+    Each scale of the images is padded to a multiple of `bucket_px` and the batch to `batch_size`,
+    so that accelerators compile few shapes; masks keep the padding out of the result. The selection
+    of local features is each image's own.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        *,
+        batch_size: int = 8,
+        bucket_px: int = 128,
+        jit_compile: bool = False,
+    ):
+        """Checks that the network can be masked.
+
+        Args:
+          extractor: of a model of create_model, folded.
+          batch_size: images that the network sees at once.
+          bucket_px: padded sides are multiples of this; a multiple of 64.
+          jit_compile: compile the network by XLA, once for each padded shape.
+
+        Raises:
+          InputError: a number out of range, a network whose padding depends on the size, or
+            super-features, which attend to all cells.
+        """
+        super().__init__(name="batch_extractor")
+        require(batch_size >= 1, "batch_size must be 1 or more.", batch_size=batch_size)
+        require(
+            bucket_px >= _STRIDE and bucket_px % _STRIDE == 0,
+            f"bucket_px must be a multiple of {_STRIDE}.",
+            bucket_px=bucket_px,
+        )
+        model = extractor.model
+        maskable = isinstance(model, RetrievalModel) and pads_with_zeros(model.backbone)
+        require(
+            maskable and model.local_output == "local" and model.local_stride == 16,
+            "Batches must be of a network that pads symmetrically with zeros: a torchvision-form "
+            "ResNet or MobileNetV2, with global or attentive local features.",
+            hint="Extract one image at a time: batch_size 1.",
+            model=type(model).__name__,
+        )
+        self.extractor, self.batch_size, self.bucket_px = extractor, batch_size, bucket_px
+        self._network = tf.function(self._run, jit_compile=jit_compile)
+        self._finish = tf.function(self._select, reduce_retracing=True)
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, tf.Tensor]]:
+        """Extracts images; the result's order is theirs.
+
+        Args:
+          images: uint8 [H, W, 3] each, RGB, both sides at least MIN_SIDE_PX.
+
+        Returns:
+          What the Extractor returns, for each.
+        """
+        found: dict[int, dict[str, tf.Tensor]] = {}
+        for rows in self._buckets(images):
+            batch = [tf.constant(images[row]) for row in rows]
+            found.update(zip(rows, self._extract(batch)))
+        return [found[row] for row in range(len(images))]
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the (height, width) that an image is padded to."""
+        return _round_up(height, self.bucket_px), _round_up(width, self.bucket_px)
+
+    def _buckets(self, images: Sequence[np.ndarray]) -> Iterator[list[int]]:
+        """Yields rows of images that pad to one size, `batch_size` at most."""
+        rows: dict[tuple[int, int], list[int]] = {}
+        for row, image in enumerate(images):
+            rows.setdefault(self.padded_size(*image.shape[:2]), []).append(row)
+        for members in rows.values():
+            for first in range(0, len(members), self.batch_size):
+                yield members[first : first + self.batch_size]
+
+    def _extract(self, images: list[tf.Tensor]) -> list[dict[str, tf.Tensor]]:
+        extractor = self.extractor
+        levels: list[list[dict[str, tf.Tensor]]] = [[] for _ in images]
+        for index, scale in enumerate(extractor.image_scales):
+            use_global = extractor.use_global_features and index in extractor.global_scales_ind
+            if not (use_global or extractor.use_local_features):
+                continue
+            outputs, sizes = self._run_scale(images, scale, use_global)
+            for row, image in enumerate(images):
+                one = {name: values[row : row + 1] for name, values in outputs.items()}
+                levels[row].append({"scale": scale, "size": sizes[row], "image": image, **one})
+        return [self._finish_image(image_levels) for image_levels in levels]
+
+    def _run_scale(
+        self, images: list[tf.Tensor], scale: float, use_global: bool
+    ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
+        scaled = [pyramid.pyramid_level(tf.cast(image, tf.float32), scale) for image in images]
+        sizes = [one.shape[:2] for one in scaled]
+        padded = self.padded_size(*(max(size[axis] for size in sizes) for axis in (0, 1)))
+        rows = [
+            tf.pad(one, [[0, padded[0] - height], [0, padded[1] - width], [0, 0]])
+            for one, (height, width) in zip(scaled, sizes)
+        ]
+        missing = self.batch_size - len(rows)
+        batch = tf.stack(rows + [tf.zeros_like(rows[0])] * missing)
+        valid = tf.constant([tuple(size) for size in sizes] + [(1, 1)] * missing, tf.int32)
+        return self._network(batch, valid, use_global), [tf.constant(tuple(s)) for s in sizes]
+
+    def _run(self, batch: tf.Tensor, sizes: tf.Tensor, use_global: bool) -> dict[str, tf.Tensor]:
+        needed = ("global",) * use_global + ("local",) * self.extractor.use_local_features
+        with valid_area(sizes, (batch.shape[1], batch.shape[2])):
+            return self.extractor.model(batch, training=False, outputs=needed)
+
+    def _finish_image(self, levels: list[dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
+        size = tf.constant(tuple(levels[0]["image"].shape[:2]))
+        maps = []
+        for level in levels:
+            names = [name for name in ("global", "features", "scores") if name in level]
+            maps.append({name: level[name] for name in names})
+        return self._finish(maps, [level["size"] for level in levels], size)
+
+    def _select(
+        self, maps: list[dict[str, tf.Tensor]], sizes: list[tf.Tensor], size: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Cuts the padding off one image's maps and does what the Extractor does with them."""
+        extractor, levels, scales = self.extractor, [], iter(self._scales())
+        for outputs, level_size in zip(maps, sizes):
+            scale, level = next(scales), {}
+            if "global" in outputs:
+                level["global"] = extractor.project_global(outputs["global"])
+            if "features" in outputs:
+                height, width = tf.unstack(cells(level_size, 16))
+                inner = {name: outputs[name][:, :height, :width] for name in ("features", "scores")}
+                level.update(extractor.cells(inner, size, level_size, scale))
+            levels.append(level)
+        return extractor.finish(levels)
+
+    def _scales(self) -> list[float]:
+        extractor = self.extractor
+        return [
+            scale
+            for index, scale in enumerate(extractor.image_scales)
+            if extractor.use_local_features or index in extractor.global_scales_ind
+        ]
+
+
+def _round_up(size: int, step: int) -> int:
+    return -(-size // step) * step
