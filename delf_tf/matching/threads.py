@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -35,9 +35,8 @@ def check_num_threads(num_threads: int | None) -> int:
 
 
 def run_all(function: Callable[[Any], T], items: Iterable[Any], num_threads: int) -> list[T]:
-    """Returns `function` of each item, in order."""
-    items = list(items)
-    if num_threads == 1 or len(items) <= 1:
+    """Returns `function` of each item, in order; items are made while others are worked on."""
+    if num_threads == 1 or (isinstance(items, Sequence) and len(items) <= 1):
         return [function(item) for item in items]
     # Keyed by process, as a forked child inherits the executor but not its threads.
     key = (os.getpid(), num_threads)

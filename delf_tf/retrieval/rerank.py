@@ -207,9 +207,16 @@ class _Job:
         ranking = self.ranking
         rows = ranking.indices[query, self.places[query]]
         features = self.query_features(ranking.query_ids[query])
-        databases = [self.database_features(ranking.database_ids[row]) for row in rows]
+        databases: list[LocalFeatures] = []
+
+        def read() -> Iterator[LocalFeatures]:
+            # One by one, so that the first are verified while the others are read.
+            for row in rows:
+                databases.append(self.database_features(ranking.database_ids[row]))
+                yield databases[-1]
+
         verify_many = cast("Callable[..., Sequence[Verification]]", matching.verify_many)
-        found = tuple(verify_many(features, databases, **self.threads, **self.verify))
+        found = tuple(verify_many(features, read(), **self.threads, **self.verify))
         similarity = [
             inlier_similarity(features, database, one) for database, one in zip(databases, found)
         ]
