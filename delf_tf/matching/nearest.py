@@ -10,7 +10,7 @@ import numpy as np
 
 from delf_tf.checks import as_array, require
 from delf_tf.matching.kernels import neighbours
-from delf_tf.matching.threads import check_num_threads, run_all
+from delf_tf.matching.threads import check_num_threads, run_parts
 from delf_tf.types import LocalFeatures
 
 Descriptors = Union[np.ndarray, LocalFeatures]
@@ -161,10 +161,8 @@ def _scan(rows: np.ndarray, panels: np.ndarray, with_second: bool, num_threads: 
     blocks = -(-len(rows) // neighbours.ROWS)
     edges = [blocks * part // num_threads * neighbours.ROWS for part in range(num_threads + 1)]
     spans = [(a, b) for a, b in zip(edges, edges[1:]) if a < b]
-    parts = run_all(
-        lambda span: neighbours.scan(rows[span[0] : span[1]], panels, with_second),
-        spans,
-        num_threads,
+    parts = run_parts(
+        lambda span: neighbours.scan(rows[span[0] : span[1]], panels, with_second), spans
     )
     best, back = parts[0][3], parts[0][4]
     for (first, _), part in zip(spans[1:], parts[1:]):

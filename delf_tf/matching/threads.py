@@ -38,8 +38,20 @@ def run_all(function: Callable[[Any], T], items: Iterable[Any], num_threads: int
     """Returns `function` of each item, in order; items are made while others are worked on."""
     if num_threads == 1 or (isinstance(items, Sequence) and len(items) <= 1):
         return [function(item) for item in items]
+    return list(_pool(num_threads).map(function, items))
+
+
+def run_parts(function: Callable[[Any], T], parts: Sequence[Any]) -> list[T]:
+    """Returns `function` of each part, a thread a part; the caller's own thread does the first."""
+    if len(parts) == 1:
+        return [function(parts[0])]
+    others = [_pool(len(parts) - 1).submit(function, part) for part in parts[1:]]
+    return [function(parts[0]), *(other.result() for other in others)]
+
+
+def _pool(num_threads: int) -> ThreadPoolExecutor:
     # Keyed by process, as a forked child inherits the executor but not its threads.
     key = (os.getpid(), num_threads)
     if key not in _pools:
         _pools[key] = ThreadPoolExecutor(num_threads, thread_name_prefix="delf_tf_matching")
-    return list(_pools[key].map(function, items))
+    return _pools[key]
