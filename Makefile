@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test lint protos clean
+.PHONY: demo demo-train test lint protos clean
 
 $(STAMP): setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,9 @@ $(STAMP): setup.py pyproject.toml
 
 demo: $(STAMP)
 	$(BIN)/delf_tf demo --output_dir=demo_output
+
+demo-train: $(STAMP)
+	$(BIN)/delf_tf demo --config=compact_demo --output_dir=demo_train_output
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
@@ -30,4 +33,4 @@ protos:
 	mv delf_tf/protos/*_pb2.py protos/ && rmdir delf_tf/protos
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo_output
+	rm -rf $(VENV) build dist *.egg-info demo_output demo_train_output

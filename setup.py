@@ -88,6 +88,7 @@ setuptools.setup(
         "delf_tf": ["py.typed"],
         "delf_tf.configs": ["*.textproto"],
         "delf_tf.protos": ["*.proto"],
+        "delf_tf.models": ["weights/*.npz"],
         "delf_tf.report": ["*.html", "*.css"],
     },
     install_requires=REQUIRED,

@@ -39,6 +39,7 @@ def test_the_wheel_holds_one_package(built):
         "delf_tf/configs/mobilenet_v2_imagenet.textproto",
         "delf_tf/tools/main.py",
         "delf_tf/report/page.html",
+        "delf_tf/models/weights/compact.npz",
     ):
         assert needed in names
 

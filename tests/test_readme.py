@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-SMALL_DEMO = [
-    "--num_landmarks=3",
-    "--num_views=5",
-    "--num_distractors=2",
+SMALL_DEMO = ["--num_landmarks=3", "--num_views=5", "--num_distractors=2"]
+SMALL_TRAINING = [
+    "--config=compact_demo",
     "--set=training.num_steps=2",
     "--set=training.batch_size=4",
 ]
@@ -55,14 +54,23 @@ def test_the_demo_makes_what_the_readme_says(demo):
     metrics = json.loads((cwd / "demo_output" / "metrics.json").read_text())
     assert metrics["two_stage"]["num_queries"] == 15
     assert (cwd / "demo_output" / "report.html").stat().st_size > 10_000
-    assert (cwd / "demo_output" / "train" / "weights.npz").is_file()
 
 
-def test_the_demo_run_again_goes_on(demo):
+def test_the_demo_run_again_goes_on_and_takes_photographs(demo):
     cwd, _ = demo
-    weights = (cwd / "demo_output" / "train" / "weights.npz").read_bytes()
-    _run(["delf_tf", "demo", "--output_dir=demo_output", *SMALL_DEMO], cwd)
-    assert (cwd / "demo_output" / "train" / "weights.npz").read_bytes() == weights
+    before = (cwd / "demo_output" / "ranking.npz").read_bytes()
+    yours = "--photos_dir=demo_output/photos/images"
+    _run(["delf_tf", "demo", "--output_dir=demo_output", *SMALL_DEMO, yours], cwd)
+    assert (cwd / "demo_output" / "ranking.npz").read_bytes() == before
+    assert (cwd / "demo_output" / "your_photos" / "report.html").is_file()
+
+
+def test_the_training_demo_trains_and_goes_on(tmp_path):
+    argv = ["delf_tf", "demo", "--output_dir=trained", *SMALL_DEMO, *SMALL_TRAINING]
+    _run(argv, tmp_path)
+    weights = (tmp_path / "trained" / "train" / "weights.npz").read_bytes()
+    _run(argv, tmp_path)
+    assert (tmp_path / "trained" / "train" / "weights.npz").read_bytes() == weights
 
 
 def test_the_commands_on_photographs_work(demo, repository):
@@ -77,7 +85,7 @@ def test_the_commands_on_photographs_work(demo, repository):
 
 def test_make_runs_the_demo_and_the_tests(repository):
     targets = [argv[1] for argv in _commands(repository) if argv[0] == "make"]
-    assert targets == ["demo", "test"]
+    assert targets == ["demo", "test", "demo-train"]
     environment = {**os.environ, "MAKEFLAGS": ""}
     recipes = [
         subprocess.run(
@@ -92,6 +100,7 @@ def test_make_runs_the_demo_and_the_tests(repository):
     ]
     assert "delf_tf demo --output_dir=demo_output" in recipes[0]
     assert "-m pytest" in recipes[1]
+    assert "delf_tf demo --config=compact_demo" in recipes[2]
 
 
 def test_the_python_example_runs_and_its_shapes_are_true(repository):
@@ -105,9 +114,13 @@ def test_the_python_example_runs_and_its_shapes_are_true(repository):
 
 
 @pytest.mark.slow
-def test_the_real_demo_learns_to_retrieve(tmp_path):
+def test_the_real_demos_retrieve(tmp_path):
     _run(["delf_tf", "demo", "--output_dir=demo_output"], tmp_path)
     metrics = json.loads((tmp_path / "demo_output" / "metrics.json").read_text())
+    assert metrics["single_stage"]["mAP"] > 0.1
+    assert metrics["two_stage"]["mAP"] > metrics["single_stage"]["mAP"]
+    _run(["delf_tf", "demo", "--config=compact_demo", "--output_dir=trained"], tmp_path)
+    metrics = json.loads((tmp_path / "trained" / "metrics.json").read_text())
     # The random weights it starts from reach 0.03.
     assert metrics["single_stage"]["mAP"] > 0.12
     assert metrics["two_stage"]["P@1"] > 0.2

@@ -4,6 +4,8 @@ delf_tf convert_weights --source=SOURCE --input=PATH --output=WEIGHTS.npz
     --input: .npz (name -> array), .safetensors, .h5, .pdparams, a TensorFlow checkpoint, or .pth
     (with PyTorch installed). The result carries the network's options and preprocessing, so that
     delf_tf.create_model(NAME, weights=WEIGHTS.npz) needs nothing more and takes RGB 0..255.
+delf_tf convert_weights --source=delf_tf --input=WEIGHTS.npz --output=HALF.npz
+    writes our own file again in float16, half as large.
 delf_tf convert_weights … --reference=REFERENCE.npz
     compares with the other program's own output; REFERENCE holds "image" [H, W, 3] uint8 RGB,
     "network_input" [H, W, 3] (what it made of the image) and "descriptor" [D].
@@ -29,6 +31,9 @@ flags.DEFINE_string("reference", None, "outputs to compare with (.npz)", flag_va
 flags.DEFINE_boolean("overwrite", False, "replace an existing output", flag_values=FLAGS)
 flags.DEFINE_boolean("json", False, "print the result as JSON", flag_values=FLAGS)
 
+# The source that is this program; its weights are only made smaller.
+OWN = "delf_tf"
+
 
 def convert_weights(
     source: str,
@@ -40,9 +45,9 @@ def convert_weights(
 ) -> dict[str, object]:
     """Converts a file; returns what it became: path, model, options, differences."""
     # TensorFlow takes seconds to load.
-    from delf_tf.models import conversion, foreign_files  # noqa: PLC0415
+    from delf_tf.models import checkpoint, conversion, foreign_files  # noqa: PLC0415
 
-    require_choice("source", source, conversion.SOURCES, UsageError)
+    require_choice("source", source, [OWN, *conversion.SOURCES], UsageError)
     output_path = Path(output_path)
     require(
         overwrite or not output_path.exists(),
@@ -50,6 +55,8 @@ def convert_weights(
         hint="--overwrite replaces it.",
         output=output_path,
     )
+    if source == OWN:
+        return {"path": str(checkpoint.halve(input_path, output_path))}
     arrays = foreign_files.read_arrays(input_path)
     model = conversion.convert_file(source, arrays, input_path, output_path)
     result = {"path": str(output_path), **model.options}

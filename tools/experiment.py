@@ -232,9 +232,13 @@ def extraction_fingerprint(message: experiment_pb2.Experiment, *more: str) -> st
     "auto" counts as the precision that it means on this machine.
     """
     from delf_tf.extraction import precision  # noqa: PLC0415 - TensorFlow takes seconds to load
+    from delf_tf.models import shipped  # noqa: PLC0415
 
+    weights = message.model.weights
+    if weights in shipped.SHIPPED and not Path(weights).is_file():
+        weights = str(shipped.shipped_weights(weights))
     files = [
-        message.model.weights,
+        weights,
         message.extraction.local_pca.path,
         message.extraction.global_pca.path,
     ]
@@ -247,8 +251,8 @@ def extraction_fingerprint(message: experiment_pb2.Experiment, *more: str) -> st
     # How features are stored is said by the store, and changes no PCA fitted on them.
     relevant.extraction.ClearField("local_codec")
     relevant.extraction.precision = precision.resolve_precision(message.extraction.precision)
-    named = [message.model.weights]
-    if Path(named[0]).is_file() or _is_saved_model(named[0]):
+    named = [weights]
+    if Path(weights).is_file() or _is_saved_model(weights):
         named = []
     return config.fingerprint(relevant, FEATURES_VERSION, *named, *contents, *more)
 

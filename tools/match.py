@@ -1,6 +1,6 @@
 """match: draws two images with the local features that agree on one geometric transform.
 
-delf_tf match A.jpg B.jpg --config=CONFIG --weights=PATH --output=matches.png
+delf_tf match A.jpg B.jpg --output=matches.png [--config=CONFIG --weights=PATH]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from delf_tf.tools import command_line, experiment, rerank
 from delf_tf.types import ImageRef
 
 FLAGS = flags.FlagValues()
-experiment.define_flags(FLAGS)
+experiment.define_flags(FLAGS, default_config="compact")
 experiment.define_extraction_flags(FLAGS)
 flags.DEFINE_string("output", "matches.png", "the picture to write", flag_values=FLAGS)
 flags.DEFINE_boolean(

@@ -1,12 +1,12 @@
 """retrieve: folders of images in; features, search, re-ranking, scores and a report out.
 
-delf_tf retrieve --config=CONFIG --weights=PATH --database_dir=DIR --output_dir=OUT
-  [--query_dir=DIR] [--labels=labels.csv]
+delf_tf retrieve --database_dir=DIR --output_dir=OUT
+  [--query_dir=DIR] [--labels=labels.csv] [--config=CONFIG --weights=PATH]
 
-Without --query_dir every image queries the rest. With --labels (columns image, place; an empty
-place is a distractor) the rankings are scored. OUT receives metrics.json (with labels),
-ranking.npz, report.html, failed_images.csv, and the features: the same command again goes on from
-there.
+Without --config it is the compact model of the package. Without --query_dir every image queries the
+rest. With --labels (columns image, place; an empty place is a distractor) the rankings are scored.
+OUT receives metrics.json (with labels), ranking.npz, report.html, failed_images.csv, and the
+features: the same command again goes on from there.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from delf_tf.tools import (
 from delf_tf.types import ImageRef, Ranking
 
 FLAGS = flags.FlagValues()
-experiment.define_flags(FLAGS, default_config=None)
+experiment.define_flags(FLAGS, default_config="compact")
 experiment.define_extraction_flags(FLAGS)
 flags.DEFINE_string("database_dir", None, "folder of images to search in", flag_values=FLAGS)
 flags.DEFINE_string(

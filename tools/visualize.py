@@ -24,7 +24,7 @@ from delf_tf.tools import command_line, experiment
 from delf_tf.types import ImageRef, LocalFeatures
 
 FLAGS = flags.FlagValues()
-experiment.define_flags(FLAGS)
+experiment.define_flags(FLAGS, default_config="compact")
 flags.DEFINE_string("output", "visualization.png", "the picture to write", flag_values=FLAGS)
 flags.DEFINE_integer(
     "max_num_superfeatures", 6, "most super-features that are shown", flag_values=FLAGS

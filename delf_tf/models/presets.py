@@ -86,10 +86,11 @@ def create_model(
     Args:
       name: one of list_models(), "FAMILY_keras:NETWORK", or "my_package.module:function" for a
         function of keyword arguments that returns a RetrievalModel.
-      weights: a weights file of ours, or the name of a published checkpoint (published.PUBLISHED),
-        downloaded and converted once. It brings the options and the preprocessing that it was made
-        with; a keyword argument that contradicts them is refused. Or "imagenet": the backbone's
-        weights from tf.keras.applications, downloaded once; the rest is drawn from `seed`.
+      weights: a weights file of ours; the name of one in the package (shipped.SHIPPED), or of a
+        published checkpoint (published.PUBLISHED), downloaded and converted once. It brings the
+        options and the preprocessing that it was made with; a keyword argument that contradicts
+        them is refused. Or "imagenet": the backbone's weights from tf.keras.applications,
+        downloaded once; the rest is drawn from `seed`.
       seed: of random weights, the same on every TensorFlow; None draws one.
       **kwargs: options of the model; None keeps the model's own default, which follows the paper.
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import did_you_mean, invalid
-from delf_tf.models import conversion, foreign_files
+from delf_tf.models import conversion, foreign_files, shipped
 from delf_tf.models.download import DownloadError, cache_dir, download
 from delf_tf.models.foreign_names import KERAS_APPLICATIONS_RESNET
 from delf_tf.models.keras_networks import KerasNetwork
@@ -164,7 +164,8 @@ def fetch(name: str, folder: StrPath | None = None) -> Path:
     """Downloads a published checkpoint and converts it, unless that was done before.
 
     Args:
-      name: a key of PUBLISHED that has a source to convert.
+      name: a key of PUBLISHED that has a source to convert, or of shipped.SHIPPED, which needs no
+        network.
       folder: where files are kept; None: download.cache_dir().
 
     Returns:
@@ -174,10 +175,13 @@ def fetch(name: str, folder: StrPath | None = None) -> Path:
       InputError: an unknown name, a SavedModel, a file that only a browser can fetch, no network,
         a damaged file, or one that needs PyTorch to be read.
     """
+    if name in shipped.SHIPPED:
+        return shipped.shipped_weights(name)
     if name not in PUBLISHED:
+        known = [*shipped.SHIPPED, IMAGENET, *PUBLISHED]
         raise invalid(
-            f"weights must be a file that exists, {IMAGENET}, or one of {', '.join(PUBLISHED)}.",
-            hint=f"{did_you_mean(name, [*PUBLISHED, IMAGENET])} Convert foreign weights with "
+            f"weights must be a file that exists, or one of {', '.join(known)}.",
+            hint=f"{did_you_mean(name, known)} Convert foreign weights with "
             "`delf_tf convert_weights`.".strip(),
             weights=name,
         )

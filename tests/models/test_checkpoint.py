@@ -217,3 +217,24 @@ def test_not_finite_weights_are_not_written(tmp_path):
 def test_missing_file():
     with pytest.raises(InputError, match="exists"):
         create_model(NAME, weights="no/such/file.npz")
+
+
+def test_halved_weights_load_to_float16_precision(tmp_path):
+    model = create_model("compact_resnet20", seed=1, width_multiplier=0.125, feature_dim=32)
+    whole = checkpoint.save_weights(model, tmp_path / "whole.npz", {"licence": "ours"})
+    half = checkpoint.halve(whole, tmp_path / "half.npz")
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    assert checkpoint.read_options(half) == checkpoint.read_options(whole)
+    loaded = create_model("compact_resnet20", half)
+    for before, after in zip(model.get_weights(), loaded.get_weights()):
+        halved = before.astype(np.float16) if before.ndim > 1 else before
+        np.testing.assert_array_equal(halved.astype(np.float32), after)
+
+
+def test_halving_refuses_what_float16_cannot_hold(tmp_path):
+    arrays = {"one.kernel": np.array([[1e6]], np.float32)}
+    options = {"name": "any", "kwargs": {}, "preprocessing": {}}
+    path = checkpoint.write_arrays(tmp_path / "wide.npz", arrays, options)
+    with pytest.raises(InputError, match=r"one\.kernel"):
+        checkpoint.halve(path, tmp_path / "half.npz")
+    assert not (tmp_path / "half.npz").exists()

@@ -206,7 +206,7 @@ def test_only_bad_images(tmp_path, photos, capsys):
     "case",
     [
         (["--output_dir=OUT", "--config=c"], 2, "--database_dir must be given"),
-        (["--database_dir=d", "--output_dir=OUT"], 2, "--config must be given"),
+        (["--database_dir=d", "--output_dir=OUT", "--config="], 2, "--config must be given"),
         (
             ["--database_dir=d", "--output_dir=OUT", "--config=mobilenet_v2_imagent"],
             2,
