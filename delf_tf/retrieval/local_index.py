@@ -251,6 +251,7 @@ class LocalIndex:
     def _neighbors(self, descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with self._lock:
             lists = self._lists.compact()
+        wide = local_kernels.widen(lists[2])
         rotated = self.quantizer.rotated(descriptors)
         cells = self.quantizer.cells(rotated, self.num_probes)
         shape = len(rotated), self.num_neighbors
@@ -263,7 +264,7 @@ class LocalIndex:
 
         def search_rows(rows: slice) -> None:
             local_kernels.nearest_features(
-                lists, coder, (rotated[rows], cells[rows]), (features[rows], distances[rows])
+                lists, wide, coder, (rotated[rows], cells[rows]), (features[rows], distances[rows])
             )
 
         run_all(search_rows, list(_chunks(len(rotated))), default_num_threads())

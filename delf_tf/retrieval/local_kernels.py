@@ -63,11 +63,24 @@ def _sift_down(
 
 
 @_inner
-def _fill_table(
-    query: np.ndarray, centroid: np.ndarray, codebooks: np.ndarray, table: np.ndarray
+def _fill_tables(
+    query: np.ndarray,
+    centroid: np.ndarray,
+    codebooks: np.ndarray,
+    single: np.ndarray,
+    tables: np.ndarray,
 ) -> None:
+    """Writes the distances of every part's choices, and of the choices of parts taken together.
+
+    Args:
+      query: float32 [D].
+      centroid: float32 [D].
+      codebooks: float32 [M, D / M, 2^b].
+      single: float32 [M, 2^b], filled.
+      tables: float32 [M / 2, 4^b] or [M, 2^b], filled: of pairs of parts, or of single ones.
+    """
     parts, width, choices = codebooks.shape
-    table[:] = 0
+    single[:] = 0
     for part in range(parts):
         for column in range(width):
             at = part * width + column
@@ -75,13 +88,22 @@ def _fill_table(
             # Innermost over the choices, so that it runs in SIMD lanes.
             for choice in range(choices):
                 gap = residual - codebooks[part, column, choice]
-                table[part, choice] += gap * gap
+                single[part, choice] += gap * gap
+    if len(tables) == parts:
+        tables[:] = single
+        return
+    for pair in range(len(tables)):
+        low, table = single[2 * pair], tables[pair]
+        for second in range(choices):
+            added, start = single[2 * pair + 1, second], second * choices
+            for first in range(choices):
+                table[start + first] = low[first] + added
 
 
 @_inner
-def _read_code(codes: np.ndarray, row: int, num_bytes: int) -> np.uint64:
+def _read_code(codes: np.ndarray, row: int) -> np.uint64:
     code = np.uint64(0)
-    for byte in range(num_bytes):
+    for byte in range(codes.shape[1]):
         code |= np.uint64(codes[row, byte]) << np.uint64(8 * byte)
     return code
 
@@ -89,6 +111,7 @@ def _read_code(codes: np.ndarray, row: int, num_bytes: int) -> np.uint64:
 @entry
 def nearest_features(
     lists: Lists,
+    wide_codes: np.ndarray,
     quantizer: Lists,
     queries: tuple[np.ndarray, np.ndarray],
     nearest: tuple[np.ndarray, np.ndarray],
@@ -97,6 +120,8 @@ def nearest_features(
 
     Args:
       lists: (offsets int64 [C + 1], features uint32 [P], codes uint8 [P, bytes]).
+      wide_codes: uint64 [< P], eight bytes from the start of each code but the last ones, whose
+        eight bytes would not all be there; see `widen`.
       quantizer: (centroids float32 [C, D], codebooks float32 [M, D / M, 2^b], [b] int64).
       queries: (rotated float32 [N, D], cells int64 [N, probes]).
       nearest: (features int64 [N, K], squared distances float32 [N, K]), filled, nearest first;
@@ -107,11 +132,16 @@ def nearest_features(
     rows, cells = queries
     features, distances = nearest
     parts, _, choices = codebooks.shape
-    num_bits, mask = np.uint64(bits[0]), np.uint64(choices - 1)
-    half = (parts + 1) // 2
-    head_bits = np.uint64(half * bits[0])
-    head_bytes = (half * bits[0] + 7) // 8
-    table = np.empty((parts, choices), np.float32)
+    # Two parts' distances in one look-up, where the table then stays in the first-level cache.
+    together = 2 if parts % 2 == 0 and choices <= 32 else 1
+    num_tables = parts // together
+    num_bits = np.uint64(bits[0] * together)
+    mask = np.uint64(choices**together - 1)
+    twice = num_bits + num_bits
+    single = np.empty((parts, choices), np.float32)
+    # A table of zeros beside a single one, so that there are always two to begin with.
+    tables = np.zeros((max(num_tables, 2), choices**together), np.float32)
+    first, second = tables[0], tables[1]
     for row in range(len(rows)):
         found, gaps = features[row], distances[row]
         found[:] = np.iinfo(np.int64).max
@@ -121,19 +151,17 @@ def nearest_features(
             # An approximate coarse search may fill up with the first cell.
             if offsets[cell] == offsets[cell + 1] or (probe > 0 and cell == cells[row, 0]):
                 continue
-            _fill_table(rows[row], centroids[cell], codebooks, table)
+            _fill_tables(rows[row], centroids[cell], codebooks, single, tables[:num_tables])
+            stop = min(offsets[cell + 1], len(wide_codes))
             for at in range(offsets[cell], offsets[cell + 1]):
-                code = _read_code(codes, at, head_bytes)
-                gap = np.float32(0)
-                for part in range(half):
-                    gap += table[part, code & mask]
-                    code >>= num_bits
-                # Most codes are too far by half of their parts already.
+                code = wide_codes[at] if at < stop else _read_code(codes, at)
+                # Most codes are too far by the first parts already.
+                gap = first[code & mask] + second[(code >> num_bits) & mask]
                 if gap > gaps[0]:
                     continue
-                code = _read_code(codes, at, codes.shape[1]) >> head_bits
-                for part in range(half, parts):
-                    gap += table[part, code & mask]
+                code >>= twice
+                for table in range(2, num_tables):
+                    gap += tables[table, code & mask]
                     code >>= num_bits
                 if gap < gaps[0] or (gap == gaps[0] and owners[at] < found[0]):
                     _sift_down(gaps, found, gap, np.int64(owners[at]))
@@ -144,6 +172,21 @@ def nearest_features(
         for at in range(len(gaps)):
             if np.isinf(gaps[at]):
                 found[at] = -1
+
+
+def widen(codes: np.ndarray) -> np.ndarray:
+    """Returns codes as the `wide_codes` of `nearest_features`, without a copy.
+
+    Args:
+      codes: uint8 [P, bytes], contiguous; at most 8 bytes.
+
+    Returns:
+      uint64 [<= P], little-endian as the codes are; not aligned, and the bits above a code's own
+      are those of the next one.
+    """
+    num_bytes = codes.shape[1]
+    whole = max(0, (codes.size - 8) // num_bytes + 1) if codes.size >= 8 else 0
+    return np.ndarray((whole,), np.dtype("<u8"), codes, strides=(num_bytes,))
 
 
 @entry

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from delf_tf.checks import InputError
+from delf_tf.retrieval import local_kernels
 from delf_tf.retrieval.local_index import LocalIndex
 from delf_tf.retrieval.local_quantizer import Factory, LocalQuantizer
 
@@ -190,3 +191,12 @@ def test_flipped_bytes_and_cuts_are_refused(tmp_path):
             damaged.write_bytes(content)
             with pytest.raises(InputError):
                 LocalIndex.load(damaged)
+
+
+@pytest.mark.parametrize(("num", "num_bytes"), [(0, 7), (1, 7), (2, 7), (5, 8), (9, 3), (4, 1)])
+def test_wide_codes_begin_with_their_code(num, num_bytes):
+    codes = np.random.default_rng(0).integers(0, 256, (num, num_bytes)).astype(np.uint8)
+    wide = local_kernels.widen(codes)
+    assert max(0, num - 7) <= len(wide) <= num
+    for row, value in enumerate(wide.tolist()):
+        assert value.to_bytes(8, "little")[:num_bytes] == codes[row].tobytes()
