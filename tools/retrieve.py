@@ -120,7 +120,7 @@ def retrieve(
         output_dir / "report.html",
         rankings,
         pictures=_pictures(collections),
-        places=collections.labels,
+        places=_places(rankings[score.SINGLE_STAGE], collections.labels),
         average_precisions={stage: score.average_precisions(scored[stage]) for stage in rankings},
         verify=rerank.pair_verifier(message, *stores) if score.TWO_STAGE in rankings else None,
         table=table,
@@ -232,6 +232,17 @@ def _save_rankings(rankings: dict[str, Ranking], output_dir: Path, fingerprint: 
     ):
         path = output_dir / f"{name}.npz"
         ranking_file.save_ranking(path, rankings[stage], stage=stage, fingerprint=fingerprint)
+
+
+def _places(ranking: Ranking, labels: dict[str, str] | None) -> dict[str, str] | None:
+    """Returns the place of every image by its id, which may be longer than what labels call it."""
+    if labels is None:
+        return None
+    return {
+        one: place
+        for ids in (ranking.database_ids, ranking.query_ids)
+        for one, place in zip(ids, folder.places(ids, labels))
+    }
 
 
 def _pictures(collections: Collections) -> retrieval_report.Pictures:

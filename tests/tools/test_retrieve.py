@@ -107,6 +107,17 @@ def test_report_and_failures_are_written(retrieved):
     assert (retrieved / "failed_images.csv").read_text() == "image,reason\n"
 
 
+def test_labels_relative_to_a_folder_inside_frame_the_report(photos, tmp_path):
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "inside").symlink_to(photos)
+    argv = [f"--config={photos / 'c.textproto'}", f"--labels={photos / 'labels.csv'}"]
+    argv += [f"--database_dir={tmp_path / 'all'}", f"--output_dir={tmp_path / 'out'}"]
+    assert main.main(["delf_tf", "retrieve", *argv]) == 0
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "inside/0_0.jpg" in report
+    assert "inside/0_1.jpg, same place" in report
+
+
 def test_the_same_command_again_extracts_nothing_and_ranks_the_same(retrieved, photos):
     before = {p.name: p.stat().st_mtime_ns for p in (retrieved / "database").iterdir()}
     ranking = (retrieved / "ranking.npz").read_bytes()
