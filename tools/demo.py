@@ -22,7 +22,7 @@ from absl import flags, logging
 
 from delf_tf.datasets import folder, synthetic
 from delf_tf.protos import experiment_pb2
-from delf_tf.tools import command_line, experiment, extract, retrieve, train
+from delf_tf.tools import command_line, experiment, extract, pipeline, retrieve, train
 
 FLAGS = flags.FlagValues()
 experiment.define_flags(FLAGS, default_config="compact")
@@ -72,13 +72,13 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
         )
     logging.info("Retrieving views that were never trained on.")
     sharding = extract.Sharding(num_threads=flag_values.num_workers)
-    collections = retrieve.Collections(
+    collections = pipeline.Collections(
         folder.list_images(labels.parent / "images"), None, folder.read_labels(labels)
     )
     code = retrieve.retrieve(message, collections, output_dir, sharding=sharding)
     if yours is not None:
         logging.info("Retrieving your photographs.")
-        collections = retrieve.Collections(yours, None, None)
+        collections = pipeline.Collections(yours, None, None)
         yours_dir = output_dir / "your_photos"
         code = max(code, retrieve.retrieve(message, collections, yours_dir, sharding=sharding))
     return code

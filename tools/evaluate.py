@@ -19,12 +19,16 @@ from typing import Any
 
 from absl import flags
 
+from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
 from delf_tf.datasets import folder, revisitop
 from delf_tf.evaluation import metrics, results
 from delf_tf.retrieval import ranking_file, rankings
 from delf_tf.tools import command_line
-from delf_tf.types import Ranking
+from delf_tf.types import GroundTruth, Ranking
+
+# The one protocol of a labelled folder.
+LABELS = "labels"
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("ground_truth", None, "gnd_*.pkl, gnd_*.mat, or labels .csv", flag_values=FLAGS)
@@ -63,13 +67,39 @@ def evaluate(
     Returns:
       The figures for JSON, and the same as printable lines.
     """
+    by_protocol = protocols(ranking, truth_path)
+    lines = results.results_lines(by_protocol, conditions)
+    if set(by_protocol) == {LABELS}:
+        places = folder.places(ranking.query_ids, folder.read_labels(truth_path))
+        scored = results.ranking_results(by_protocol[LABELS], conditions, places=places)
+        return scored, lines
+    return results.revisited_results(by_protocol, conditions), lines
+
+
+def protocols(ranking: Ranking, truth_path: StrPath) -> dict[str, metrics.RankingMetrics]:
+    """Returns a ranking's metrics by protocol: the revisited sets' three, or "labels".
+
+    Raises:
+      InputError: a ground truth that cannot be read, or of other images.
+    """
+    return {
+        name: metrics.evaluate_ranking(found, truth)
+        for name, (found, truth) in with_ground_truth(ranking, truth_path).items()
+    }
+
+
+def with_ground_truth(
+    ranking: Ranking, truth_path: StrPath
+) -> dict[str, tuple[Ranking, GroundTruth]]:
+    """Returns by protocol a ranking, its rows in the ground truth's order, and that ground truth.
+
+    Raises:
+      InputError: a ground truth that cannot be read, or of other images.
+    """
     if Path(truth_path).suffix.lower() == ".csv":
         labels = folder.read_labels(truth_path)
         truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels)
-        one = metrics.evaluate_ranking(ranking, truth)
-        places = folder.places(ranking.query_ids, labels)
-        scored = results.ranking_results(one, conditions, places=places)
-        return scored, results.results_lines({"labels": one}, conditions)
+        return {LABELS: (ranking, truth)}
     benchmark = revisitop.read_ground_truth(truth_path)
     known = set(benchmark.database_ids)
     extra = [one for one in ranking.database_ids if one not in known]
@@ -82,14 +112,7 @@ def evaluate(
     )
     benchmark = benchmark.with_distractors(extra)
     ranking = rankings.aligned(ranking, benchmark.query_ids, benchmark.database_ids)
-    by_protocol = {
-        name: metrics.evaluate_ranking(ranking, benchmark.ground_truth(name))
-        for name in revisitop.PROTOCOLS
-    }
-    return (
-        results.revisited_results(by_protocol, conditions),
-        results.results_lines(by_protocol, conditions),
-    )
+    return {name: (ranking, benchmark.ground_truth(name)) for name in revisitop.PROTOCOLS}
 
 
 if __name__ == "__main__":

@@ -67,16 +67,17 @@ def build(
     )
 
 
-def search(
+def open_index(
     message: experiment_pb2.Experiment,
     folder: StrPath,
     queries: FeatureStore,
     *,
     exclude_self: bool,
-) -> Ranking:
-    """Ranks an index's images for every image of `queries`."""
+) -> Callable[[], Ranking]:
+    """Loads an index and returns the search for every image of `queries`."""
     refuse_global_stages(message)
-    return local_search.search_local(
+    return functools.partial(
+        local_search.search_local,
         local_search.load_local(folder, fingerprint=queries.fingerprint),
         queries.ids(),
         reader(queries),
@@ -92,7 +93,7 @@ def search_stores(
     with tempfile.TemporaryDirectory(prefix="delf_tf-") as folder:
         build(message, database, folder)
         asked = database if queries is None else queries
-        return search(message, folder, asked, exclude_self=queries is None)
+        return open_index(message, folder, asked, exclude_self=queries is None)()
 
 
 def reader(store: FeatureStore) -> Callable[[str], np.ndarray]:

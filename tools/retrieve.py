@@ -15,12 +15,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from absl import flags
 
 from delf_tf import artifacts
-from delf_tf.checks import require
 from delf_tf.datasets import folder
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
@@ -30,15 +28,15 @@ from delf_tf.tools import (
     experiment,
     extract,
     failures,
-    local_indexes,
     measure,
+    pipeline,
     rerank,
     retrieval_report,
     score,
     search,
     settings,
 )
-from delf_tf.types import ImageRef, Ranking
+from delf_tf.types import Ranking
 
 FLAGS = flags.FlagValues()
 experiment.define_flags(FLAGS, default_config="compact")
@@ -59,20 +57,12 @@ flags.DEFINE_boolean(
 failures.define_flag(FLAGS)
 
 
-class Collections(NamedTuple):
-    """The images of a run: `queries` is None when the database queries itself."""
-
-    database: list[ImageRef]
-    queries: list[ImageRef] | None
-    labels: dict[str, str] | None
-
-
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
     """Runs the tool."""
     command_line.no_positional(arguments)
     database_dir, output_dir = command_line.required(flag_values, "database_dir", "output_dir")
     message = experiment.from_flags(flag_values)
-    collections = Collections(
+    collections = pipeline.Collections(
         folder.list_images(database_dir),
         folder.list_images(flag_values.query_dir) if flag_values.query_dir else None,
         folder.read_labels(flag_values.labels) if flag_values.labels else None,
@@ -91,7 +81,7 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
 
 def retrieve(
     message: experiment_pb2.Experiment,
-    collections: Collections,
+    collections: pipeline.Collections,
     output_dir: Path,
     *,
     sharding: extract.Sharding,
@@ -99,9 +89,11 @@ def retrieve(
     max_failed_fraction: float = 0.5,
 ) -> int:
     """Runs all stages into `output_dir`, prints the table, and returns the exit code."""
-    check_stages(message)
-    local_pca = _local_pca(message, collections, output_dir)
-    database, queries = _extract(message, collections, output_dir, local_pca, sharding)
+    pipeline.check_stages(message)
+    local_pca = pipeline.fit_local_pca(message, collections, output_dir)
+    database, queries = pipeline.extract_collections(
+        message, collections, output_dir, local_pca, sharding
+    )
     rankings, seconds = _rank(message, database, queries, sharding.num_threads)
     _save_rankings(rankings, output_dir, database.fingerprint)
 
@@ -130,76 +122,6 @@ def retrieve(
     command_line.write_result(table.to_text())
     command_line.write_result(f"\nReport: {report}")
     return failures.exit_code(database, max_failed_fraction)
-
-
-def check_stages(message: experiment_pb2.Experiment) -> None:
-    """Refuses a config whose stages do not fit together, before any work is done.
-
-    Raises:
-      InputError: no features of the index's kind to search by, or no local ones to verify with.
-    """
-    if local_indexes.is_type(message.index.type):
-        local_indexes.refuse_global_stages(message)
-        require(
-            message.extraction.use_local_features,
-            "This type of index searches by local features.",
-            hint="Set extraction.use_local_features: true.",
-            type=message.index.type,
-        )
-    else:
-        require(
-            message.extraction.use_global_features,
-            "This type of index searches by global descriptors.",
-            hint="Set extraction.use_global_features: true, or index.type: asmk or local.",
-            type=message.index.type,
-        )
-    require(
-        message.extraction.use_local_features or not message.HasField("rerank"),
-        "Re-ranking needs local features.",
-        hint="Set extraction.use_local_features: true, or leave out the rerank section.",
-        use_local_features=False,
-    )
-
-
-def _local_pca(
-    message: experiment_pb2.Experiment, collections: Collections, output_dir: Path
-) -> Path | None:
-    """Fits the PCA that the config asks for: on the distractors where labels name them."""
-    if not experiment.needs_local_pca(message):
-        return None
-    refs = collections.database
-    if collections.labels is not None:
-        places = folder.places([ref.id for ref in refs], collections.labels)
-        refs = [ref for ref, place in zip(refs, places) if not place] or refs
-    return experiment.fit_local_pca(message, refs, output_dir)
-
-
-def _extract(
-    message: experiment_pb2.Experiment,
-    collections: Collections,
-    output_dir: Path,
-    local_pca: Path | None,
-    sharding: extract.Sharding,
-) -> tuple[FeatureStore, FeatureStore | None]:
-    stores = []
-    for name, refs in (("database", collections.database), ("queries", collections.queries)):
-        if refs is not None:
-            path = extract.extract(
-                message, refs, output_dir / name, local_pca=local_pca, sharding=sharding
-            )
-            stores.append(FeatureStore(path))
-            failures.log_summary(stores[-1])
-    failed = [pair for store in stores for pair in store.failed().items()]
-    listed = failures.write(failed, output_dir)
-    for store in stores:
-        require(
-            bool(store.ids()),
-            "At least one image of a collection must be readable.",
-            hint=f"{listed} tells what is wrong with each.",
-            num_images=len(store),
-            num_failed=len(store.failed()),
-        )
-    return stores[0], stores[1] if len(stores) > 1 else None
 
 
 def _rank(
@@ -245,7 +167,7 @@ def _places(ranking: Ranking, labels: dict[str, str] | None) -> dict[str, str] |
     }
 
 
-def _pictures(collections: Collections) -> retrieval_report.Pictures:
+def _pictures(collections: pipeline.Collections) -> retrieval_report.Pictures:
     database = {ref.id: ref for ref in collections.database}
     queries = database if collections.queries is None else {r.id: r for r in collections.queries}
     return retrieval_report.Pictures(queries, database)

@@ -11,11 +11,13 @@ store; an index has been built with it or without), re-ranking by global descrip
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from absl import flags
 
+from delf_tf.artifacts import StrPath
 from delf_tf.checks import UsageError, require
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
@@ -84,30 +86,41 @@ def search_stores(
 
 def search_index(
     message: experiment_pb2.Experiment,
-    path: str,
+    path: StrPath,
     database: FeatureStore | None,
     queries: FeatureStore | None,
 ) -> Ranking:
-    """Ranks an index's images for every query; without queries, for every image of the database.
+    """Ranks an index's images for every query; see `open_index`."""
+    return open_index(message, path, database, queries)()
+
+
+def open_index(
+    message: experiment_pb2.Experiment,
+    path: StrPath,
+    database: FeatureStore | None,
+    queries: FeatureStore | None,
+) -> Callable[[], Ranking]:
+    """Loads an index and returns the search for every query.
 
     Args:
       message: the experiment.
       path: of the index.
       database: what the index was built of; only needed without queries, or to give an index of
         codes alone its vectors.
-      queries: or None.
+      queries: or None, and every image of the database queries the rest.
 
     Raises:
       InputError: no index, a damaged one, or one of other features.
     """
     asked = database if queries is None else queries
     if local_search.is_local(path):
-        return local_indexes.search(message, path, asked, exclude_self=queries is None)
+        return local_indexes.open_index(message, path, asked, exclude_self=queries is None)
     made = index.load_index(path, fingerprint=asked.fingerprint)
     settings.set_effort(made, message)
     if database is not None and getattr(made, "keep_vectors", True) is False:
         attach_vectors(made, database)
-    return first_stage.search_first_stage(
+    return functools.partial(
+        first_stage.search_first_stage,
         made,
         asked.global_descriptors(),
         message.index.max_results,
