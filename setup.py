@@ -86,7 +86,7 @@ setuptools.setup(
     package_dir=PACKAGE_DIR,
     package_data={
         "delf_tf": ["py.typed"],
-        "delf_tf.configs": ["*.textproto"],
+        "delf_tf.configs": ["*.textproto", "comparisons/*.textproto"],
         "delf_tf.protos": ["*.proto"],
         "delf_tf.models": ["weights/*.npz"],
         "delf_tf.report": ["*.html", "*.css"],

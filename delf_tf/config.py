@@ -14,9 +14,13 @@ from google.protobuf import text_format
 
 from delf_tf import artifacts
 from delf_tf.checks import UsageError, did_you_mean, invalid
-from delf_tf.protos import experiment_pb2
+from delf_tf.protos import comparison_pb2, experiment_pb2
 
 MAX_CONFIG_BYTES = 1 << 20
+
+# The folder of shipped comparisons, below that of experiments.
+_COMPARISONS = "comparisons"
+_PIPELINE_NAME = re.compile(r"^[A-Za-z0-9][\w .+-]{0,63}$", re.ASCII)
 
 M = TypeVar("M", bound=protobuf_message.Message)
 
@@ -49,14 +53,39 @@ def load_experiment(path: str, overrides: Iterable[str] = ()) -> experiment_pb2.
     return message
 
 
+def load_comparison(path: str) -> comparison_pb2.Comparison:
+    """Reads a comparison: a .textproto file, or the name of one in `list_comparisons()`.
+
+    Returns:
+      The message; relative paths in it stay as written.
+
+    Raises:
+      ConfigError: see `load_experiment`; or no pipelines, or two of one name.
+    """
+    message = parse(_read(path, _COMPARISONS), comparison_pb2.Comparison, source=path)
+    names = [one.name for one in message.pipelines]
+    for name in names:
+        if not _PIPELINE_NAME.match(name):
+            raise invalid(
+                "A pipeline's name must be of letters, digits, space and . _ + - alone.",
+                error=ConfigError,
+                name=name,
+            )
+    if not names or len(set(names)) < len(names):
+        raise invalid(
+            "A comparison must have pipelines of different names.", error=ConfigError, names=names
+        )
+    return message
+
+
 def list_configs() -> list[str]:
-    """Returns the names of the configs that ship with delf_tf."""
-    folder = importlib.resources.files("delf_tf.configs")
-    return sorted(
-        entry.name[: -len(".textproto")]
-        for entry in folder.iterdir()
-        if entry.name.endswith(".textproto")
-    )
+    """Returns the names of the experiments that ship with delf_tf."""
+    return _shipped("")
+
+
+def list_comparisons() -> list[str]:
+    """Returns the names of the comparisons that ship with delf_tf."""
+    return _shipped(_COMPARISONS)
 
 
 def parse(text: str, message_type: type[M], *, source: str) -> M:
@@ -81,6 +110,8 @@ def parse(text: str, message_type: type[M], *, source: str) -> M:
 def apply_override(message: protobuf_message.Message, override: str) -> None:
     """Sets one field from "path.to.field=value"; a repeated field takes "a,b,c" or nothing.
 
+    A section takes nothing, which removes it: "rerank=" leaves one stage.
+
     Raises:
       ConfigError: not of that form, no such field, or a value of the wrong type.
     """
@@ -99,14 +130,17 @@ def apply_override(message: protobuf_message.Message, override: str) -> None:
         message = getattr(message, name)
         message.SetInParent()
     field = _field(message, leaf, override)
-    if field.message_type is not None:
+    if field.message_type is not None and value.strip():
         raise invalid(
             f"'{leaf}' is a section.",
-            hint=f"Set one of its fields: {', '.join(field.message_type.fields_by_name)}.",
+            hint=f"Set one of its fields: {', '.join(field.message_type.fields_by_name)}; or "
+            f"'{leaf}=' removes it.",
             error=ConfigError,
             override=override,
         )
     message.ClearField(leaf)
+    if field.message_type is not None:
+        return
     values = [value] if not _is_repeated(field) else [v for v in value.split(",") if v.strip()]
     for one in values:
         quoted = '"' + text_format.text_encoding.CEscape(one, True) + '"'
@@ -139,17 +173,26 @@ def set_fields(message: protobuf_message.Message) -> dict[str, Any]:
     }
 
 
-def _read(path: str) -> str:
+def _shipped(subfolder: str) -> list[str]:
+    folder = importlib.resources.files("delf_tf.configs") / subfolder
+    return sorted(
+        entry.name[: -len(".textproto")]
+        for entry in folder.iterdir()
+        if entry.name.endswith(".textproto")
+    )
+
+
+def _read(path: str, subfolder: str = "") -> str:
     file = Path(path)
     try:
         if file.is_file():
             if file.stat().st_size > MAX_CONFIG_BYTES:
                 raise invalid("A config must be at most 1 MiB.", error=ConfigError, config=path)
             return file.read_text(encoding="utf-8")
-        shipped = list_configs()
+        shipped = _shipped(subfolder)
         name = file.name[: -len(".textproto")] if file.name.endswith(".textproto") else file.name
-        if name in shipped and str(file.parent) in (".", "configs"):
-            folder = importlib.resources.files("delf_tf.configs")
+        if name in shipped and file.parent in (Path(), Path("configs", subfolder)):
+            folder = importlib.resources.files("delf_tf.configs") / subfolder
             return (folder / f"{name}.textproto").read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise invalid("A config must be UTF-8 text.", error=ConfigError, config=path) from None

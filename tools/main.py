@@ -25,6 +25,7 @@ TOOLS = {
     "build_index": "a feature store in, an index to search out; or vectors for a database",
     "search": "a feature store or an index in, a ranking out: the first stage alone",
     "evaluate": "a ranking and a ground truth in, scores out",
+    "compare": "one stage or two: any list of pipelines on the same images, side by side",
     "benchmark": "time extraction, verification or search, beside peers",
     "rerank": "a ranking and features in; its head verified geometrically and re-ordered",
 }

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import jinja2
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from delf_tf import artifacts
+from delf_tf.report.plots import figure_bytes
 
 THUMBNAIL_PX = 176
 
@@ -126,6 +128,11 @@ def thumbnail(image: np.ndarray, max_side: int = THUMBNAIL_PX) -> str:
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=82)
     return data_uri(buffer.getvalue(), "image/jpeg")
+
+
+def plot(title: str, figure: Figure, alt: str) -> Picture:
+    """Returns a matplotlib figure as a picture with its title above."""
+    return Picture(data_uri(figure_bytes(figure, "png"), "image/png"), title, alt)
 
 
 def data_uri(content: bytes, media_type: str) -> str:

@@ -1,0 +1,253 @@
+"""One pipeline of a comparison: run, measured, and kept, so that a killed comparison goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import logging
+
+from delf_tf import artifacts, config
+from delf_tf.checks import InputError
+from delf_tf.features.store import FeatureStore
+from delf_tf.protos import comparison_pb2, experiment_pb2
+from delf_tf.retrieval import ranking_file, rankings
+from delf_tf.tools import build_index, experiment, local_indexes, measure, rerank, score, search
+from delf_tf.tools.pipeline import Collections, check_stages
+from delf_tf.types import Ranking
+
+# Raise it when the same pipeline gives other results or other costs.
+_VERSION = "1"
+_NUM_TIMED_QUERIES = 8
+# A search that took less is run a second time, warm.
+_QUICK_S = 20.0
+
+
+class Pipeline(NamedTuple):
+    """A row of the comparison."""
+
+    name: str
+    message: experiment_pb2.Experiment
+
+
+class Stores(NamedTuple):
+    """The features that a pipeline reads; `queries` is None when the database queries itself."""
+
+    database: FeatureStore
+    queries: FeatureStore | None
+    local_pca: Path | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What a pipeline costs on this machine.
+
+    Attributes:
+      seconds_per_image: from file to features, warm, median.
+      bytes_per_image: of its features in the store.
+      index_seconds: building the index.
+      index_bytes: the index as saved.
+      search_seconds: a query, warm, all queries in one batch.
+      rerank_seconds: a query; 0 for a single stage.
+    """
+
+    seconds_per_image: float
+    bytes_per_image: float
+    index_seconds: float
+    index_bytes: int
+    search_seconds: float
+    rerank_seconds: float
+
+    @property
+    def seconds_per_query(self) -> float:
+        """From a query's file to its ranking."""
+        return self.seconds_per_image + self.search_seconds + self.rerank_seconds
+
+
+class Result(NamedTuple):
+    """A pipeline's ranking and what it costs."""
+
+    ranking: Ranking
+    costs: Costs
+
+
+def read_pipelines(path: str) -> list[Pipeline]:
+    """Reads a comparison's pipelines, each a checked experiment.
+
+    Raises:
+      UsageError: a comparison or a config that cannot be understood.
+      InputError: stages that do not fit together.
+    """
+    pipelines = []
+    for one in config.load_comparison(path).pipelines:
+        message = config.load_experiment(_config_path(one, path), one.set)
+        if one.weights:
+            message.model.weights = one.weights
+        try:
+            check_stages(message)
+        except InputError as error:
+            raise InputError(f"Pipeline {one.name!r}: {error}") from None
+        pipelines.append(Pipeline(one.name, message))
+    return pipelines
+
+
+def _config_path(one: comparison_pb2.PipelineConfig, comparison: str) -> str:
+    beside = Path(comparison).parent / one.config
+    return str(beside) if one.config and beside.is_file() else one.config
+
+
+def shared_extraction(pipelines: Sequence[Pipeline]) -> list[tuple[str, list[Pipeline]]]:
+    """Groups the pipelines whose features one extraction gives.
+
+    Returns:
+      (fingerprint, pipelines): equal but for which kinds of features they ask for.
+    """
+    groups: dict[str, list[Pipeline]] = {}
+    for one in pipelines:
+        groups.setdefault(
+            experiment.extraction_fingerprint(with_kinds(one.message, True, True)), []
+        ).append(one)
+    return list(groups.items())
+
+
+def with_kinds(
+    message: experiment_pb2.Experiment, use_global: bool, use_local: bool
+) -> experiment_pb2.Experiment:
+    """Returns a copy that extracts these kinds of features."""
+    copy = experiment_pb2.Experiment()
+    copy.CopyFrom(message)
+    copy.extraction.use_global_features = use_global
+    copy.extraction.use_local_features = use_local
+    return copy
+
+
+def run(
+    one: Pipeline,
+    collections: Collections,
+    stores: Stores,
+    query_ids: Sequence[str],
+    folder: Path,
+    *,
+    num_threads: int,
+) -> Result:
+    """Ranks, re-ranks and measures one pipeline; what `folder` holds of the same is read.
+
+    Args:
+      one: the pipeline.
+      collections: its images.
+      stores: their features.
+      query_ids: the queries that can be scored, which are the ones that are re-ranked.
+      folder: of this pipeline; receives ranking.npz, costs.json, the index and verifications.
+      num_threads: that verify pairs.
+    """
+    fingerprint = _fingerprint(one.message, stores, query_ids)
+    ranking_path, costs_path = folder / "ranking.npz", folder / "costs.json"
+    kept = _kept(ranking_path, costs_path, fingerprint)
+    if kept is not None:
+        logging.info("%s: done before.", one.name)
+        return kept
+    logging.info("%s: searching.", one.name)
+    ranking, costs = _first_stage(one.message, stores)
+    ranking = rankings.aligned(ranking, tuple(query_ids), ranking.database_ids)
+    costs["rerank_seconds"] = 0.0
+    if one.message.HasField("rerank"):
+        ranking, costs["rerank_seconds"] = _second_stage(
+            one.message, ranking, stores, folder / "verifications", num_threads
+        )
+    measured = measure.stage_costs(
+        one.message, collections.database, stores.database, stores.local_pca, {_stage(one): 0.0}
+    )[_stage(one)]
+    names = ("seconds_per_image", "bytes_per_image")
+    result = Result(ranking, Costs(**costs, **{name: measured[name] for name in names}))
+    ranking_file.save_ranking(ranking_path, ranking, pipeline=one.name, fingerprint=fingerprint)
+    artifacts.write_json(
+        costs_path, {"fingerprint": fingerprint, **dataclasses.asdict(result.costs)}
+    )
+    return result
+
+
+def _stage(one: Pipeline) -> str:
+    return score.TWO_STAGE if one.message.HasField("rerank") else score.SINGLE_STAGE
+
+
+def _first_stage(
+    message: experiment_pb2.Experiment, stores: Stores
+) -> tuple[Ranking, dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="delf_tf-") as scratch:
+        path = Path(scratch, "index")
+        start = time.perf_counter()
+        if local_indexes.is_type(message.index.type):
+            local_indexes.build(message, stores.database, path)
+        else:
+            build_index.build(message, stores.database).save(path)
+        index_seconds = time.perf_counter() - start
+        size = sum(file.stat().st_size for file in Path(scratch).rglob("*") if file.is_file())
+        rank = search.open_index(message, path, stores.database, stores.queries)
+        ranking, seconds = _timed(rank)
+        if seconds < _QUICK_S:
+            ranking, seconds = _timed(rank)
+    return ranking, {
+        "index_seconds": index_seconds,
+        "index_bytes": size,
+        "search_seconds": seconds / max(1, len(ranking.query_ids)),
+    }
+
+
+def _second_stage(
+    message: experiment_pb2.Experiment,
+    ranking: Ranking,
+    stores: Stores,
+    folder: Path,
+    num_threads: int,
+) -> tuple[Ranking, float]:
+    """Re-ranks; the time is that of a few queries, as verifications may be there already."""
+    queries = stores.database if stores.queries is None else stores.queries
+
+    def verify(some: Ranking, kept: Path | None) -> Ranking:
+        return rerank.verify_stores(
+            message,
+            some,
+            queries,
+            stores.database,
+            num_threads=num_threads,
+            min_inliers=message.rerank.min_inliers,
+            verifications_dir=kept,
+        )[0]
+
+    step = max(1, len(ranking.query_ids) // _NUM_TIMED_QUERIES)
+    few = ranking.query_ids[::step][:_NUM_TIMED_QUERIES]
+    timed = rankings.aligned(ranking, few, ranking.database_ids)
+    verify(rankings.aligned(ranking, few[:1], ranking.database_ids), None)
+    _, seconds = _timed(lambda: verify(timed, None))
+    return verify(ranking, folder), seconds / max(1, len(few))
+
+
+def _timed(function: Any) -> tuple[Any, float]:
+    start = time.perf_counter()
+    return function(), time.perf_counter() - start
+
+
+def _fingerprint(
+    message: experiment_pb2.Experiment, stores: Stores, query_ids: Sequence[str]
+) -> str:
+    parts = [_VERSION, stores.database.fingerprint, *stores.database.ids(), "queries", *query_ids]
+    files = [message.index.whitening, message.index.asmk.codebook]
+    parts += [artifacts.file_fingerprint(file) for file in files if file and Path(file).is_file()]
+    return config.fingerprint(message, *parts)
+
+
+def _kept(ranking_path: Path, costs_path: Path, fingerprint: str) -> Result | None:
+    if not (ranking_path.is_file() and costs_path.is_file()):
+        return None
+    costs: Mapping[str, Any] = json.loads(costs_path.read_text(encoding="utf-8"))
+    if costs.get("fingerprint") != fingerprint:
+        return None
+    names = [field.name for field in dataclasses.fields(Costs)]
+    return Result(
+        ranking_file.load_ranking(ranking_path), Costs(**{name: costs[name] for name in names})
+    )
