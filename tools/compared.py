@@ -215,7 +215,6 @@ def _second_stage(
             queries,
             stores.database,
             num_threads=num_threads,
-            min_inliers=message.rerank.min_inliers,
             verifications_dir=kept,
         )[0]
 

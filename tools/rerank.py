@@ -115,36 +115,29 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     )
 
 
-def rerank_stores(
-    message: experiment_pb2.Experiment,
-    ranking: Ranking,
-    queries: FeatureStore,
-    database: FeatureStore,
-    *,
-    num_threads: int = 2,
-) -> Ranking:
-    """Re-ranks with the experiment's settings; features are read from the stores."""
-    return verify_stores(
-        message,
-        ranking,
-        queries,
-        database,
-        num_threads=num_threads,
-        min_inliers=message.rerank.min_inliers,
-    )[0]
-
-
 def verify_stores(
     message: experiment_pb2.Experiment,
     ranking: Ranking,
     queries: FeatureStore,
     database: FeatureStore,
     *,
-    num_threads: int,
-    min_inliers: int | ChanceInliers,
+    num_threads: int = 2,
+    min_inliers: int | ChanceInliers | None = None,
     verifications_dir: StrPath | None = None,
 ) -> tuple[Ranking, reranking.Verifications]:
-    """Re-ranks as `rerank_stores`; returns the verifications too, kept in a folder if one is given.
+    """Re-ranks with the experiment's settings; features are read from the stores.
+
+    Args:
+      message: the experiment.
+      ranking: the first stage's result.
+      queries: features of its queries.
+      database: features of its database.
+      num_threads: that verify pairs.
+      min_inliers: counts below this are taken for chance; None: the experiment's.
+      verifications_dir: keeps the verifications, and is gone on from; None: memory.
+
+    Returns:
+      The new ranking, and what was found for each query's candidates.
 
     Raises:
       InputError: a setting out of range, an image of the ranking that a store lacks.
@@ -156,7 +149,7 @@ def verify_stores(
         functools.lru_cache(_CACHED_IMAGES)(database.read_local),
         num_candidates=rerank_settings.num_candidates,
         num_threads=num_threads,
-        min_inliers=min_inliers,
+        min_inliers=rerank_settings.min_inliers if min_inliers is None else min_inliers,
         score=rerank_settings.score,
         weight=rerank_settings.weight,
         verifications_dir=verifications_dir,

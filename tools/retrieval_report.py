@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 import delf_tf
 from delf_tf import artifacts
-from delf_tf.datasets import images
-from delf_tf.report import html, plots
+from delf_tf.datasets import folder, images
+from delf_tf.evaluation.curves import mean_precision_at_recall
+from delf_tf.report import comparison_plots, html
+from delf_tf.report.plots import figure_bytes, matches_figure
+from delf_tf.retrieval.rerank import Verifications
 from delf_tf.tools.score import SINGLE_STAGE, TWO_STAGE
-from delf_tf.types import ImageRef, LocalFeatures, Ranking, Verification
+from delf_tf.types import GroundTruth, ImageRef, LocalFeatures, Ranking, Verification
 
 _NUM_HITS = 8
 _NUM_MATCHES = 2
@@ -41,6 +44,7 @@ def write(
     average_precisions: Mapping[str, Mapping[str, float]],
     verify: Verify | None,
     table: html.Table,
+    plots: Sequence[html.Picture] = (),
     model_name: str,
     num_queries: int,
 ) -> Path:
@@ -54,6 +58,7 @@ def write(
       average_precisions: by stage and query id, for scored queries.
       verify: gives the matches of a pair; None for single-stage retrieval.
       table: scores and costs.
+      plots: below the table.
       model_name: in the summary.
       num_queries: most queries shown.
     """
@@ -74,10 +79,67 @@ def write(
         ],
         table=table,
         notes=_notes(rankings, places is not None),
+        plots=plots,
         queries=sections,
         has_labels=places is not None,
         footer=f"Made by delf_tf {delf_tf.__version__}.",
     )
+
+
+def plots(
+    rankings: Mapping[str, Ranking],
+    scored: Mapping[str, Any],
+    labels: Mapping[str, str] | None,
+    verifications: Verifications,
+) -> list[html.Picture]:
+    """Returns the figures of labelled runs: curves of each stage, inliers of pairs.
+
+    Args:
+      rankings: by stage.
+      scored: the stages' blocks of metrics.json.
+      labels: None gives no figures.
+      verifications: of the second stage, a query each; empty without one.
+    """
+    if labels is None:
+        return []
+    first = rankings[SINGLE_STAGE]
+    truth = folder.ground_truth(first.query_ids, first.database_ids, labels)
+    names = {stage: stage.replace("_", "-") for stage in rankings}
+    curves = {names[s]: mean_precision_at_recall(one, truth) for s, one in rankings.items()}
+    aps = {
+        names[stage]: np.array(
+            [np.nan if ap is None else ap for ap in scored[stage]["per_query_ap"].values()], float
+        )
+        for stage in rankings
+    }
+    pictures = [
+        html.plot(
+            "Precision and recall",
+            comparison_plots.precision_recall(curves),
+            "Mean precision over recall of each stage",
+        ),
+        html.plot(
+            "Average precision of every query",
+            comparison_plots.average_precisions(aps),
+            "Average precision of each query, sorted by the single stage's",
+        ),
+    ]
+    if verifications:
+        figure = comparison_plots.inlier_histogram(*_inliers(verifications, truth))
+        words = "Inliers of verified pairs, of the same place and of others"
+        pictures.append(html.plot("Inliers of verified pairs", figure, words))
+    return pictures
+
+
+def _inliers(verifications: Verifications, truth: GroundTruth) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the inlier counts of matching and of other pairs, for the queries with positives."""
+    matching, others = [], []
+    for found, positives in zip(verifications, truth.positives):
+        if len(positives):
+            same = set(positives.tolist())
+            for row, one in found.items():
+                (matching if row in same else others).append(one.num_inliers)
+    return np.array(matching, np.int64), np.array(others, np.int64)
 
 
 def choose_queries(
@@ -172,7 +234,7 @@ def _match(query: str, hit: str, pictures: Pictures, verify: Verify) -> html.Pic
     query_features, database_features, found = verify(query, hit)
     query_image, query_factor = _small(pictures.queries[query])
     database_image, database_factor = _small(pictures.database[hit])
-    figure = plots.matches_figure(
+    figure = matches_figure(
         query_image,
         database_image,
         query_features.locations[found.matches[:, 0]] * query_factor,
@@ -182,7 +244,7 @@ def _match(query: str, hit: str, pictures: Pictures, verify: Verify) -> html.Pic
     )
     words = f"{found.num_inliers} inliers of {len(found.matches)} matches"
     return html.Picture(
-        html.data_uri(plots.figure_bytes(figure, "jpg"), "image/jpeg"),
+        html.data_uri(figure_bytes(figure, "jpg"), "image/jpeg"),
         f"{query} and {hit}: {words}",
         f"{query} beside {hit} with lines between {words}",
     )

@@ -23,6 +23,7 @@ from delf_tf.datasets import folder
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import ranking_file
+from delf_tf.retrieval.rerank import Verifications
 from delf_tf.tools import (
     command_line,
     experiment,
@@ -94,7 +95,7 @@ def retrieve(
     database, queries = pipeline.extract_collections(
         message, collections, output_dir, local_pca, sharding
     )
-    rankings, seconds = _rank(message, database, queries, sharding.num_threads)
+    rankings, verifications, seconds = _rank(message, database, queries, sharding.num_threads)
     _save_rankings(rankings, output_dir, database.fingerprint)
 
     costs = measure.stage_costs(message, collections.database, database, local_pca, seconds)
@@ -114,6 +115,7 @@ def retrieve(
         pictures=_pictures(collections),
         places=_places(rankings[score.SINGLE_STAGE], collections.labels),
         average_precisions={stage: score.average_precisions(scored[stage]) for stage in rankings},
+        plots=retrieval_report.plots(rankings, scored, collections.labels, verifications),
         verify=rerank.pair_verifier(message, *stores) if score.TWO_STAGE in rankings else None,
         table=table,
         model_name=message.model.name,
@@ -129,14 +131,18 @@ def _rank(
     database: FeatureStore,
     queries: FeatureStore | None,
     num_threads: int,
-) -> tuple[dict[str, Ranking], dict[str, float]]:
-    """Returns the rankings by stage and each stage's seconds a query, the first stage included."""
+) -> tuple[dict[str, Ranking], Verifications, dict[str, float]]:
+    """Returns the rankings by stage, what the second found, and seconds a query.
+
+    A stage's seconds include those of the stage before.
+    """
     start = time.perf_counter()
     rankings = {score.SINGLE_STAGE: search.search_stores(message, database, queries)}
     num_queries = max(1, len(rankings[score.SINGLE_STAGE].query_ids))
     seconds = {score.SINGLE_STAGE: (time.perf_counter() - start) / num_queries}
+    verifications: Verifications = ()
     if message.HasField("rerank"):
-        rankings[score.TWO_STAGE] = rerank.rerank_stores(
+        rankings[score.TWO_STAGE], verifications = rerank.verify_stores(
             message,
             rankings[score.SINGLE_STAGE],
             database if queries is None else queries,
@@ -144,7 +150,7 @@ def _rank(
             num_threads=num_threads,
         )
         seconds[score.TWO_STAGE] = (time.perf_counter() - start) / num_queries
-    return rankings, seconds
+    return rankings, verifications, seconds
 
 
 def _save_rankings(rankings: dict[str, Ranking], output_dir: Path, fingerprint: str) -> None:

@@ -104,6 +104,8 @@ def test_report_and_failures_are_written(retrieved):
     assert "two-stage" in report
     assert report.count("<section") == 6
     assert "inliers of" in report
+    assert report.count('class="plot"') == 3
+    assert "Inliers of verified pairs" in report
     assert (retrieved / "failed_images.csv").read_text() == "image,reason\n"
 
 
