@@ -56,10 +56,15 @@ EXTRAS = {
         f"pydegensac; {STACK_A}",
         "scikit-image>=0.22",
     ],
+    "serve": ["fastapi>=0.110", "uvicorn>=0.23"],
     "test": [
         "build>=1",
+        # What Starlette's test client speaks by: the one since Starlette 1, the other before.
+        'httpx2; python_version >= "3.11"',
+        'httpx>=0.24; python_version < "3.11"',
         "hypothesis>=6",
         "mypy>=1.8",
+        "playwright>=1.40",
         "pytest>=8",
         "pytest-xdist>=3",
         "ruff>=0.6",
@@ -67,7 +72,7 @@ EXTRAS = {
         "wheel",
     ],
 }
-EXTRAS["test"] += EXTRAS["peers"] + EXTRAS["databases"]
+EXTRAS["test"] += EXTRAS["peers"] + EXTRAS["databases"] + EXTRAS["serve"]
 
 setuptools.setup(
     name="delf_tf",
@@ -89,7 +94,8 @@ setuptools.setup(
         "delf_tf.configs": ["*.textproto", "comparisons/*.textproto"],
         "delf_tf.protos": ["*.proto"],
         "delf_tf.models": ["weights/*.npz"],
-        "delf_tf.report": ["*.html", "*.css"],
+        "delf_tf.report": ["*.html"],
+        "delf_tf.serving": ["static/*"],
     },
     install_requires=REQUIRED,
     extras_require=EXTRAS,

@@ -12,7 +12,7 @@ LAYERS = {
     0: ["types", "checks", "config", "artifacts", "progress", "safe_pickle", "protos"],
     1: ["datasets", "models", "features", "matching", "evaluation"],
     2: ["extraction", "training", "retrieval"],
-    3: ["report", "export"],
+    3: ["report", "export", "serving"],
     4: ["tools"],
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

@@ -73,12 +73,15 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
     logging.info("Retrieving views that were never trained on.")
     sharding = extract.Sharding(num_threads=flag_values.num_workers)
     collections = pipeline.Collections(
-        folder.list_images(labels.parent / "images"), None, folder.read_labels(labels)
+        folder.list_images(labels.parent / "images"),
+        None,
+        folder.read_labels(labels),
+        labels.parent / "images",
     )
     code = retrieve.retrieve(message, collections, output_dir, sharding=sharding)
     if yours is not None:
         logging.info("Retrieving your photographs.")
-        collections = pipeline.Collections(yours, None, None)
+        collections = pipeline.Collections(yours, None, None, Path(flag_values.photos_dir))
         yours_dir = output_dir / "your_photos"
         code = max(code, retrieve.retrieve(message, collections, yours_dir, sharding=sharding))
     return code

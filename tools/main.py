@@ -26,6 +26,7 @@ TOOLS = {
     "search": "a feature store or an index in, a ranking out: the first stage alone",
     "evaluate": "a ranking and a ground truth in, scores out",
     "compare": "one stage or two: any list of pipelines on the same images, side by side",
+    "serve": "a page and a JSON API: drop a picture, see what one and two stages find",
     "benchmark": "time extraction, verification or search, beside peers",
     "rerank": "a ranking and features in; its head verified geometrically and re-ordered",
 }

@@ -14,11 +14,15 @@ from delf_tf.types import ImageRef
 
 
 class Collections(NamedTuple):
-    """The images of a run: `queries` is None when the database queries itself."""
+    """The images of a run: `queries` is None when the database queries itself.
+
+    `database_dir` is the folder that the database's ids are paths below, if they are.
+    """
 
     database: list[ImageRef]
     queries: list[ImageRef] | None
     labels: dict[str, str] | None
+    database_dir: Path | None = None
 
 
 def check_stages(message: experiment_pb2.Experiment) -> None:

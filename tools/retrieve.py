@@ -6,7 +6,7 @@ delf_tf retrieve --database_dir=DIR --output_dir=OUT
 Without --config it is the compact model of the package. Without --query_dir every image queries the
 rest. With --labels (columns image, place; an empty place is a distractor) the rankings are scored.
 OUT receives metrics.json (with labels), ranking.npz, report.html, failed_images.csv, and the
-features: the same command again goes on from there.
+features: the same command again goes on from there, and `serve --index=OUT` shows them on a page.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from delf_tf.tools import (
     measure,
     pipeline,
     rerank,
+    retrieval_folder,
     retrieval_report,
     score,
     search,
@@ -67,6 +68,7 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
         folder.list_images(database_dir),
         folder.list_images(flag_values.query_dir) if flag_values.query_dir else None,
         folder.read_labels(flag_values.labels) if flag_values.labels else None,
+        Path(database_dir),
     )
     return retrieve(
         message,
@@ -95,6 +97,7 @@ def retrieve(
     database, queries = pipeline.extract_collections(
         message, collections, output_dir, local_pca, sharding
     )
+    retrieval_folder.write(output_dir, message, collections.database_dir)
     rankings, verifications, seconds = _rank(message, database, queries, sharding.num_threads)
     _save_rankings(rankings, output_dir, database.fingerprint)
 

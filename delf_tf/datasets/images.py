@@ -100,6 +100,15 @@ def image_size(image: ImageSource, *, max_pixels: int = MAX_PIXELS) -> tuple[int
     return y1 - y0, x1 - x0
 
 
+def to_jpeg(image: np.ndarray, max_side: int) -> bytes:
+    """Returns a uint8 RGB image [H, W, 3] as a JPEG file of at most `max_side` pixels a side."""
+    small = Image.fromarray(image)
+    small.thumbnail((max_side, max_side))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=82)
+    return buffer.getvalue()
+
+
 def _as_ref(image: ImageSource) -> ImageRef:
     return image if isinstance(image, ImageRef) else ImageRef(str(image), Path(image))
 

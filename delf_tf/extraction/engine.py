@@ -47,7 +47,14 @@ class ImageLoader:
         Raises:
           ImageError: unreadable, or a side below MIN_SIDE_PX after the limit.
         """
-        image = images.read_image(ref, **self._read_options)
+        return self.limit(images.read_image(ref, **self._read_options))
+
+    def limit(self, image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+        """As `load`, of an image that is read already.
+
+        Raises:
+          ImageError: a side below MIN_SIDE_PX after the limit.
+        """
         limited = pyramid.resize_to_limit(image, **self._limits)
         if min(limited.shape[:2]) < MIN_SIDE_PX:
             raise images.ImageError(

@@ -5,16 +5,15 @@ from __future__ import annotations
 import base64
 import dataclasses
 import importlib.resources
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from delf_tf import artifacts
+from delf_tf.datasets import images
 from delf_tf.report.plots import figure_bytes
 
 THUMBNAIL_PX = 176
@@ -123,11 +122,7 @@ def write_report(
 
 def thumbnail(image: np.ndarray, max_side: int = THUMBNAIL_PX) -> str:
     """Returns a uint8 RGB image [H, W, 3] as a small JPEG data URI."""
-    small = Image.fromarray(image)
-    small.thumbnail((max_side, max_side))
-    buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=82)
-    return data_uri(buffer.getvalue(), "image/jpeg")
+    return data_uri(images.to_jpeg(image, max_side), "image/jpeg")
 
 
 def plot(title: str, figure: Figure, alt: str) -> Picture:

@@ -316,3 +316,12 @@ def test_real_photographs(shared):
         pixels = read_image(path)
         assert pixels.shape[:2] == image_size(path)
         assert pixels.std() > 5
+
+
+def test_to_jpeg_keeps_the_form_and_the_limit():
+    image = np.zeros((100, 50, 3), np.uint8)
+    image[:50] = (200, 30, 30)
+    small = images.read_image_bytes(images.to_jpeg(image, 40))
+    assert small.shape == (40, 20, 3)
+    np.testing.assert_allclose(small[5, 10], (200, 30, 30), atol=6)
+    assert images.read_image_bytes(images.to_jpeg(image, 400)).shape == image.shape

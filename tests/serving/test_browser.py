@@ -1,0 +1,167 @@
+"""The page in a real browser: Debian's Chromium, without a head."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+import time
+
+import pytest
+import uvicorn
+from playwright import sync_api
+
+from delf_tf.serving.app import create_app
+from tests.serving import collection
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt install")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    service = collection.make(tmp_path_factory.mktemp("served"), num_candidates=4)
+    app = create_app(service, name="paintings", max_upload_bytes=50_000)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    opened = browser.new_page()
+    faults = []
+    opened.on("pageerror", lambda fault: faults.append(str(fault)))
+    opened.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
+    opened.goto(address)
+    sync_api.expect(opened.locator("#browse .card")).to_have_count(4)
+    yield opened
+    opened.close()
+    # A refusal by the server is an error line of the browser, too.
+    assert [one for one in faults if "status of 4" not in one] == []
+
+
+def _upload(page, seed=3):
+    file = {"name": "q.png", "mimeType": "image/png"}
+    content = collection.png(collection.painting(seed))
+    page.set_input_files("#file", {**file, "buffer": content})
+    sync_api.expect(page.locator("#two .card").first).to_be_visible()
+
+
+def test_an_upload_shows_both_modes_and_their_times(page):
+    assert page.inner_text("#collection") == "paintings: 4 images"
+    _upload(page)
+    sync_api.expect(page.locator("#single .card")).to_have_count(4)
+    for column in ("#single", "#two"):
+        first = page.locator(f"{column} .card").first
+        assert "1. 3.png" in first.inner_text()
+        assert "12 inliers" in first.inner_text()
+    assert page.locator("#times dt").all_inner_texts() == ["extract", "search", "verify"]
+    loaded = "e => e.complete && e.naturalWidth > 0"
+    sync_api.expect(page.locator("#single img").first).to_be_visible()
+    assert page.locator("#picture").evaluate(loaded)
+
+
+def test_matches_are_drawn_on_demand(page):
+    _upload(page)
+    page.locator("#two .card").first.click()
+    sync_api.expect(page.locator("#pair svg line")).to_have_count(12)
+    assert page.inner_text("#pair-title") == "3.png: 12 inliers of 12 matches"
+    # The same picture on both sides: every line is level and ends where it began, a width further.
+    lines = page.locator("#pair svg line").evaluate_all(
+        "all => all.map(e => ['x1', 'y1', 'x2', 'y2'].map(a => +e.getAttribute(a)))"
+    )
+    for x1, y1, x2, y2 in lines:
+        assert y1 == pytest.approx(y2)
+        assert x2 - x1 == pytest.approx(812)
+
+
+def test_a_box_searches_with_a_part(page):
+    _upload(page)
+    frame = page.locator("#picture").bounding_box()
+    with page.expect_response("**/api/query?box=*") as caught:
+        page.mouse.move(frame["x"] + frame["width"] / 2, frame["y"] + 1)
+        page.mouse.down()
+        page.mouse.move(frame["x"] + frame["width"] - 1, frame["y"] + frame["height"] - 1)
+        page.mouse.up()
+    y0, x0, y1, x1 = caught.value.json()["box"]
+    assert (y0, x0) == pytest.approx((0, 40), abs=3)
+    assert (y1, x1) == pytest.approx((60, 80), abs=3)
+    with page.expect_response("**/api/query") as caught:
+        page.click("#whole")
+    assert caught.value.json()["box"] == [0, 0, 60, 80]
+
+
+def test_an_image_of_the_collection_is_searched_with(page):
+    page.locator("#browse .card").nth(1).click()
+    sync_api.expect(page.locator("#single .card")).to_have_count(3)
+    assert "1.png" not in page.inner_text("#single")
+
+
+def test_a_pasted_picture_is_searched_with(page):
+    content = list(collection.png(collection.painting(2)))
+    page.evaluate(
+        """bytes => {
+          const data = new DataTransfer();
+          data.items.add(new File([new Uint8Array(bytes)], "p.png", { type: "image/png" }));
+          document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
+        }""",
+        content,
+    )
+    sync_api.expect(page.locator("#two .card").first).to_contain_text("2.png")
+
+
+def test_what_is_no_picture_is_told_and_another_can_be_tried(page):
+    page.set_input_files(
+        "#file", {"name": "x.png", "mimeType": "image/png", "buffer": b"no picture at all"}
+    )
+    message = page.locator("#message.error")
+    sync_api.expect(message).to_contain_text("JPEG, PNG, WebP, GIF or BMP")
+    sync_api.expect(page.locator("#results")).to_be_hidden()
+    page.click("#clear")
+    sync_api.expect(message).to_have_count(0)
+    _upload(page)
+
+
+def test_names_are_text_not_markup(page):
+    hostile = "<img src=x onerror=alert(1)>"
+    listed = {"name": hostile, "num_images": 1, "two_stages": True}
+    listed["images"] = [{"number": 0, "id": hostile}]
+    page.route("**/api/collection*", lambda route: route.fulfill(json=listed))
+    page.reload()
+    sync_api.expect(page.locator("#browse .card")).to_have_count(1)
+    assert page.locator("#browse .card span").inner_text() == hostile
+    assert page.locator("img[src='x']").count() == 0
+
+
+def test_the_api_is_described(browser, address):
+    opened = browser.new_page()
+    opened.goto(f"{address}/api")
+    sync_api.expect(opened.locator("h2").first).to_have_text("GET /api/collection")
+    assert f"{address}/api/query" in opened.inner_text("#example")
+    opened.close()
+
+
+def test_it_fits_a_phone(browser, address):
+    opened = browser.new_page(viewport={"width": 360, "height": 740})
+    opened.goto(address)
+    _upload(opened)
+    width = opened.evaluate("document.documentElement.scrollWidth")
+    assert width <= 360
+    opened.close()

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from delf_tf.checks import InputError
+from delf_tf.tools import main, retrieval_folder
+
+CONFIG = """
+model { name: "gem_mobilenet_v2" width_multiplier: 0.35 seed: 1 }
+extraction { max_image_size: 96 use_local_features: true max_num_features: 30 local_pca { dim: 8 } }
+rerank { num_candidates: 3 }
+"""
+
+
+@pytest.fixture(scope="module")
+def retrieved(tmp_path_factory):
+    """What retrieve made of four small pictures."""
+    root = tmp_path_factory.mktemp("served")
+    (root / "images").mkdir()
+    for seed in range(4):
+        pattern = np.random.RandomState(seed).randint(0, 256, (12, 12, 3)).astype(np.uint8)
+        Image.fromarray(pattern).resize((96, 80)).save(root / "images" / f"{seed}.png")
+    (root / "c.textproto").write_text(CONFIG)
+    argv = [f"--config={root / 'c.textproto'}", f"--database_dir={root / 'images'}"]
+    assert main.main(["delf_tf", "retrieve", *argv, f"--output_dir={root / 'out'}"]) == 0
+    return root
+
+
+def _serve(*argv):
+    command = [sys.executable, "-m", "delf_tf.tools.serve", "--port=0", *argv]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+    return process, process.stdout.readline().strip()
+
+
+def _ask(address, path, content=None):
+    method = "GET" if content is None else "POST"
+    request = urllib.request.Request(address + path, data=content, method=method)
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)
+
+
+def _query_and_stop(process, address, content):
+    try:
+        assert address.startswith("http://127.0.0.1:")
+        answer = _ask(address, "/api/query", content)
+        assert answer["single_stage"][0]["id"] == "2.png"
+        assert answer["single_stage"][0]["similarity"] == pytest.approx(1, abs=1e-4)
+        assert answer["two_stage"][0]["num_inliers"] > 3
+        number = answer["two_stage"][0]["number"]
+        matches = _ask(address, f"/api/queries/{answer['token']}/matches/{number}")
+        assert matches["num_inliers"] == answer["two_stage"][0]["num_inliers"]
+        other = _ask(address, "/api/images/2/query", b"")
+        assert "2.png" not in [hit["id"] for hit in other["single_stage"]]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) in (0, 130)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_folder_of_retrieve_is_served_by_its_name_alone(retrieved):
+    before = {path: path.stat().st_mtime_ns for path in (retrieved / "out").rglob("*")}
+    process, address = _serve(f"--index={retrieved / 'out'}")
+    _query_and_stop(process, address, (retrieved / "images" / "2.png").read_bytes())
+    # Nothing is written.
+    assert {path: path.stat().st_mtime_ns for path in (retrieved / "out").rglob("*")} == before
+
+
+def test_an_index_is_served_with_its_store_and_images(retrieved):
+    store, index = retrieved / "out" / "database", retrieved / "index"
+    argv = [f"--database_store={store}", f"--output={index}", "--type=SQ8"]
+    assert main.main(["delf_tf", "build_index", *argv]) == 0
+    process, address = _serve(
+        f"--index={index}",
+        f"--database_store={store}",
+        f"--images_dir={retrieved / 'images'}",
+        f"--config={retrieved / 'c.textproto'}",
+    )
+    _query_and_stop(process, address, (retrieved / "images" / "2.png").read_bytes())
+
+
+def _refused(capsys, code, words, *argv):
+    assert main.main(["delf_tf", "serve", *argv]) == code
+    assert words in capsys.readouterr().err
+
+
+def test_mistakes_are_told(retrieved, tmp_path, capsys):
+    _refused(capsys, 2, "--index must be given")
+    out = f"--index={retrieved / 'out'}"
+    _refused(capsys, 2, "--images_dir must be left out", out, f"--images_dir={tmp_path}")
+    _refused(capsys, 1, "--max_queries must be 1 or more", out, "--max_queries=0")
+    _refused(capsys, 2, "--database_store and --images_dir must be given", f"--index={tmp_path}")
+    _refused(
+        capsys,
+        1,
+        "images must be where they were",
+        f"--index={retrieved / 'index'}",
+        f"--database_store={retrieved / 'out' / 'database'}",
+        f"--images_dir={tmp_path}",
+        f"--config={retrieved / 'c.textproto'}",
+    )
+
+
+def test_a_folder_remembers_how_it_was_made(retrieved):
+    found = retrieval_folder.read(retrieved / "out")
+    assert found.message.model.name == "gem_mobilenet_v2"
+    assert found.images_dir == (retrieved / "images").resolve()
+    assert retrieval_folder.is_one(retrieved / "out")
+    assert not retrieval_folder.is_one(retrieved / "images")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"config": "modl {}", "images_dir": "x"}'])
+def test_damaged_folders_are_refused(tmp_path, text):
+    (tmp_path / "retrieval.json").write_text(text)
+    with pytest.raises((InputError, ValueError), match=r"retrieve made|has no field"):
+        retrieval_folder.read(tmp_path)
