@@ -27,7 +27,7 @@ from delf_tf.evaluation import results
 from delf_tf.evaluation.metrics import RankingMetrics
 from delf_tf.evaluation.significance import paired_test
 from delf_tf.features.store import FeatureStore
-from delf_tf.tools import command_line, compared, comparison_report, evaluate, extract, pipeline
+from delf_tf.tools import command_line, compared, comparison_report, extract, pipeline, protocols
 from delf_tf.tools.compared import Pipeline, Result
 
 FLAGS = flags.FlagValues()
@@ -132,7 +132,9 @@ def compare(
                 )
             except InputError as error:
                 raise InputError(f"Pipeline {one.name!r}: {error}") from None
-            done[one.name] = Scored(one, result, evaluate.protocols(result.ranking, truth_path))
+            done[one.name] = Scored(
+                one, result, protocols.ranking_metrics(result.ranking, truth_path)
+            )
     return [done[one.name] for one in pipelines]
 
 

@@ -14,7 +14,7 @@ from delf_tf import artifacts
 from delf_tf.datasets import images
 from delf_tf.evaluation.curves import mean_precision_at_recall
 from delf_tf.report import comparison_plots, html
-from delf_tf.tools import evaluate
+from delf_tf.tools import protocols
 from delf_tf.tools.pipeline import Collections
 from delf_tf.types import GroundTruth, ImageRef, Ranking
 
@@ -25,15 +25,15 @@ _SHOWN = ("labels", "medium")
 
 def table(figures: Mapping[str, Any]) -> html.Table:
     """Returns a row a pipeline: mAP by protocol with its interval, the test, and the costs."""
-    protocols = list(figures["pipelines"][0]["protocols"])
-    shown = _shown(protocols)
-    titles = ["mAP" if name == evaluate.LABELS else f"mAP {name}" for name in protocols]
+    names = list(figures["pipelines"][0]["protocols"])
+    shown = _shown(names)
+    titles = ["mAP" if name == protocols.LABELS else f"mAP {name}" for name in names]
     header = ["", *titles]
     by_place = "mAP_by_place" in figures["pipelines"][0]["protocols"][shown]
     header += ["by place"] if by_place else []
     header += ["P@1", "against the first", "s/image", "kB/image", "search ms", "re-rank ms"]
     header += ["index MB"]
-    rows = [_row(one, protocols, shown, by_place) for one in figures["pipelines"]]
+    rows = [_row(one, names, shown, by_place) for one in figures["pipelines"]]
     return html.Table("All pipelines on the same queries", header, rows)
 
 
@@ -58,7 +58,7 @@ def write(
     """
     shown = _shown(list(figures["pipelines"][0]["protocols"]))
     judged = {
-        name: evaluate.with_ground_truth(ranking, truth_path)[shown]
+        name: protocols.with_ground_truth(ranking, truth_path)[shown]
         for name, ranking in rankings.items()
     }
     aps = {one["name"]: _per_query(one, shown) for one in figures["pipelines"]}
@@ -89,8 +89,8 @@ def disagreements(aps: Mapping[str, np.ndarray], num_queries: int) -> list[int]:
     return [int(row) for row in order[:num_queries] if spread[row] > 0]
 
 
-def _shown(protocols: Sequence[str]) -> str:
-    return next((name for name in _SHOWN if name in protocols), protocols[0])
+def _shown(names: Sequence[str]) -> str:
+    return next((name for name in _SHOWN if name in names), names[0])
 
 
 def _per_query(block: Mapping[str, Any], protocol: str) -> np.ndarray:
@@ -98,11 +98,9 @@ def _per_query(block: Mapping[str, Any], protocol: str) -> np.ndarray:
     return np.array([np.nan if one is None else one for one in values], float)
 
 
-def _row(
-    block: Mapping[str, Any], protocols: Sequence[str], shown: str, by_place: bool
-) -> list[str]:
+def _row(block: Mapping[str, Any], names: Sequence[str], shown: str, by_place: bool) -> list[str]:
     cells = [block["name"]]
-    for name in protocols:
+    for name in names:
         figures = block["protocols"][name]
         cells.append(f"{_number(figures['mAP'])} ({_interval(figures['mAP_interval'])})")
     main = block["protocols"][shown]

@@ -1,13 +1,21 @@
 """evaluate: a ranking and a ground truth in, scores out; any ranking, also one made elsewhere.
 
 delf_tf evaluate --ground_truth=gnd_roxford5k.pkl --ranking=ranking.npz [--json]
-delf_tf evaluate --ground_truth=labels.csv --ranking=ranking.npz
+delf_tf evaluate --ground_truth=labels.csv --ranking=ranking.npz [--protocol=recall]
+delf_tf evaluate --ground_truth=retrieval_solution_v2.1.csv --ranking=ranking.npz
+  [--submission=submission.csv]
+delf_tf evaluate --ground_truth=recognition_solution_v2.1.csv --predictions=submission.csv
+delf_tf evaluate --protocol=holidays --ranking=ranking.npz
 
 A ranking is an .npz with query_ids, database_ids, indices [Q, K] (best first, -1 for none) and
 optionally scores. Revisited Oxford and Paris (.pkl or .mat) are scored by their Easy, Medium and
-Hard protocols; labels (.csv, columns image and place) by equal places. What the tool cannot see in
-a ranking, whether queries were cropped and re-ranking was blind, is read from the ranking if
-delf_tf made it, and can be told by flags; it stands beside every number.
+Hard protocols; labels (.csv, columns image and place) by equal places; a solution of Google
+Landmarks v2 by mAP@100, or by GAP, where a ranking's nearest images vote (--train_csv). Other
+protocols have a name: recall (at k), pooled (the DELF paper's micro-AP over all queries,
+distractor queries included), holidays and ukbench, whose file names tell the truth.
+
+What the tool cannot see in a ranking, whether queries were cropped and re-ranking was blind, is
+read from the ranking if delf_tf made it, and can be told by flags; it stands beside every number.
 """
 
 from __future__ import annotations
@@ -15,24 +23,37 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
-from delf_tf.artifacts import StrPath
-from delf_tf.checks import require
-from delf_tf.datasets import folder, revisitop
-from delf_tf.evaluation import metrics, results
-from delf_tf.retrieval import ranking_file, rankings
-from delf_tf.tools import command_line
-from delf_tf.types import GroundTruth, Ranking
-
-# The one protocol of a labelled folder.
-LABELS = "labels"
+from delf_tf.checks import UsageError
+from delf_tf.datasets import gldv2
+from delf_tf.evaluation import results
+from delf_tf.retrieval import ranking_file
+from delf_tf.tools import command_line, protocols
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("ground_truth", None, "gnd_*.pkl, gnd_*.mat, or labels .csv", flag_values=FLAGS)
+flags.DEFINE_string(
+    "ground_truth", None, "gnd_*.pkl, gnd_*.mat, labels .csv or solution .csv", flag_values=FLAGS
+)
 flags.DEFINE_string("ranking", None, "the ranking (.npz)", flag_values=FLAGS)
+flags.DEFINE_string(
+    "predictions", "", "Google Landmarks v2: a submission to score", flag_values=FLAGS
+)
+flags.DEFINE_enum(
+    "protocol",
+    None,
+    list(protocols.PROTOCOLS),
+    "how to score; not given: by the ground truth's kind",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "train_csv", "", "recognition: landmarks of the database's images", flag_values=FLAGS
+)
+flags.DEFINE_integer("num_voters", 5, "recognition: nearest images that vote", flag_values=FLAGS)
+flags.DEFINE_string(
+    "submission", None, "Google Landmarks v2: submission (.csv) to write", flag_values=FLAGS
+)
 flags.DEFINE_string("output", None, "metrics file (.json) to write", flag_values=FLAGS)
 flags.DEFINE_boolean("json", False, "print JSON instead of lines", flag_values=FLAGS)
 flags.DEFINE_boolean("queries_cropped", None, "queries were cut to their boxes", flag_values=FLAGS)
@@ -44,14 +65,13 @@ flags.DEFINE_boolean(
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Runs the tool."""
     command_line.no_positional(arguments)
-    truth_path, ranking_path = command_line.required(flag_values, "ground_truth", "ranking")
-    ranking = ranking_file.load_ranking(ranking_path)
-    known = ranking_file.load_ranking_metadata(ranking_path)
-    told = {
-        name: known.get(name) if flag_values[name].value is None else flag_values[name].value
-        for name in ("queries_cropped", "blind_reranking")
-    }
-    scored, lines = evaluate(ranking, truth_path, results.Conditions(**told))
+    task = _task(flag_values)
+    protocol = flag_values.protocol or protocols.guess(task.truth_path)
+    if flag_values.submission and protocol != "gldv2":
+        raise UsageError("--submission is of a solution of Google Landmarks v2 alone.")
+    scored, lines = protocols.PROTOCOLS[protocol](task)
+    if flag_values.submission:
+        _write_submission(flag_values.submission, task)
     if flag_values.output:
         results.save_results(flag_values.output, scored)
     command_line.write_result(
@@ -59,60 +79,43 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     )
 
 
-def evaluate(
-    ranking: Ranking, truth_path: str, conditions: results.Conditions
-) -> tuple[dict[str, Any], list[str]]:
-    """Scores a ranking against the file that its extension names a ground truth or labels.
-
-    Returns:
-      The figures for JSON, and the same as printable lines.
-    """
-    by_protocol = protocols(ranking, truth_path)
-    lines = results.results_lines(by_protocol, conditions)
-    if set(by_protocol) == {LABELS}:
-        places = folder.places(ranking.query_ids, folder.read_labels(truth_path))
-        scored = results.ranking_results(by_protocol[LABELS], conditions, places=places)
-        return scored, lines
-    return results.revisited_results(by_protocol, conditions), lines
-
-
-def protocols(ranking: Ranking, truth_path: StrPath) -> dict[str, metrics.RankingMetrics]:
-    """Returns a ranking's metrics by protocol: the revisited sets' three, or "labels".
+def _task(flag_values: flags.FlagValues) -> protocols.Task:
+    """Reads what the flags name.
 
     Raises:
-      InputError: a ground truth that cannot be read, or of other images.
+      UsageError: flags that are missing, or given beside one that excludes them.
     """
-    return {
-        name: metrics.evaluate_ranking(found, truth)
-        for name, (found, truth) in with_ground_truth(ranking, truth_path).items()
+    if flag_values.protocol not in protocols.NAMED_BY_FILES:
+        command_line.required(flag_values, "ground_truth")
+    if bool(flag_values.ranking) == bool(flag_values.predictions):
+        raise UsageError("Either --ranking or --predictions must be given.")
+    known = {}
+    ranking = None
+    if flag_values.ranking:
+        ranking = ranking_file.load_ranking(flag_values.ranking)
+        known = ranking_file.load_ranking_metadata(flag_values.ranking)
+    told = {
+        name: known.get(name) if flag_values[name].value is None else flag_values[name].value
+        for name in ("queries_cropped", "blind_reranking")
     }
-
-
-def with_ground_truth(
-    ranking: Ranking, truth_path: StrPath
-) -> dict[str, tuple[Ranking, GroundTruth]]:
-    """Returns by protocol a ranking, its rows in the ground truth's order, and that ground truth.
-
-    Raises:
-      InputError: a ground truth that cannot be read, or of other images.
-    """
-    if Path(truth_path).suffix.lower() == ".csv":
-        labels = folder.read_labels(truth_path)
-        truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels)
-        return {LABELS: (ranking, truth)}
-    benchmark = revisitop.read_ground_truth(truth_path)
-    known = set(benchmark.database_ids)
-    extra = [one for one in ranking.database_ids if one not in known]
-    require(
-        len(extra) < len(ranking.database_ids),
-        "The ranking must be of the ground truth's images.",
-        hint="Ids are file names without extension.",
-        ranking=ranking.database_ids[:2],
-        ground_truth=benchmark.database_ids[:2],
+    return protocols.Task(
+        flag_values.ground_truth or "",
+        ranking,
+        results.Conditions(**told),
+        flag_values.predictions,
+        flag_values.train_csv,
+        flag_values.num_voters,
     )
-    benchmark = benchmark.with_distractors(extra)
-    ranking = rankings.aligned(ranking, benchmark.query_ids, benchmark.database_ids)
-    return {name: (ranking, benchmark.ground_truth(name)) for name in revisitop.PROTOCOLS}
+
+
+def _write_submission(path: str, task: protocols.Task) -> Path:
+    if protocols.is_recognition(task.truth_path):
+        solution = gldv2.read_recognition_solution(task.truth_path)
+        answers = protocols.recognition_predictions(task, solution)
+        return gldv2.write_recognition_submission(path, answers, list(solution))
+    solution = gldv2.read_retrieval_solution(task.truth_path)
+    retrieved = protocols.retrieval_predictions(task, solution)
+    return gldv2.write_retrieval_submission(path, retrieved, list(solution))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,23 @@ StrPath = Union[str, "os.PathLike[str]"]
 _MAX_LINE_CHARACTERS = 1 << 24
 
 
+def read_header(path: StrPath) -> tuple[str, ...]:
+    """Returns the names of a CSV file's columns; none of a file that is empty or no CSV.
+
+    Raises:
+      InputError: no such file, not UTF-8.
+    """
+    path = Path(path)
+    require(path.is_file(), "A CSV file must exist.", path=path)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(_lines(file, path), strict=True)
+        try:
+            first = next(filter(None, reader), [])
+        except csv.Error:
+            return ()
+    return tuple(name.strip() for name in first)
+
+
 def read_rows(
     path: StrPath, columns: Sequence[str], optional: Sequence[str] = ()
 ) -> Iterator[tuple[int, tuple[str, ...]]]:

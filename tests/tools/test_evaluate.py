@@ -105,3 +105,119 @@ def test_a_ranking_of_other_images(labelled, shared, capsys):
     path = shared / "ground_truth/gnd_roxford5k.pkl"
     assert _evaluate(f"--ground_truth={path}", f"--ranking={ranking}") == 1
     assert "must be of the ground truth's images" in capsys.readouterr().err
+
+
+def _scored(capsys, *arguments):
+    assert _evaluate(*arguments, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_recall_and_pooled_of_labels(labelled, capsys):
+    labels, ranking = labelled
+    files = [f"--ground_truth={labels}", f"--ranking={ranking}"]
+    recall = _scored(capsys, *files, "--protocol=recall")
+    assert [recall[f"R@{k}"] for k in (1, 5)] == [0, 1]
+    # The query itself is junk, so that the scores are 2 (wrong) and 1 (right).
+    pooled = _scored(capsys, *files, "--protocol=pooled")
+    assert pooled["micro_AP"] == pytest.approx(0.5)
+    assert pooled["precision"] == [0, 0.5]
+    assert pooled["num_distractor_queries"] == 0
+
+
+def test_protocols_named_by_files(tmp_path, capsys):
+    ids = ("100000.jpg", "100001.jpg", "100100.jpg", "100101.jpg")
+    rows = [[0, 1, 2, 3], [1, 0, 2, 3], [2, 0, 3, 1], [3, 2, 0, 1]]
+    ranking = Ranking(ids, ids, rows, np.zeros((4, 4)))
+    path = ranking_file.save_ranking(tmp_path / "r.npz", ranking)
+    holidays = _scored(capsys, "--protocol=holidays", f"--ranking={path}")
+    assert holidays["num_queries"] == 2
+    # Found first, and found second: (1 + (0 + 1/2) / 2) / 2.
+    assert holidays["mAP"] == pytest.approx(0.625)
+    ids = tuple(f"ukbench{number:05}.jpg" for number in range(5))
+    rows = [[0, 1, 2, 3, 4], [1, 0, 4, 2, 3], [2, 3, 0, 1, 4], [3, 2, 1, 0, 4], [4, 0, 1, 2, 3]]
+    ranking = Ranking(ids, ids, rows, np.zeros((5, 5)))
+    path = ranking_file.save_ranking(tmp_path / "u.npz", ranking)
+    assert (
+        _scored(capsys, "--protocol=ukbench", f"--ranking={path}")["N-S"] == (4 + 3 + 4 + 4 + 1) / 5
+    )
+
+
+@pytest.fixture
+def gldv2_solutions(tmp_path):
+    """Two scored queries and an ignored one, of two index images each."""
+    retrieval = "id,images,Usage\nq0,a b,Public\nq1,c,Private\nq2,None,Ignored\n"
+    (tmp_path / "retrieval.csv").write_text(retrieval)
+    recognition = "id,landmarks,Usage\nq0,7,Public\nq1,8,Private\nq2,,Ignored\n"
+    (tmp_path / "recognition.csv").write_text(recognition)
+    (tmp_path / "train.csv").write_text("id,landmark_id\na,7\nb,7\nc,8\n")
+    names = ("0/0/0/a.jpg", "b.jpg", "c.jpg")
+    queries = ("q0.jpg", "q1.jpg", "q2.jpg")
+    rows, scores = [[0, 2, 1], [1, 2, 0], [0, 1, 2]], [[0.9, 0.5, 0.1]] * 3
+    ranking = Ranking(queries, names, rows, scores)
+    return tmp_path, ranking_file.save_ranking(tmp_path / "r.npz", ranking)
+
+
+def test_gldv2_retrieval_from_a_ranking_and_from_its_submission(gldv2_solutions, capsys):
+    root, ranking = gldv2_solutions
+    truth = f"--ground_truth={root / 'retrieval.csv'}"
+    submission = root / "submission.csv"
+    direct = _scored(capsys, truth, f"--ranking={ranking}", f"--submission={submission}")
+    # Right at 1 and 3 of 2; right at 2 of 1.
+    assert direct["Public"]["mAP100"] == pytest.approx((1 + 2 / 3) / 2)
+    assert direct["Private"]["mAP100"] == pytest.approx(0.5)
+    assert submission.read_text() == "id,images\nq0,a c b\nq1,b c a\nq2,\n"
+    again = _scored(capsys, truth, f"--predictions={submission}")
+    assert again["Public"] == direct["Public"]
+
+
+def test_gldv2_recognition_by_votes(gldv2_solutions, capsys):
+    root, ranking = gldv2_solutions
+    argv = [f"--ground_truth={root / 'recognition.csv'}", f"--ranking={ranking}"]
+    argv += [f"--train_csv={root / 'train.csv'}", "--num_voters=1"]
+    submission = root / "submission.csv"
+    scored = _scored(capsys, *argv, f"--submission={submission}")
+    assert scored["Public"]["gap"] == 1
+    # b votes for 7, where 8 is right.
+    assert scored["Private"]["gap"] == 0
+    assert submission.read_text().splitlines()[1].startswith("q0,7 0.8999")
+    assert _evaluate(*argv[:2]) == 2
+    assert "--train_csv must name" in capsys.readouterr().err
+
+
+def test_golden_gldv2(shared, capsys):
+    folder = shared / "golden" / "delf" / "gldv2"
+    expected = json.loads((folder / "expected.json").read_text())
+    for kind, pairs in (
+        ("recognition", (("gap", "GAP"), ("top1", "top1"))),
+        ("retrieval", (("mAP100", "mAP100"), ("mean_position", "mean_position"))),
+    ):
+        scored = _scored(
+            capsys,
+            f"--ground_truth={folder / f'{kind}_solution.csv'}",
+            f"--predictions={folder / f'{kind}_predictions.csv'}",
+        )
+        for usage in ("Public", "Private"):
+            for ours, theirs in pairs:
+                right = expected[kind][usage.lower()][theirs]
+                assert scored[usage][ours] == pytest.approx(right, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ranking=r.npz"], "--ground_truth must be given"),
+        (["--ground_truth=l.csv"], "Either --ranking or --predictions"),
+        (["--ground_truth=l.csv", "--ranking=r", "--predictions=p"], "Either --ranking or"),
+    ],
+)
+def test_flags_that_do_not_fit(arguments, message, capsys):
+    assert _evaluate(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_submissions_are_of_google_landmarks_alone(labelled, tmp_path, capsys):
+    labels, ranking = labelled
+    argv = [f"--ground_truth={labels}", f"--ranking={ranking}"]
+    assert _evaluate(*argv, f"--submission={tmp_path / 's.csv'}") == 2
+    assert "Google Landmarks v2 alone" in capsys.readouterr().err
+    assert not (tmp_path / "s.csv").exists()

@@ -1,0 +1,72 @@
+"""convert_features: features of another program in, a feature store out; or the other way round.
+
+delf_tf convert_features --import_format=hloc --input=features.h5 --output=STORE
+delf_tf convert_features --export_format=delf --input=STORE --output=DIR
+
+Formats: delf (folder of the original's .delf, or .delg_local and .delg_global), hloc (one HDF5
+file), npz (a folder of ID.npz), npy (global descriptors alone, ids beside them). Where a feature's
+pixel is, each format says in its own way; it is converted. An import that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from delf_tf.checks import UsageError
+from delf_tf.features import interchange
+from delf_tf.features.store import FeatureStore
+from delf_tf.tools import command_line, failures
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_enum(
+    "import_format", None, list(interchange.OPENERS), "what --input is", flag_values=FLAGS
+)
+flags.DEFINE_enum(
+    "export_format", None, list(interchange.EXPORTERS), "what --output is to be", flag_values=FLAGS
+)
+flags.DEFINE_string("input", None, "features of another program, or a store", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "a store, or features for it", flag_values=FLAGS)
+flags.DEFINE_string(
+    "local_codec",
+    "float32",
+    "import: float32, float16, int8 or the file of a trained codec",
+    flag_values=FLAGS,
+)
+flags.DEFINE_boolean("overwrite", False, "replace what is at --output", flag_values=FLAGS)
+failures.define_flag(FLAGS)
+
+
+def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
+    """Runs the tool."""
+    command_line.no_positional(arguments)
+    source, output = command_line.required(flag_values, "input", "output")
+    if bool(flag_values.import_format) == bool(flag_values.export_format):
+        raise UsageError("Either --import_format or --export_format must be given.")
+    if flag_values.export_format:
+        path = interchange.export_features(
+            FeatureStore(source),
+            output,
+            flag_values.export_format,
+            overwrite=flag_values.overwrite,
+        )
+        command_line.write_result(str(path))
+        return command_line.DONE
+    path = interchange.import_features(
+        source,
+        output,
+        flag_values.import_format,
+        local_codec=flag_values.local_codec,
+        overwrite=flag_values.overwrite,
+    )
+    store = FeatureStore(path)
+    failures.log_summary(store)
+    failures.write(store.failed().items(), output)
+    command_line.write_result(str(path))
+    return failures.exit_code(store, flag_values.max_failed_fraction)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main, FLAGS))
