@@ -147,7 +147,11 @@ def true_class_values(values: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 def contrastive_loss(
     query: tf.Tensor, positive: tf.Tensor, negatives: tf.Tensor, margin: float = 0.7
 ) -> tf.Tensor:
-    """Contrastive loss of tuples: ½ d² to the positive + Σ ½ max(0, margin - d)² to negatives.
+    """Contrastive loss of tuples of a query q, its positive p and K negatives n.
+
+        L = ½ |q - p|² + Σₖ ½ max(0, margin - |q - nₖ|)²
+
+    Radenović et al., TPAMI 2018 (arXiv 1711.02512), eq. 4; 0.7 is their margin for ResNet.
 
     Args:
       query: [B, D], L2-normalised.
@@ -156,7 +160,10 @@ def contrastive_loss(
       margin: a distance, > 0; negatives farther away cost nothing.
 
     Returns:
-      float32 [B]; arXiv 1711.02512, eq. 4.
+      float32 [B]. The gradient is 0 at images that coincide.
+
+    Raises:
+      InputError: the margin is not positive.
     """
     require(margin > 0, "contrastive_loss's margin must be positive.", margin=margin)
     to_positive = squared_distance(query, positive)
@@ -168,7 +175,11 @@ def contrastive_loss(
 def triplet_loss(
     query: tf.Tensor, positive: tf.Tensor, negatives: tf.Tensor, margin: float = 0.1
 ) -> tf.Tensor:
-    """Triplet loss of tuples on squared distances: Σ max(0, d(q,p)² - d(q,n)² + margin).
+    """Triplet loss of tuples of a query q, its positive p and K negatives n.
+
+        L = Σₖ max(0, |q - p|² - |q - nₖ|² + margin)
+
+    Schroff et al., CVPR 2015 (arXiv 1503.03832), eq. 3, on squared distances.
 
     Args:
       query: [B, D], L2-normalised.
@@ -178,6 +189,9 @@ def triplet_loss(
 
     Returns:
       float32 [B].
+
+    Raises:
+      InputError: the margin is not positive.
     """
     require(margin > 0, "triplet_loss's margin must be positive.", margin=margin)
     to_positive = squared_distance(query, positive)[:, tf.newaxis]
@@ -188,10 +202,12 @@ def triplet_loss(
 def semi_hard_triplet_loss(
     labels: tf.Tensor, embeddings: tf.Tensor, margin: float = 1.0
 ) -> tf.Tensor:
-    """Triplet loss within a batch, each pair's negative chosen semi-hard (arXiv 1503.03832, §3.2).
+    """Triplet loss within a batch, each pair's negative chosen semi-hard.
 
-    The negative of a pair (a, p) is the nearest one farther from a than p is, or, where there is
-    none, the farthest of all. Distances are not squared.
+        Lₐₚ = max(0, d(a, p) - d(a, n) + margin),  n = argmin of d(a, n) > d(a, p)
+
+    for all pairs (a, p) of one label (arXiv 1503.03832, §3.2). The negative is the nearest one
+    farther from a than p is, or, where there is none, the farthest of all. d is not squared.
 
     Args:
       labels: integer [B].
@@ -201,16 +217,46 @@ def semi_hard_triplet_loss(
     Returns:
       float32 [B]: each anchor's share, scaled so that their mean is the mean over all pairs of the
       batch; zeros if no two images share a label.
+
+    Raises:
+      InputError: the margin is not positive.
     """
     require(margin > 0, "semi_hard_triplet_loss's margin must be positive.", margin=margin)
-    embeddings = tf.cast(embeddings, tf.float32)
-    distances = safe_sqrt(squared_distance(embeddings[:, tf.newaxis], embeddings[tf.newaxis]))
-    same = labels[:, tf.newaxis] == labels[tf.newaxis]
-    is_pair = tf.cast(same & ~tf.eye(tf.shape(same)[0], dtype=tf.bool), tf.float32)
+    distances, same, is_pair = _batch_distances(labels, embeddings)
     negatives = _semi_hard_negatives(distances, same)
-    losses = is_pair * tf.nn.relu(distances - negatives + margin)
+    pairs = tf.cast(is_pair, tf.float32)
+    losses = pairs * tf.nn.relu(distances - negatives + margin)
     num_images = tf.cast(tf.shape(same)[0], tf.float32)
-    return tf.reduce_sum(losses, axis=1) * num_images / tf.maximum(tf.reduce_sum(is_pair), 1.0)
+    return tf.reduce_sum(losses, axis=1) * num_images / tf.maximum(tf.reduce_sum(pairs), 1.0)
+
+
+def hard_triplet_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float = 1.0) -> tf.Tensor:
+    """Triplet loss within a batch, each anchor with its farthest positive and nearest negative.
+
+        Lₐ = max(0, max d(a, p) - min d(a, n) + margin)
+
+    over p of the label of a and n of other labels: "batch hard", Hermans et al. (arXiv 1703.07737,
+    eq. 5). d is not squared.
+
+    Args:
+      labels: integer [B].
+      embeddings: [B, D], L2-normalised.
+      margin: a distance, > 0.
+
+    Returns:
+      float32 [B]; 0 for an image without another of its label, or without one of another label.
+
+    Raises:
+      InputError: the margin is not positive.
+    """
+    require(margin > 0, "hard_triplet_loss's margin must be positive.", margin=margin)
+    distances, same, is_pair = _batch_distances(labels, embeddings)
+    farthest = tf.reduce_max(tf.where(is_pair, distances, 0.0), axis=1)
+    nearest = tf.reduce_min(tf.where(same, distances.dtype.max, distances), axis=1)
+    has_both = tf.reduce_any(is_pair, axis=1) & ~tf.reduce_all(same, axis=1)
+    # Where there is no negative the difference is huge: it is not to reach the gradient.
+    gaps = tf.where(has_both, farthest - nearest, -margin)
+    return tf.nn.relu(gaps + margin)
 
 
 def squared_distance(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
@@ -243,6 +289,16 @@ def _add_angle(cosines: tf.Tensor, angle: float) -> tf.Tensor:
 
 def _is_true_class(labels: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     return tf.one_hot(labels, tf.shape(values)[1], on_value=True, off_value=False, dtype=tf.bool)
+
+
+def _batch_distances(
+    labels: tf.Tensor, embeddings: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns [B, B]: distances, whether labels are the same, and whether of two images."""
+    embeddings = tf.cast(embeddings, tf.float32)
+    distances = safe_sqrt(squared_distance(embeddings[:, tf.newaxis], embeddings[tf.newaxis]))
+    same = labels[:, tf.newaxis] == labels[tf.newaxis]
+    return distances, same, same & ~tf.eye(tf.shape(same)[0], dtype=tf.bool)
 
 
 def _semi_hard_negatives(distances: tf.Tensor, same: tf.Tensor) -> tf.Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from delf_tf.checks import InputError
+from delf_tf.datasets import addons
 from delf_tf.models import losses
 
 
@@ -126,6 +126,70 @@ def test_semi_hard_triplet_without_pairs_is_zero():
     assert losses.semi_hard_triplet_loss(tf.zeros(0, tf.int32), tf.zeros((0, 2))).shape == (0,)
 
 
+def test_hard_triplet_by_hand():
+    # On a line, as above; the fifth image is alone with its label.
+    x = tf.constant([[0.0], [1.0], [1.5], [5.0], [9.0]])
+    got = losses.hard_triplet_loss(tf.constant([0, 0, 1, 1, 2]), x, margin=1.0)
+    # a=0: 1 - 1.5 + 1; a=1: 1 - .5 + 1; a=2: 3.5 - .5 + 1; a=3: 3.5 - 4 + 1.
+    np.testing.assert_allclose(got, [0.5, 1.5, 4.0, 0.5, 0.0], rtol=1e-6)
+
+
+def test_hard_triplet_without_positives_or_negatives_is_zero():
+    x = tf.constant([[0.0], [1.0]])
+    for labels in ([0, 1], [3, 3]):
+        np.testing.assert_array_equal(losses.hard_triplet_loss(tf.constant(labels), x), [0.0, 0.0])
+    assert losses.hard_triplet_loss(tf.zeros(0, tf.int32), tf.zeros((0, 2))).shape == (0,)
+
+
+@pytest.mark.parametrize("loss", [losses.semi_hard_triplet_loss, losses.hard_triplet_loss])
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 2, 3]])
+def test_batch_losses_have_gradients_where_images_coincide(loss, labels):
+    for x in (tf.ones((4, 3)), tf.constant(_unit(np.random.default_rng(0), 4, 3))):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = loss(tf.constant(labels), x)
+        assert np.isfinite(value).all()
+        assert np.isfinite(tape.gradient(value, x)).all()
+    with pytest.raises(InputError, match="margin"):
+        loss(tf.constant(labels), tf.ones((4, 3)), margin=0.0)
+
+
+@pytest.mark.parametrize("loss", [losses.semi_hard_triplet_loss, losses.hard_triplet_loss])
+def test_batch_losses_compute_in_float32(loss):
+    x = tf.constant(_unit(np.random.default_rng(1), 6, 4))
+    labels = tf.constant([0, 0, 1, 1, 2, 2])
+    half = loss(labels, tf.cast(x, tf.bfloat16))
+    assert half.dtype == tf.float32
+    np.testing.assert_allclose(half, loss(labels, x), atol=0.05)
+
+
+def test_losses_are_zero_where_margins_are_kept():
+    query, positive = tf.constant([[1.0, 0.0]]), tf.constant([[1.0, 0.0]])
+    far = tf.constant([[[-1.0, 0.0], [0.0, 1.0]]])
+    assert losses.contrastive_loss(query, positive, far).numpy() == [0.0]
+    assert losses.triplet_loss(query, positive, far).numpy() == [0.0]
+
+
+@pytest.mark.parametrize("loss", [losses.contrastive_loss, losses.triplet_loss])
+def test_gradient_steps_part_positives_from_negatives(loss):
+    rng = np.random.default_rng(2)
+    start = tf.constant(_unit(rng, 4, 4, 8))
+
+    def distances(x):
+        gaps = x[:, 1:] - x[:, :1]
+        return tf.reduce_mean(tf.norm(gaps, axis=2), axis=0).numpy()
+
+    x = tf.Variable(start)
+    for _ in range(50):
+        with tf.GradientTape() as tape:
+            unit = tf.math.l2_normalize(x, axis=2)
+            value = tf.reduce_sum(loss(unit[:, 0], unit[:, 1], unit[:, 2:], margin=1.2))
+        x.assign_sub(0.2 * tape.gradient(value, x))
+    to_positive, *to_negatives = distances(tf.math.l2_normalize(x, axis=2))
+    assert to_positive < 0.7 * distances(start)[0]
+    assert to_positive < 0.7 * min(to_negatives)
+
+
 @pytest.mark.parametrize("loss", [losses.contrastive_loss, losses.triplet_loss])
 def test_tuple_losses_have_gradients_where_images_coincide(loss):
     same = tf.ones((2, 3))
@@ -137,15 +201,20 @@ def test_tuple_losses_have_gradients_where_images_coincide(loss):
         loss(same, same, tf.ones((2, 1, 3)), margin=0.0)
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="tensorflow-addons ends at Python 3.11")
-@pytest.mark.filterwarnings("ignore:[^$]*TensorFlow Addons:UserWarning")
+@pytest.mark.skipif(
+    addons.tensorflow_addons() is None, reason="tensorflow-addons exists for stack A only"
+)
 def test_losses_equal_tensorflow_addons():
-    import tensorflow_addons as tfa
-
+    tfa = addons.tensorflow_addons()
     rng = np.random.default_rng(0)
     x, labels = _unit(rng, 24, 8), rng.integers(0, 6, 24)
     ours = tf.reduce_mean(losses.semi_hard_triplet_loss(labels, x, margin=0.4))
     theirs = tfa.losses.triplet_semihard_loss(labels, x, margin=0.4)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    # Theirs compares an image that has no other of its label with itself; ours leaves it out.
+    labels = np.arange(24) % 6
+    ours = tf.reduce_mean(losses.hard_triplet_loss(labels, x, margin=0.4))
+    theirs = tfa.losses.triplet_hard_loss(labels, x, margin=0.4)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     query, positive, negatives = _unit(rng, 5, 8), _unit(rng, 5, 8), _unit(rng, 5, 1, 8)
     ours = losses.contrastive_loss(query, positive, negatives, margin=1.2)
