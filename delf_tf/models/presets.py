@@ -103,7 +103,7 @@ def create_model(
         file that is damaged, of another model or of other options, or a failed download.
     """
     make = _find(name)
-    if weights is not None and not Path(weights).exists():
+    if weights is not None and not Path(weights).is_file():
         from delf_tf.models import published  # noqa: PLC0415 - it imports this module
 
         if str(weights) == published.IMAGENET:

@@ -47,3 +47,9 @@ def test_views_of_a_landmark_lie_closer_than_others(descriptor):
     np.fill_diagonal(similarity, -1)
     # A view's nearest is another of its landmark for 2 of 11 by chance.
     assert (place[similarity.argmax(axis=1)] == place).sum() >= 6
+
+
+def test_a_folder_called_like_them_does_not_hide_them(tmp_path, monkeypatch):
+    (tmp_path / "compact").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert create_model("compact_resnet20", "compact").global_dim == 1024

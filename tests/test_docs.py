@@ -1,0 +1,115 @@
+"""The commands of docs/, executed as they stand on a small collection of photographs."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from delf_tf import config
+from delf_tf.datasets.synthetic import collection
+from delf_tf.tools import main
+
+# What would take hours is begun alone, on the same records.
+SMALL = {
+    "train": [
+        "--set=training.num_steps=1",
+        "--set=training.batch_size=2",
+        "--set=training.image_size=64",
+    ],
+    "compare": [
+        "--num_report_queries=2",
+    ],
+}
+DOCS = [
+    "choosing_a_system",
+    "file_formats",
+    "from_delf",
+    "from_hloc",
+    "scaling_out",
+    "training_gldv2",
+    "your_own_images",
+]
+
+
+def _blocks(repository, name, language):
+    text = (repository / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.S)
+
+
+def _run(line):
+    argv = shlex.split(line)
+    assert argv[0] == "delf_tf"
+    assert main.main([*argv, *SMALL.get(argv[1], [])]) == 0, line
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Photographs of generated landmarks as `photos`, with `labels.csv`, and as `gldv2`."""
+    root = tmp_path_factory.mktemp("docs")
+    labels = collection.write_collection(
+        root / "made", num_landmarks=4, views_per_landmark=3, num_distractors=2, image_side=320
+    )
+    (labels.parent / "images").rename(root / "photos")
+    labels.rename(root / "labels.csv")
+    with (root / "labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    train, clean = ["id,url,landmark_id"], {}
+    for number, row in enumerate(row for row in rows if row["place"]):
+        one = f"{number:016x}"
+        landmark = int(re.sub(r"\D", "", row["place"]))
+        to = root / "gldv2" / "train" / one[0] / one[1] / one[2] / f"{one}.jpg"
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / "photos" / row["image"], to)
+        train.append(f"{one},,{landmark}")
+        clean.setdefault(landmark, []).append(one)
+    (root / "gldv2" / "train.csv").write_text("\n".join(train) + "\n")
+    lines = ["landmark_id,images", *(f"{key},{' '.join(ids)}" for key, ids in clean.items())]
+    (root / "gldv2" / "train_clean.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    "name",
+    # A step of DELG's ResNet-50 takes most of a minute to trace.
+    [pytest.param(n, marks=pytest.mark.slow) if n == "training_gldv2" else n for n in DOCS],
+)
+def test_commands_run(repository, photographs, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for entry in photographs.iterdir():
+        (tmp_path / entry.name).symlink_to(entry)
+    commands = "\n".join(_blocks(repository, name, "sh")).replace("\\\n", " ").splitlines()
+    assert any(commands)
+    for line in filter(None, commands):
+        _run(line)
+    for example in _blocks(repository, name, "python"):
+        subprocess.run([sys.executable, "-c", example], check=True, cwd=tmp_path)
+    if name == "from_hloc":
+        assert len(Path("pairs.txt").read_text().splitlines()) == 14 * 10
+    if name == "file_formats":
+        Path("abc.csv").write_text("image,place\na,x\nb,x\nc,\n")
+        _run("delf_tf evaluate --ground_truth=abc.csv --ranking=elsewhere.npz")
+
+
+def test_every_page_is_tested_and_every_link_leads_somewhere(repository):
+    pages = {path.stem for path in (repository / "docs").glob("*.md")}
+    assert pages == {*DOCS, "compact_model"}
+    for path in [repository / "README.md", *(repository / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_tools_and_configs_that_are_named_exist(repository):
+    for path in [repository / "README.md", *(repository / "docs").glob("*.md")]:
+        text = path.read_text(encoding="utf-8")
+        for tool in re.findall(r"`delf_tf ([a-z_]+)", text):
+            assert tool in main.TOOLS, f"{path.name}: {tool}"
+        for name in re.findall(r"--config=([a-z]\w+)", text):
+            shipped = [*config.list_configs(), *config.list_comparisons()]
+            assert name in shipped, f"{path.name}: {name}"
