@@ -4,12 +4,14 @@ delf_tf compare --config=COMPARISON --database_dir=DIR --labels=labels.csv --out
   [--query_dir=DIR]
 delf_tf compare --config=COMPARISON --database_dir=DIR --ground_truth=gnd_roxford5k.pkl
   --output_dir=OUT
+delf_tf compare --config=dolg_ablations --train_file_pattern='records/train*' …
 
 A comparison is a .textproto that lists pipelines, each an experiment's config with overrides; see
 configs/comparisons. Pipelines with the same features extract them once. OUT receives
 comparison.json, comparison.html, and everything below it that was made; the same command again goes
 on from there. With a revisited set's ground truth, --database_dir holds its queries as well, which
-are cropped to their boxes. Every test is against the first pipeline.
+are cropped to their boxes. Every test is against the first pipeline. With --train_file_pattern,
+pipelines whose configs train and name no weights are trained first, into OUT.
 """
 
 from __future__ import annotations
@@ -43,6 +45,12 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("ground_truth", None, "labels .csv, gnd_*.pkl or gnd_*.mat", flag_values=FLAGS)
 flags.DEFINE_alias("labels", "ground_truth", flag_values=FLAGS)
+flags.DEFINE_string(
+    "train_file_pattern",
+    None,
+    "TFRecord shards to train on what has no weights",
+    flag_values=FLAGS,
+)
 flags.DEFINE_string("output_dir", None, "folder for everything that is made", flag_values=FLAGS)
 flags.DEFINE_integer(
     "num_threads", 2, "threads that decode images and verify pairs", flag_values=FLAGS
@@ -67,6 +75,8 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     )
     pipelines = compared.read_pipelines(flag_values.config)
     collections = read_collections(database_dir, flag_values.query_dir, truth_path)
+    if flag_values.train_file_pattern:
+        compared.train_missing(pipelines, flag_values.train_file_pattern, Path(output_dir))
     scored = compare(
         pipelines,
         collections,

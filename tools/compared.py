@@ -17,7 +17,16 @@ from delf_tf.checks import InputError
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import comparison_pb2, experiment_pb2
 from delf_tf.retrieval import ranking_file, rankings
-from delf_tf.tools import build_index, experiment, local_indexes, measure, rerank, score, search
+from delf_tf.tools import (
+    build_index,
+    experiment,
+    local_indexes,
+    measure,
+    rerank,
+    score,
+    search,
+    train,
+)
 from delf_tf.tools.pipeline import Collections, check_stages
 from delf_tf.types import Ranking
 
@@ -99,6 +108,18 @@ def read_pipelines(path: str) -> list[Pipeline]:
 def _config_path(one: comparison_pb2.PipelineConfig, comparison: str) -> str:
     beside = Path(comparison).parent / one.config
     return str(beside) if one.config and beside.is_file() else one.config
+
+
+def train_missing(pipelines: Sequence[Pipeline], train_file_pattern: str, output_dir: Path) -> None:
+    """Trains the pipelines whose configs have a training section and no weights, one by one.
+
+    Each receives the weights; runs below `output_dir` go on where they were.
+    """
+    for one in pipelines:
+        if one.message.HasField("training") and not one.message.model.weights:
+            logging.info("%s: training.", one.name)
+            run_dir = output_dir / "training" / one.name
+            one.message.model.weights = str(train.train(one.message, train_file_pattern, run_dir))
 
 
 def shared_extraction(pipelines: Sequence[Pipeline]) -> list[tuple[str, list[Pipeline]]]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import pickle
 
@@ -187,3 +188,35 @@ def test_a_folder_of_queries_beside_a_revisited_set_is_refused(photos, tmp_path,
     argv = ["--ground_truth=gnd_x.pkl", f"--query_dir={photos}"]
     assert _compare(photos, tmp_path / "out", *argv) == 2
     assert "--query_dir must be left out" in capsys.readouterr().err
+
+
+def test_what_has_no_weights_is_trained_first(photos, tmp_path):
+    experiment = (
+        EXPERIMENT.replace("local_pca { dim: 8 }", "").replace("use_local_features: true", "")
+        + "training { num_steps: 1 batch_size: 2 image_size: 64 classifier: 'softmax' }"
+    )
+    (tmp_path / "t.textproto").write_text(experiment)
+    (tmp_path / "c.textproto").write_text(
+        'pipelines { name: "a" config: "t.textproto" }'
+        'pipelines { name: "b" config: "t.textproto" set: "model.gem_power=1" }'
+    )
+    records = tmp_path / "records"
+    argv = [f"--images_dir={photos / 'images'}", f"--labels={photos / 'labels.csv'}"]
+    argv += ["--num_shards=1", f"--output_dir={records}"]
+    assert main.main(["delf_tf", "build_tfrecords", *argv]) == 0
+    run = functools.partial(
+        _compare,
+        tmp_path,
+        tmp_path / "out",
+        f"--database_dir={photos / 'images'}",
+        f"--labels={photos / 'labels.csv'}",
+        f"--train_file_pattern={records / 'train*'}",
+    )
+    assert run() == 0
+    weights = [tmp_path / "out" / "training" / name / "weights.npz" for name in "ab"]
+    before = [path.read_bytes() for path in weights]
+    assert before[0] != before[1]
+    # Other weights, other features.
+    assert len(list((tmp_path / "out" / "features").iterdir())) == 2
+    assert run() == 0
+    assert [path.read_bytes() for path in weights] == before
