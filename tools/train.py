@@ -8,6 +8,7 @@ delf_tf train … --strategy=tpu             on each host of a TPU pod slice
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from delf_tf.datasets.tfrecords import Records
     from delf_tf.models.retrieval_model import RetrievalModel
     from delf_tf.training.trainer import Trainer
+    from delf_tf.training.tuple_stream import TupleStream
 
 FLAGS = flags.FlagValues()
 experiment.define_flags(FLAGS)
@@ -82,13 +84,17 @@ def create_trainer(
         records, str(Path(output_dir) / "repaired"), options.max_bad_records
     )
     num_classes = _num_classes(options, records)
-    pipeline = create_pipeline(options, records, num_classes)
     with distribution.scope():
         model = _create_model(message)
         teacher = _create_teacher(options)
         if distribution.num_replicas_in_sync > 1:
             strategies.synchronize_batch_norm(model)
         objective, optimizer = _create_objective(options, model, num_classes, teacher)
+    fingerprint = _fingerprint(message, records)
+    pipeline = create_pipeline(options, records, num_classes)
+    if options.HasField("tuples"):
+        stream = _create_tuple_stream(options, records, model, output_dir, fingerprint)
+        pipeline = dataclasses.replace(pipeline, stream=stream)
     provenance = _provenance(message, records)
     return trainer.Trainer(
         objective,
@@ -113,7 +119,7 @@ def create_trainer(
         jit_compile=options.jit_compile,
         evaluate=_create_evaluation(options, model),
         seed=options.seed,
-        fingerprint=_fingerprint(message, records),
+        fingerprint=fingerprint,
         provenance=provenance,
         peak_flops=peak_flops,
     )
@@ -232,6 +238,7 @@ def _create_objective(
         distillation_weight=options.distillation_loss_weight,
         teacher=teacher,
         seed=options.seed,
+        **_tuple_options(options),
     )
     optimizer = optimizers.Optimizer(
         options.optimizer,
@@ -242,6 +249,56 @@ def _create_objective(
         settings=optimizers.Settings(momentum=options.momentum, nesterov=options.nesterov),
     )
     return objective, optimizer
+
+
+def _tuple_options(options: experiment_pb2.TrainingConfig) -> dict[str, Any]:
+    tuples = options.tuples
+    if not options.HasField("tuples"):
+        return {}
+    return {
+        "tuple_size": 2 + tuples.num_negatives,
+        "tuple_loss": tuples.loss,
+        "tuple_margin": tuples.margin if tuples.HasField("margin") else None,
+        "tuple_weight": tuples.loss_weight,
+    }
+
+
+def _create_tuple_stream(
+    options: experiment_pb2.TrainingConfig,
+    records: Records,
+    model: RetrievalModel,
+    output_dir: str | Path,
+    fingerprint: str,
+) -> TupleStream:
+    from delf_tf.datasets import record_lookup, sfm120k  # noqa: PLC0415
+    from delf_tf.training import tuple_stream  # noqa: PLC0415
+    from delf_tf.training.tuples import TupleMiner  # noqa: PLC0415
+
+    tuples = options.tuples
+    require(
+        bool(tuples.database) and options.views == 1,
+        "Training on tuples must have a database and views: 1.",
+        hint="Give --set training.tuples.database=retrieval-SfM-120k.pkl.",
+        database=tuples.database,
+        views=options.views,
+    )
+    split = sfm120k.read_database(tuples.database, tuples.split)
+    lookup = record_lookup.locate_records(records.paths)
+    miner = TupleMiner(
+        tuple_stream.with_records(split, lookup),
+        num_queries=tuples.num_queries,
+        pool_size=tuples.pool_size,
+        num_negatives=tuples.num_negatives,
+        seed=options.seed,
+    )
+    return tuple_stream.TupleStream(
+        lookup,
+        miner,
+        tuple_stream.RecordDescriber(model, lookup, image_size=options.image_size),
+        Path(output_dir) / "tuples",
+        batch_size=options.batch_size,
+        fingerprint=fingerprint,
+    )
 
 
 def _create_evaluation(

@@ -16,6 +16,7 @@ from delf_tf.models.retrieval_model import RetrievalModel
 from delf_tf.models.variables import variables_by_path
 from delf_tf.training.contrastive import supervised_contrastive_loss
 from delf_tf.training.optimizers import plain_variable
+from delf_tf.training.tuple_losses import descriptor_tuple_loss, superfeature_tuple_loss
 
 
 class Objective:
@@ -24,8 +25,8 @@ class Objective:
     "descriptor": cross-entropy of a classifier on "embedding"; "attention": of a softmax classifier
     on "attention_pooled"; "reconstruction": mean squared error of the autoencoder; "contrastive":
     of the embeddings of a batch; "superfeature" and "decorrelation": of pairs of crops, see
-    `superfeature_weight`; "distillation": of a map and a teacher's. An output that the model does
-    not have has no loss.
+    `superfeature_weight`; "distillation": of a map and a teacher's; "tuple": of the embeddings of
+    mined tuples, see `tuple_size`. An output that the model does not have has no loss.
 
     Attributes:
       model: the network.
@@ -50,6 +51,10 @@ class Objective:
         decorrelation_weight: float = 0.0,
         distillation_weight: float = 0.0,
         teacher: RetrievalModel | None = None,
+        tuple_size: int = 0,
+        tuple_loss: str = "contrastive",
+        tuple_margin: float | None = None,
+        tuple_weight: float = 1.0,
         seed: int = 0,
     ):
         """Makes the classifiers; under a strategy, within its scope.
@@ -72,9 +77,16 @@ class Objective:
           decorrelation_weight: of the super-features' attention maps.
           distillation_weight: of "distillation".
           teacher: built; its stride-16 map is what "distilled" is to be. It does not learn.
+          tuple_size: 2 + K if batches are made of tuples (a query, its positive and K negatives
+            in a row), which the losses of descriptors and super-features then go by; else 0.
+          tuple_loss: "contrastive" or "triplet".
+          tuple_margin: None for the loss's own.
+          tuple_weight: of "tuple".
           seed: of the classifiers' weights.
         """
         self.model = model
+        self._tuple_size = tuple_size
+        self._tuple_options = {"loss": tuple_loss, "margin": tuple_margin}
         self._teacher = teacher
         self._step = step
         outputs = self._outputs(tf.zeros([2, 64, 64, 3]), training=False)
@@ -86,6 +98,7 @@ class Objective:
             "superfeature": ("superfeatures", superfeature_weight),
             "decorrelation": ("attention", decorrelation_weight),
             "distillation": ("distilled", distillation_weight),
+            "tuple": ("embedding", tuple_weight if tuple_size else 0.0),
         }
         if "superfeatures" not in outputs:
             del named["decorrelation"]
@@ -95,6 +108,9 @@ class Objective:
         require(bool(self.weights), "The model's outputs must have a loss.", outputs=list(outputs))
         if "distillation" in self.weights:
             self._require_teacher(outputs["distilled"])
+        if "tuple" in self.weights:
+            # Refuses an unknown loss or margin now, not after the first epoch is mined.
+            descriptor_tuple_loss(tf.zeros([tuple_size, 1]), tuple_size, **self._tuple_options)
         options = {"margin": margin, "scale": scale} if classifier != "softmax" else {}
         options = {key: value for key, value in options.items() if value is not None}
         self.heads: dict[str, tf.keras.layers.Layer] = {}
@@ -170,15 +186,24 @@ class Objective:
         if "contrastive" in self.weights:
             result["contrastive"] = supervised_contrastive_loss(outputs["embedding"], labels)
         if "superfeature" in self.weights:
-            result["superfeature"] = _superfeature_loss(outputs["superfeatures"])
+            result["superfeature"] = self._superfeature_loss(outputs["superfeatures"])
         if "decorrelation" in self.weights:
             result["decorrelation"] = superfeature_losses.attention_decorrelation_loss(
                 outputs["attention"]
+            )
+        if "tuple" in self.weights:
+            result["tuple"] = descriptor_tuple_loss(
+                outputs["embedding"], self._tuple_size, **self._tuple_options
             )
         if "distillation" in self.weights:
             target = self._teacher_map(images)
             result["distillation"] = losses.distillation_loss(outputs["distilled"], target)
         return result, correct
+
+    def _superfeature_loss(self, features: tf.Tensor) -> tf.Tensor:
+        if self._tuple_size:
+            return superfeature_tuple_loss(features, self._tuple_size)
+        return _superfeature_loss(features)
 
     def _teacher_map(self, images: tf.Tensor) -> tf.Tensor:
         pixels = self._teacher.preprocess(images)

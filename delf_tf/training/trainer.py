@@ -134,7 +134,7 @@ class Trainer:
         pending: list[tuple[int, dict[str, tf.Tensor]]] = []
         with self._stop_on_signals():
             started = time.monotonic() - self._seconds
-            batches = iter(self._batches())
+            batches = self._endless_batches()
             while not self._finished():
                 batch = meter.wait(lambda: self._next(batches))
                 pending.append((self._step, self._train_step(*batch, *self._scalars())))
@@ -226,6 +226,11 @@ class Trainer:
         norm = self._optimizer.apply(gradients, learning_rate, count)
         accuracy = tf.reduce_sum(correct) * share
         return {"loss": total, **_losses(means), "accuracy": accuracy, "gradient_norm": norm}
+
+    def _endless_batches(self) -> Iterator[Any]:
+        """Yields batches; datasets of mined tuples end with their epoch and are asked for anew."""
+        while True:
+            yield from self._batches()
 
     def _batches(self) -> Any:
         if self._strategy.num_replicas_in_sync == 1 and worker_of(self._strategy)[1] == 1:
