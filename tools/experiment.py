@@ -111,7 +111,7 @@ def create_extractor(
         "local_projection": _projection(local_pca or settings.local_pca.path),
         "global_projection": _projection(settings.global_pca.path),
     }
-    if _is_saved_model(message.model.weights):
+    if is_saved_model(message.model.weights):
         if settings.nms_iou < 1 or settings.border_cells or settings.precision == "bfloat16":
             raise UsageError(
                 "nms_iou, border_cells and precision must be left out: a SavedModel has its own."
@@ -127,7 +127,8 @@ def create_extractor(
     )
 
 
-def _is_saved_model(weights: str) -> bool:
+def is_saved_model(weights: str) -> bool:
+    """Whether weights are a folder with a SavedModel of the original DELF code."""
     return bool(weights) and Path(weights, "saved_model.pb").is_file()
 
 
@@ -242,7 +243,7 @@ def extraction_fingerprint(message: experiment_pb2.Experiment, *more: str) -> st
         message.extraction.local_pca.path,
         message.extraction.global_pca.path,
     ]
-    if _is_saved_model(message.model.weights):
+    if is_saved_model(message.model.weights):
         files += sorted(str(path) for path in Path(message.model.weights).rglob("*"))
     contents = [artifacts.file_fingerprint(path) for path in files if path and Path(path).is_file()]
     relevant = experiment_pb2.Experiment(model=message.model, extraction=message.extraction)
@@ -252,7 +253,7 @@ def extraction_fingerprint(message: experiment_pb2.Experiment, *more: str) -> st
     relevant.extraction.ClearField("local_codec")
     relevant.extraction.precision = precision.resolve_precision(message.extraction.precision)
     named = [weights]
-    if Path(weights).is_file() or _is_saved_model(weights):
+    if Path(weights).is_file() or is_saved_model(weights):
         named = []
     return config.fingerprint(relevant, FEATURES_VERSION, *named, *contents, *more)
 

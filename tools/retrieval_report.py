@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
+from matplotlib.figure import Figure
 from PIL import Image
 
 import delf_tf
 from delf_tf import artifacts
+from delf_tf.checks import InputError
 from delf_tf.datasets import folder, images
 from delf_tf.evaluation.curves import mean_precision_at_recall
 from delf_tf.report import comparison_plots, html
@@ -22,6 +26,8 @@ from delf_tf.types import GroundTruth, ImageRef, LocalFeatures, Ranking, Verific
 _NUM_HITS = 8
 _NUM_MATCHES = 2
 _MATCH_SIDE_PX = 400
+# Queries that are shown with what the network sees in them.
+_NUM_MAPS, _MAPS_DPI = 3, 80
 
 # A query's and a database image's features with their verification.
 Verified = tuple[LocalFeatures, LocalFeatures, Verification]
@@ -43,6 +49,7 @@ def write(
     places: Mapping[str, str] | None,
     average_precisions: Mapping[str, Mapping[str, float]],
     verify: Verify | None,
+    paint: Callable[[ImageRef], Figure] | None = None,
     table: html.Table,
     plots: Sequence[html.Picture] = (),
     model_name: str,
@@ -57,6 +64,7 @@ def write(
       places: by image id; None without labels.
       average_precisions: by stage and query id, for scored queries.
       verify: gives the matches of a pair; None for single-stage retrieval.
+      paint: draws what the network sees in an image; None, or its refusal, leaves that out.
       table: scores and costs.
       plots: below the table.
       model_name: in the summary.
@@ -70,6 +78,11 @@ def write(
         )
         for row in rows
     ]
+    if paint is not None:
+        sections[:_NUM_MAPS] = [
+            dataclasses.replace(section, maps=_maps(pictures.queries[section.id], paint))
+            for section in sections[:_NUM_MAPS]
+        ]
     return html.write_report(
         path,
         title="Image retrieval report",
@@ -247,6 +260,19 @@ def _match(query: str, hit: str, pictures: Pictures, verify: Verify) -> html.Pic
         html.data_uri(figure_bytes(figure, "jpg"), "image/jpeg"),
         f"{query} and {hit}: {words}",
         f"{query} beside {hit} with lines between {words}",
+    )
+
+
+def _maps(ref: ImageRef, paint: Callable[[ImageRef], Figure]) -> html.Picture | None:
+    try:
+        figure = paint(ref)
+    except InputError as error:
+        logging.info("No maps in the report: %s", error)
+        return None
+    return html.Picture(
+        html.data_uri(figure_bytes(figure, "jpg", dpi=_MAPS_DPI), "image/jpeg"),
+        "What the network sees",
+        f"Maps of the network and its local features over {ref.id}",
     )
 
 

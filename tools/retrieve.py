@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
+from matplotlib.figure import Figure
 
 from delf_tf import artifacts
 from delf_tf.datasets import folder
@@ -37,8 +38,9 @@ from delf_tf.tools import (
     score,
     search,
     settings,
+    visualize,
 )
-from delf_tf.types import Ranking
+from delf_tf.types import ImageRef, Ranking
 
 FLAGS = flags.FlagValues()
 experiment.define_flags(FLAGS, default_config="compact")
@@ -120,6 +122,7 @@ def retrieve(
         average_precisions={stage: score.average_precisions(scored[stage]) for stage in rankings},
         plots=retrieval_report.plots(rankings, scored, collections.labels, verifications),
         verify=rerank.pair_verifier(message, *stores) if score.TWO_STAGE in rankings else None,
+        paint=_painter(message, local_pca),
         table=table,
         model_name=message.model.name,
         num_queries=num_report_queries,
@@ -154,6 +157,15 @@ def _rank(
         )
         seconds[score.TWO_STAGE] = (time.perf_counter() - start) / num_queries
     return rankings, verifications, seconds
+
+
+def _painter(
+    message: experiment_pb2.Experiment, local_pca: Path | None
+) -> Callable[[ImageRef], Figure] | None:
+    """Returns what draws the network's maps; None for a SavedModel, which does not tell them."""
+    if experiment.is_saved_model(message.model.weights):
+        return None
+    return visualize.painter(message, local_pca=local_pca)
 
 
 def _save_rankings(rankings: dict[str, Ranking], output_dir: Path, fingerprint: str) -> None:

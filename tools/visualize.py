@@ -9,10 +9,9 @@ the strongest super-features' maps; for DOLG the energy of the orthogonal part.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
@@ -21,7 +20,7 @@ from delf_tf.checks import UsageError
 from delf_tf.protos import experiment_pb2
 from delf_tf.report import maps, plots
 from delf_tf.tools import command_line, experiment
-from delf_tf.types import ImageRef, LocalFeatures
+from delf_tf.types import ImageRef
 
 FLAGS = flags.FlagValues()
 experiment.define_flags(FLAGS, default_config="compact")
@@ -32,62 +31,54 @@ flags.DEFINE_integer(
 flags.DEFINE_string("local_pca", None, "fitted PCA of local descriptors (.npz)", flag_values=FLAGS)
 
 
-def visualize(
+def painter(
     message: experiment_pb2.Experiment,
-    image_path: artifacts.StrPath,
     *,
     local_pca: artifacts.StrPath | None = None,
     max_num_superfeatures: int = 6,
-) -> Figure:
-    """Draws an image with what the experiment's network sees in it, at the size it sees it at.
+) -> Callable[[ImageRef], Figure]:
+    """Loads the experiment's network and returns what draws an image with what it sees in it.
 
     Args:
       message: the experiment.
-      image_path: the image.
       local_pca: fitted PCA of local descriptors; it changes no location.
       max_num_superfeatures: most super-features that are shown, at least 1.
 
     Returns:
-      The figure.
-
-    Raises:
-      InputError: an image that cannot be read, or a network without anything to show.
+      A function of an image that gives a figure, at the size that the network sees it at; it raises
+      InputError for an image that cannot be read, or a network without anything to show.
     """
     if max_num_superfeatures < 1:
         raise UsageError(f"--max_num_superfeatures must be positive, not {max_num_superfeatures}.")
     # TensorFlow takes seconds to load.
-    from delf_tf.extraction import inspection  # noqa: PLC0415
+    from delf_tf.extraction import engine, inspection  # noqa: PLC0415
 
-    image, _ = experiment.create_loader(message).load(ImageRef(str(image_path), Path(image_path)))
-    model = experiment.create_model(message)
-    shown = inspection.network_maps(model, image, max_num_superfeatures=max_num_superfeatures)
-    features = None
+    loader, model = experiment.create_loader(message), experiment.create_model(message)
+    extractor = None
     if message.extraction.use_local_features and model.local_output in model.output_names_available:
-        features = _local_features(message, image, local_pca)
-    return maps.overview_figure(image, shown, features)
+        extractor = experiment.create_extractor(
+            message, local_pca=local_pca, use_global=False, use_local=True
+        )
 
+    def paint(ref: ImageRef) -> Figure:
+        image, _ = loader.load(ref)
+        shown = inspection.network_maps(model, image, max_num_superfeatures=max_num_superfeatures)
+        features = None if extractor is None else engine.extract_image(extractor, image).local
+        return maps.overview_figure(image, shown, features)
 
-def _local_features(
-    message: experiment_pb2.Experiment, image: np.ndarray, local_pca: artifacts.StrPath | None
-) -> LocalFeatures:
-    from delf_tf.extraction import engine  # noqa: PLC0415 - TensorFlow takes seconds to load
-
-    extractor = experiment.create_extractor(
-        message, local_pca=local_pca, use_global=False, use_local=True
-    )
-    return engine.extract_image(extractor, image).local
+    return paint
 
 
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Runs the tool."""
     if len(arguments) != 1:
         raise UsageError(f"visualize takes one image. Received: {len(arguments)}.")
-    figure = visualize(
+    paint = painter(
         experiment.from_flags(flag_values),
-        arguments[0],
         local_pca=flag_values.local_pca,
         max_num_superfeatures=flag_values.max_num_superfeatures,
     )
+    figure = paint(ImageRef(arguments[0], Path(arguments[0])))
     command_line.write_result(str(plots.save_figure(figure, flag_values.output)))
 
 

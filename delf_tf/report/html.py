@@ -68,13 +68,14 @@ class RankedRow:
 
 @dataclasses.dataclass(frozen=True)
 class QuerySection:
-    """A query, its rankings, and pictures of its matches."""
+    """A query, its rankings, pictures of its matches, and what the network sees in it."""
 
     id: str
     image: str
     caption: str
     rankings: Sequence[RankedRow]
     matches: Sequence[Picture] = ()
+    maps: Picture | None = None
 
 
 def write_report(

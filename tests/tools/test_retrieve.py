@@ -106,6 +106,7 @@ def test_report_and_failures_are_written(retrieved):
     assert "inliers of" in report
     assert report.count('class="plot"') == 3
     assert "Inliers of verified pairs" in report
+    assert report.count("What the network sees") == 3
     assert (retrieved / "failed_images.csv").read_text() == "image,reason\n"
 
 
