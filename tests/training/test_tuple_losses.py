@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 
 from delf_tf.checks import InputError
+from delf_tf.training.objective import Objective
 from delf_tf.training.tuple_losses import descriptor_tuple_loss, superfeature_tuple_loss
+from tests.training.tiny_model import TinyModel
 
 # Two tuples of a query, its positive and a negative; lengths do not matter.
 BATCH = [[2.0, 0.0], [0.6, 0.8], [5.0, 0.0], [0.0, 1.0], [0.0, 3.0], [0.0, -1.0]]
@@ -57,3 +59,75 @@ def test_batches_that_are_not_of_whole_tuples_are_refused():
         superfeature_tuple_loss(tf.zeros([4, 2, 2]), 3)
     with pytest.raises(InputError, match=r"contrastive, triplet.*Did you mean 'triplet'"):
         descriptor_tuple_loss(tf.constant(BATCH), 3, loss="triplets", margin=None)
+
+
+class _SuperfeatureModel(TinyModel):
+    """Gives two super-features an image: halves of its embedding."""
+
+    def training_outputs(self, images, training=True):
+        embedding = super().training_outputs(images, training)["embedding"]
+        halves = tf.reshape(embedding, (embedding.shape[0], 2, -1))
+        return {"embedding": embedding, "superfeatures": tf.math.l2_normalize(halves, axis=2)}
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = _SuperfeatureModel()
+    model.record_options("tiny", {})
+    model.initialize(seed=0)
+    return model
+
+
+def _images():
+    return tf.constant(np.random.RandomState(0).uniform(0, 255, (6, 16, 16, 3)), tf.float32)
+
+
+def test_an_objective_goes_by_tuples(model):
+    options = {"descriptor_weight": 0.0, "superfeature_weight": 0.02, "tuple_size": 3}
+    objective = Objective(
+        model, 4, **options, tuple_loss="triplet", tuple_margin=0.3, tuple_weight=2.0
+    )
+    assert objective.weights == {"superfeature": 0.02, "tuple": 2.0}
+    outputs = model.training_outputs(_images(), training=True)
+    losses, correct = objective(_images(), tf.zeros(6, tf.int64))
+    expected = descriptor_tuple_loss(outputs["embedding"], 3, loss="triplet", margin=0.3)
+    np.testing.assert_allclose(losses["tuple"], expected, rtol=1e-4, atol=1e-6)
+    expected = superfeature_tuple_loss(outputs["superfeatures"], 3)
+    np.testing.assert_allclose(losses["superfeature"], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(correct, np.zeros(6))
+    # Of weight 0, super-features alone learn from the tuples; without tuples there is no such loss.
+    assert list(Objective(model, 4, **options, tuple_weight=0.0).weights) == ["superfeature"]
+    assert "tuple" not in Objective(model, 4).weights
+
+
+def test_objectives_refuse_what_tuples_cannot_be(model):
+    for bad, message in (({"tuple_loss": "n-pairs"}, "tuple loss"), ({"tuple_margin": 0.0}, "0.0")):
+        with pytest.raises(InputError, match=message):
+            Objective(model, 4, tuple_size=3, **bad)
+    objective = Objective(model, 4, tuple_size=4)
+    with pytest.raises(InputError, match="whole tuples"):
+        objective(_images(), tf.zeros(6, tf.int64))
+
+
+def test_losses_and_gradients_compile_whole():
+    random = np.random.RandomState(1)
+    embeddings = tf.constant(random.standard_normal((6, 4)), tf.float32)
+    features = tf.math.l2_normalize(random.standard_normal((6, 5, 4)).astype(np.float32), axis=2)
+
+    def step(embeddings, features):
+        with tf.GradientTape() as tape:
+            tape.watch([embeddings, features])
+            total = tf.add_n(
+                [
+                    tf.reduce_sum(descriptor_tuple_loss(embeddings, 3, margin=1.5)),
+                    tf.reduce_sum(descriptor_tuple_loss(embeddings, 3, loss="triplet", margin=1.5)),
+                    tf.reduce_sum(superfeature_tuple_loss(features, 3)),
+                ]
+            )
+        return total, tape.gradient(total, [embeddings, features])
+
+    total, gradients = tf.function(step, jit_compile=True)(embeddings, features)
+    expected, by_hand = step(embeddings, features)
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    for got, want in zip(gradients, by_hand):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
