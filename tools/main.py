@@ -21,6 +21,7 @@ TOOLS = {
     "train": "TFRecords in, weights out; resumes; one device, many, or a TPU",
     "extract": "a folder of images in, a feature store out; resumes, shards",
     "convert_weights": "weights of other programs in, a checked weights file out",
+    "fit_whitening": "global descriptors in, their PCA whitening out, for an index or a network",
     "convert_features": "features of other programs in, a store out; or the other way round",
     "export": "an experiment in, a SavedModel out, served as it is",
     "build_index": "a feature store in, an index to search out; or vectors for a database",

@@ -68,17 +68,22 @@ def l2_normalise(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(norms, _EPSILON)
 
 
-def fit_pca(vectors: np.ndarray, dim: int | None = None, *, whiten: bool = True) -> Whitening:
+def fit_pca(
+    vectors: np.ndarray, dim: int | None = None, *, whiten: bool = True, power: float = 0.5
+) -> Whitening:
     """Fits a PCA, with `whiten` one that gives every component variance 1 before the last L2.
 
     Args:
       vectors: float [N, D], N at least 2; L2-normalised here, as `apply` does.
       dim: components kept, at most min(N − 1, D); None keeps that many.
-      whiten: divide each component by its standard deviation.
+      whiten: divide each component by its variance to the power of `power`.
+      power: in 0..0.5; 0.5 divides by the standard deviation, less leaves strong components
+        stronger.
 
     Raises:
-      InputError: too few vectors, NaN, a `dim` that they do not span.
+      InputError: too few vectors, NaN, a `dim` that they do not span, a power out of range.
     """
+    require(0 <= power <= 0.5, "power must lie in 0..0.5.", power=power)
     vectors = _normalised(vectors)
     dim = _component_count(dim, len(vectors) - 1, vectors.shape[1])
     mean = vectors.mean(axis=0)
@@ -91,7 +96,7 @@ def fit_pca(vectors: np.ndarray, dim: int | None = None, *, whiten: bool = True)
             dim=dim,
             smallest_variance=float(variances[-1]),
         )
-        components = components / np.sqrt(variances)[:, None]
+        components = components / variances[:, None] ** power
     return Whitening(mean, components, "pca_whitening" if whiten else "pca")
 
 

@@ -114,3 +114,19 @@ def test_bad_input():
         fit_learned_whitening(_vectors(), np.zeros(0), np.zeros(0))
     with pytest.raises(InputError, match="pair"):
         fit_learned_whitening(_vectors(), [0], [200])
+
+
+def test_power_says_how_much_of_the_variance_stays():
+    vectors = _vectors()
+    full = fit_pca(vectors, 3)
+    for power in (0.0, 0.25, 0.5):
+        fitted = fit_pca(vectors, 3, power=power)
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        variances = ((unit - fitted.mean) @ fitted.projection.T).var(axis=0, ddof=1)
+        pure = ((unit - fitted.mean) @ fit_pca(vectors, 3, whiten=False).projection.T).var(
+            axis=0, ddof=1
+        )
+        np.testing.assert_allclose(variances, pure ** (1 - 2 * power), rtol=1e-4)
+    np.testing.assert_array_equal(full.projection, fit_pca(vectors, 3, power=0.5).projection)
+    with pytest.raises(InputError, match="power must lie"):
+        fit_pca(vectors, 3, power=0.6)

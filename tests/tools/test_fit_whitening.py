@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from delf_tf.features.store import FeatureStore
+from delf_tf.models import checkpoint, presets
+from delf_tf.retrieval.whitening import fit_pca, load_whitening
+from delf_tf.tools import main
+from tests.tools import stores
+
+
+def _fit(*arguments):
+    return main.main(["delf_tf", "fit_whitening", *map(str, arguments)])
+
+
+@pytest.fixture
+def store(tmp_path):
+    return stores.make_store(tmp_path / "store", stores.places(6, 2), with_local=False)
+
+
+def test_a_whitening_for_an_index(store, tmp_path):
+    output = tmp_path / "w.npz"
+    assert _fit(f"--store={store}", "--dim=5", "--power=0.25", f"--output={output}") == 0
+    vectors = FeatureStore(store).global_descriptors().vectors
+    expected = fit_pca(vectors, 5, power=0.25)
+    np.testing.assert_array_equal(load_whitening(output).projection, expected.projection)
+
+
+def test_weights_with_the_whitening_inside(store, tmp_path, capsys):
+    model = presets.create_model(
+        "compact_resnet20", seed=0, width_multiplier=0.125, feature_dim=16, fusion_dim=8
+    )
+    checkpoint.save_weights(model, tmp_path / "plain.npz", {"steps": 7})
+    files = [f"--store={store}", f"--weights={tmp_path / 'plain.npz'}"]
+    output = tmp_path / "whitened.npz"
+    assert _fit(*files, "--dim=5", f"--output={output}") == 0
+    made = presets.create_model("compact_resnet20", output)
+    assert made.global_dim == 5
+    assert checkpoint.read_options(output)["provenance"] == {"steps": 7}
+    assert _fit(*files, "--dim=5", f"--output={output}") == 1
+    assert "--overwrite" in capsys.readouterr().err
+    again = [files[0], f"--weights={output}", f"--output={tmp_path / 'x.npz'}"]
+    assert _fit(*again) == 1
+    assert "without a whitening" in capsys.readouterr().err

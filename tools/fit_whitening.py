@@ -1,0 +1,72 @@
+"""fit_whitening: global descriptors in, their PCA whitening out, for an index or for a network.
+
+delf_tf fit_whitening --store=STORE --dim=512 --output=whitening.npz
+delf_tf fit_whitening --store=STORE --dim=512 --weights=WEIGHTS.npz --output=whitened_weights.npz
+
+Fit on images that will not be searched. The first form is for `index.whitening` of a config or
+`build_index --whitening`; the second writes the compact network's weights with the whitening as its
+last layer. --power 0.5 gives all components the same variance; less lets the strong ones stay
+stronger.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from delf_tf.artifacts import StrPath
+from delf_tf.checks import require
+from delf_tf.features.store import FeatureStore
+from delf_tf.retrieval import whitening
+from delf_tf.tools import command_line
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("store", None, "features of images to fit on", flag_values=FLAGS)
+flags.DEFINE_integer("dim", None, "components kept; not given: all", flag_values=FLAGS)
+flags.DEFINE_float("power", 0.5, "of the variances that components lose", flag_values=FLAGS)
+flags.DEFINE_string(
+    "weights", None, "weights of the compact network that made the store", flag_values=FLAGS
+)
+flags.DEFINE_string("output", None, "the whitening, or the weights (.npz)", flag_values=FLAGS)
+flags.DEFINE_boolean("overwrite", False, "replace what is at --output", flag_values=FLAGS)
+
+
+def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
+    """Runs the tool."""
+    command_line.no_positional(arguments)
+    store, output = command_line.required(flag_values, "store", "output")
+    require(
+        flag_values.overwrite or not Path(output).exists(),
+        "The output must not exist yet.",
+        hint="--overwrite replaces it.",
+        output=output,
+    )
+    descriptors = FeatureStore(store).global_descriptors()
+    fitted = whitening.fit_pca(descriptors.vectors, flag_values.dim, power=flag_values.power)
+    if flag_values.weights:
+        path = write_weights(flag_values.weights, fitted, output)
+    else:
+        path = whitening.save_whitening(output, fitted)
+    command_line.write_result(str(path))
+
+
+def write_weights(weights: str, fitted: whitening.Whitening, output: StrPath) -> Path:
+    """Writes weights again with the whitening as the network's last layer.
+
+    Raises:
+      InputError: weights of another kind of network, or of one with a whitening.
+    """
+    # TensorFlow takes seconds to load.
+    from delf_tf.models import checkpoint, presets, whitened  # noqa: PLC0415
+
+    stored = checkpoint.read_options(weights)
+    model = presets.create_model(stored["name"], weights)
+    made = whitened.with_whitening(model, fitted.mean, fitted.projection)
+    return checkpoint.save_weights(made, output, stored["provenance"])
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main, FLAGS))
