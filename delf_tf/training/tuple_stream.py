@@ -56,7 +56,8 @@ class TupleStream:
           fingerprint: of the run; epochs kept by another one are mined anew.
 
         Raises:
-          InputError: a batch that is not of whole tuples, or larger than an epoch.
+          InputError: a batch that is not of whole tuples, or larger than an epoch; an image without
+            a record.
         """
         size = 2 + miner.num_negatives
         require(
@@ -69,6 +70,14 @@ class TupleStream:
         self._lookup, self._miner, self._describe = lookup, miner, describe
         self._folder, self._fingerprint = Path(folder), fingerprint
         row_of = {one: row for row, one in enumerate(lookup.ids)}
+        lost = [one for one in miner.split.image_ids if one not in row_of]
+        require(
+            not lost,
+            "Each image of the split must have a record.",
+            hint="Leave out the others by with_records.",
+            num_lost=len(lost),
+            first=lost[:3],
+        )
         self._record_rows = np.array([row_of[one] for one in miner.split.image_ids], np.int64)
         self.num_records = miner.num_queries * size // batch_size * batch_size
         self._mined: tuple[int, np.ndarray] | None = None
@@ -158,10 +167,22 @@ class RecordDescriber:
 
 
 def with_records(split: SfmSplit, lookup: RecordLookup) -> SfmSplit:
-    """Returns a split's images that have a record, and the pairs both of whose images do."""
+    """Returns a split's images that have a record, and the pairs both of whose images do.
+
+    Raises:
+      InputError: no pair is left.
+    """
     present = set(lookup.ids)
     has_record = np.array([one in present for one in split.image_ids], bool)
     kept = has_record[split.query_rows] & has_record[split.positive_rows]
+    require(
+        bool(kept.any()),
+        "Some pair of the split must have both its records.",
+        hint="Build the records of the same split: build_tfrecords --dataset=sfm120k --split=…",
+        num_pairs=len(kept),
+        images_of_split=split.image_ids[:2],
+        images_of_records=lookup.ids[:2],
+    )
     new_rows = np.cumsum(has_record) - 1
     if not has_record.all():
         logging.warning(

@@ -123,6 +123,14 @@ def test_images_without_records_are_left_out(lookup, split):
         np.testing.assert_array_equal(getattr(kept, name), getattr(split, name))
 
 
+def test_records_of_other_images_are_refused(lookup, split, tmp_path):
+    other = dataclasses.replace(split, image_ids=tuple(f"other{row}" for row in range(20)))
+    with pytest.raises(InputError, match=r"both its records.*other0.*i0.*same split"):
+        with_records(other, lookup)
+    with pytest.raises(InputError, match=r"must have a record.*num_lost=20.*with_records"):
+        _stream(lookup, other, tmp_path)
+
+
 def test_descriptors_are_those_of_the_model(lookup):
     model = TinyModel()
     model.record_options("tiny", {})
