@@ -43,7 +43,7 @@ def write_photographs(folder, num_landmarks, num_views, *, first_view=0, image_s
 def write_records(labels):
     """Writes training records of the labelled photographs; returns the pattern of their names."""
     images = training_images.from_folder(str(labels.parent / "images"), str(labels))
-    records = record_builder.build_records(images, labels.parent / "records", num_shards=2)
+    records = record_builder.build_records(images, labels.parent / "records", num_shards=4)
     return str(records.parent / "train*")
 
 
