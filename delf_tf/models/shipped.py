@@ -32,7 +32,7 @@ class Shipped(NamedTuple):
 SHIPPED: dict[str, Shipped] = {
     "compact": Shipped(
         file="compact.npz",
-        sha256="f5573cd1fb572ca0e43181cf9e2cf0178b77fbb33a2fdd3135b2baab8bfa8392",
+        sha256="887bc792c99096684054006ef869ff47e499c1c6c296a61e4fb5c6cdae886ee8",
         model="compact_resnet20",
         config="compact_train",
         licence="Apache-2.0",

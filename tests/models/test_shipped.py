@@ -52,4 +52,4 @@ def test_views_of_a_landmark_lie_closer_than_others(descriptor):
 def test_a_folder_called_like_them_does_not_hide_them(tmp_path, monkeypatch):
     (tmp_path / "compact").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert create_model("compact_resnet20", "compact").global_dim == 1024
+    assert create_model("compact_resnet20", "compact").global_dim == 256
