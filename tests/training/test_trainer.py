@@ -241,6 +241,20 @@ def test_sampled_classes_train_and_resume(records_dir, tmp_path):
     assert np.isfinite(loss).all()
 
 
+def test_bfloat16_trains_and_keeps_its_variables_in_float32(records_dir, tmp_path):
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        trainer = _trainer(records_dir, tmp_path, num_steps=60, rate=0.02, ema_decay=0.0)
+        weights = trainer.run()
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    losses = [row["loss"] for row in _metrics(tmp_path)]
+    assert np.mean(losses[-5:]) < 0.6 * losses[0]
+    with np.load(weights) as stored:
+        kinds = {stored[name].dtype for name in stored.files if name.endswith("kernel")}
+    assert kinds == {np.dtype(np.float32)}
+
+
 def test_refused_limits():
     with pytest.raises(InputError, match="num_steps"):
         Limits(0)
