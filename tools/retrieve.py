@@ -11,6 +11,7 @@ features: the same command again goes on from there, and `serve --index=OUT` sho
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -165,7 +166,16 @@ def _painter(
     """Returns what draws the network's maps; None for a SavedModel, which does not tell them."""
     if experiment.is_saved_model(message.model.weights):
         return None
-    return visualize.painter(message, local_pca=local_pca)
+
+    # The network is built anew when, and if, the first picture is asked for.
+    @functools.lru_cache(maxsize=None)
+    def load() -> Callable[[ImageRef], Figure]:
+        return visualize.painter(message, local_pca=local_pca)
+
+    def paint(ref: ImageRef) -> Figure:
+        return load()(ref)
+
+    return paint
 
 
 def _save_rankings(rankings: dict[str, Ranking], output_dir: Path, fingerprint: str) -> None:
