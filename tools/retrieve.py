@@ -168,7 +168,7 @@ def _painter(
         return None
 
     # The network is built anew when, and if, the first picture is asked for.
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def load() -> Callable[[ImageRef], Figure]:
         return visualize.painter(message, local_pca=local_pca)
 
