@@ -142,20 +142,34 @@ def verify_stores(
     Raises:
       InputError: a setting out of range, an image of the ranking that a store lacks.
     """
-    rerank_settings = message.rerank
+    arguments = rerank_arguments(message)
+    if min_inliers is not None:
+        arguments["min_inliers"] = min_inliers
     return reranking.rerank(
         ranking,
         queries.read_local,
-        functools.lru_cache(_CACHED_IMAGES)(database.read_local),
-        num_candidates=rerank_settings.num_candidates,
+        cached_reader(database),
         num_threads=num_threads,
-        min_inliers=rerank_settings.min_inliers if min_inliers is None else min_inliers,
-        score=rerank_settings.score,
-        weight=rerank_settings.weight,
         verifications_dir=verifications_dir,
         fingerprint=f"{queries.fingerprint} {database.fingerprint}",
-        **verify_options(message),
+        **arguments,
     )
+
+
+def cached_reader(database: FeatureStore) -> Callable[[str], LocalFeatures]:
+    """Returns what reads an image's local features and keeps those read last decoded."""
+    return functools.lru_cache(_CACHED_IMAGES)(database.read_local)
+
+
+def rerank_arguments(message: experiment_pb2.Experiment) -> dict[str, Any]:
+    """Returns the keyword arguments of retrieval.rerank that the config names."""
+    return {
+        "num_candidates": message.rerank.num_candidates,
+        "min_inliers": message.rerank.min_inliers,
+        "score": message.rerank.score,
+        "weight": message.rerank.weight,
+        **verify_options(message),
+    }
 
 
 def fit(

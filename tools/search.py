@@ -115,10 +115,7 @@ def open_index(
     asked = database if queries is None else queries
     if local_search.is_local(path):
         return local_indexes.open_index(message, path, asked, exclude_self=queries is None)
-    made = index.load_index(path, fingerprint=asked.fingerprint)
-    settings.set_effort(made, message)
-    if database is not None and getattr(made, "keep_vectors", True) is False:
-        attach_vectors(made, database)
+    made = load_index(message, path, database, fingerprint=asked.fingerprint)
     return functools.partial(
         first_stage.search_first_stage,
         made,
@@ -127,6 +124,31 @@ def open_index(
         exclude_self=queries is None,
         **settings.search_arguments(message),
     )
+
+
+def load_index(
+    message: experiment_pb2.Experiment,
+    path: StrPath,
+    database: FeatureStore | None,
+    *,
+    fingerprint: str,
+) -> VectorIndex:
+    """Loads an index of global descriptors with the config's effort.
+
+    Args:
+      message: the experiment.
+      path: of the index.
+      database: gives an index of codes alone its vectors; None leaves it without.
+      fingerprint: of the features that it is to be searched with.
+
+    Raises:
+      InputError: no index, a damaged one, or one of other features.
+    """
+    made = index.load_index(path, fingerprint=fingerprint)
+    settings.set_effort(made, message)
+    if database is not None and getattr(made, "keep_vectors", True) is False:
+        attach_vectors(made, database)
+    return made
 
 
 def attach_vectors(made: VectorIndex, database: FeatureStore) -> None:

@@ -10,7 +10,6 @@ at /api and /openapi.json. Needs pip install 'delf_tf[serve]'.
 
 from __future__ import annotations
 
-import functools
 import socket
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from delf_tf.checks import UsageError, require
 from delf_tf.features.blocks import ImageFeatures
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
-from delf_tf.retrieval import first_stage, index, local_search
+from delf_tf.retrieval import first_stage, local_search
 from delf_tf.retrieval import rerank as reranking
 from delf_tf.tools import (
     build_index,
@@ -214,10 +213,7 @@ def _searcher(source: Source) -> Search:
     ):
         return _local_searcher(source)
     if source.index:
-        made = index.load_index(source.index, fingerprint=store.fingerprint)
-        settings.set_effort(made, message)
-        if getattr(made, "keep_vectors", True) is False:
-            search.attach_vectors(made, store)
+        made = search.load_index(message, source.index, store, fingerprint=store.fingerprint)
     else:
         made = build_index.build(message, store)
 
@@ -257,21 +253,15 @@ def _local_searcher(source: Source) -> Search:
 def _reranker(
     message: experiment_pb2.Experiment, store: FeatureStore, num_threads: int
 ) -> Callable[[Ranking, LocalFeatures], tuple[Ranking, Mapping[int, Verification]]]:
-    read = functools.lru_cache(maxsize=512)(store.read_local)
+    read = rerank.cached_reader(store)
+    arguments = rerank.rerank_arguments(message)
+    arguments["num_candidates"] = min(arguments["num_candidates"], _NUM_CANDIDATES)
 
     def verify(
         ranking: Ranking, local: LocalFeatures
     ) -> tuple[Ranking, Mapping[int, Verification]]:
         reranked, found = reranking.rerank(
-            ranking,
-            lambda _: local,
-            read,
-            num_candidates=min(message.rerank.num_candidates, _NUM_CANDIDATES),
-            num_threads=num_threads,
-            min_inliers=message.rerank.min_inliers,
-            score=message.rerank.score,
-            weight=message.rerank.weight,
-            **rerank.verify_options(message),
+            ranking, lambda _: local, read, num_threads=num_threads, **arguments
         )
         return reranked, found[0]
 
