@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-import csv
 import functools
 import json
 import pickle
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from delf_tf import config
 from delf_tf.tools import compare, compared, comparison_report, main
+from tests.tools import painted
 
 EXPERIMENT = """
 model { name: "gem_mobilenet_v2" width_multiplier: 0.35 seed: 1 }
@@ -34,16 +33,7 @@ def photos(tmp_path_factory):
     """Three places with two equal views each, and two distractors."""
     root = tmp_path_factory.mktemp("photos")
     (root / "images").mkdir()
-    rows = [("image", "place")]
-    for place in range(5):
-        random = np.random.RandomState(place)
-        pattern = random.randint(0, 140, 3) + random.randint(0, 116, (14, 14, 3))
-        for view in range(2 if place < 3 else 1):
-            name = f"{place}_{view}.jpg"
-            Image.fromarray(pattern.astype(np.uint8)).resize((96, 80)).save(root / "images" / name)
-            rows.append((name, f"place{place}" if place < 3 else ""))
-    with (root / "labels.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
+    painted.write_places(root / "images", root / "labels.csv")
     (root / "e.textproto").write_text(EXPERIMENT)
     (root / "c.textproto").write_text(COMPARISON)
     return root

@@ -13,6 +13,7 @@ from PIL import Image
 
 from delf_tf.retrieval import ranking_file
 from delf_tf.tools import main
+from tests.tools import painted
 
 CONFIG = """
 model { name: "gem_mobilenet_v2" width_multiplier: 0.35 seed: 1 }
@@ -35,17 +36,7 @@ NO_LOCAL = "--set=extraction.use_local_features=false"
 def photos(tmp_path_factory):
     """Three places with two equal views each, and two distractors."""
     root = tmp_path_factory.mktemp("photos")
-    rows = [("image", "place")]
-    for place in range(5):
-        random = np.random.RandomState(place)
-        pattern = random.randint(0, 140, 3) + random.randint(0, 116, (14, 14, 3))
-        for view in range(2 if place < 3 else 1):
-            name = f"{place}_{view}.jpg"
-            image = Image.fromarray(pattern.astype(np.uint8)).resize((96, 80))
-            image.save(root / name)
-            rows.append((name, f"place{place}" if place < 3 else ""))
-    with (root / "labels.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
+    painted.write_places(root, root / "labels.csv")
     (root / "c.textproto").write_text(CONFIG)
     return root
 
