@@ -10,10 +10,10 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, Union
 
 import numpy as np
 
@@ -34,37 +34,68 @@ _DTYPES = {
     "I8": "i1",
 }
 _CODES = {np.dtype(text): code for code, text in _DTYPES.items()}
+_CHUNK_BYTES = 1 << 22
 _DAMAGED = "The file is damaged: make it again, or restore it from a copy."
 
 
-def write(file: BinaryIO, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
+class Pieces(Protocol):
+    """An array that is in memory piece by piece only."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of all pieces."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole."""
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """Yields contiguous arrays, one behind the other along the first axis; twice the same."""
+
+
+Tensor = Union[np.ndarray, Pieces]
+
+
+def write(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Writes `tensors` by name and JSON-able `metadata` to an open file.
 
     Args:
       file: binary, at its start.
-      tensors: little-endian float32, float16, int64, uint32, uint16, uint8 or int8 arrays.
+      tensors: little-endian float32, float16, int64, uint32, uint16, uint8 or int8 arrays; their
+        checksums stand ahead of them, so pieces are gone through twice.
       metadata: must survive JSON; "crc32" and "header_crc32" are reserved.
     """
     # Wide types first keep every array aligned to its item.
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    arrays = {name: np.ascontiguousarray(tensors[name]) for name in names}
     entries, start = {}, 0
-    for name, array in arrays.items():
-        stop = start + array.nbytes
-        code = _CODES[array.dtype]
-        entries[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [start, stop]}
+    for name in names:
+        dtype, shape = tensors[name].dtype, list(tensors[name].shape)
+        stop = start + math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": [start, stop]}
         start = stop
-    content = {**metadata, "crc32": {name: crc32(array) for name, array in arrays.items()}}
+    content = {**metadata, "crc32": {name: _crc32(_pieces(tensors[name])) for name in names}}
     content["header_crc32"] = zlib.crc32(_canonical([entries, content]))
     header = _canonical({"__metadata__": {_KEY: _canonical(content).decode()}, **entries})
     header += b" " * (-len(header) % 8)
     file.write(len(header).to_bytes(8, "little") + header)
-    for array in arrays.values():
-        file.write(array.data if array.size else b"")
+    for name in names:
+        for piece in _pieces(tensors[name]):
+            file.write(piece.data if piece.size else b"")
+
+
+def _pieces(tensor: Tensor) -> Iterator[np.ndarray]:
+    if isinstance(tensor, np.ndarray):
+        yield np.ascontiguousarray(tensor)
+    else:
+        yield from tensor.pieces()
 
 
 def crc32(*arrays: np.ndarray) -> int:
     """Returns the CRC-32 of the arrays' bytes, one after the other."""
+    return _crc32(arrays)
+
+
+def _crc32(arrays: Iterable[np.ndarray]) -> int:
     value = 0
     for array in arrays:
         if array.size:
@@ -154,9 +185,36 @@ class TensorFile:
           InputError: as `read`, or another checksum.
         """
         array = self.read(descriptor, name)
-        if crc32(array) != self.metadata["crc32"][name]:
-            raise self._damaged(f"must hold '{name}' as it was written (its checksum differs)")
+        self._require_checksum(name, crc32(array))
         return array
+
+    def check(self, descriptor: int, name: str) -> None:
+        """Goes through an array to check its checksum, a few megabytes at a time.
+
+        Raises:
+          InputError: as `read_checked`.
+        """
+        num_rows, *rest = self.shapes[name] if math.prod(self.shapes[name]) else (0, 0)
+        step = max(_CHUNK_BYTES // max(math.prod(rest) * self.dtypes[name].itemsize, 1), 1)
+        rows = (
+            self.read(descriptor, name, start, min(start + step, num_rows))
+            for start in range(0, num_rows, step)
+        )
+        self._require_checksum(name, _crc32(rows))
+
+    def map(self, name: str) -> np.ndarray:
+        """Returns an array that stays in the file, read-only: for searching, not for strangers.
+
+        Whoever maps a file must keep it as it is: reading what was cut off kills the process.
+        """
+        shape, dtype = self.shapes[name], self.dtypes[name]
+        if not math.prod(shape):
+            return np.zeros(shape, dtype)
+        return np.memmap(self.path, dtype, mode="r", offset=self._starts[name], shape=shape)
+
+    def _require_checksum(self, name: str, found: int) -> None:
+        if found != self.metadata["crc32"][name]:
+            raise self._damaged(f"must hold '{name}' as it was written (its checksum differs)")
 
     def _parse(self, raw: bytes, size: int) -> None:
         entries = json.loads(raw)

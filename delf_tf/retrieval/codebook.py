@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from delf_tf.artifacts import StrPath, fingerprint
-from delf_tf.checks import InputError, as_array, require, require_choice
+from delf_tf.checks import InputError, as_array, invalid, require, require_choice
 from delf_tf.progress import Progress
 from delf_tf.retrieval.index_file import read_index, write_index
 from delf_tf.retrieval.word_assignment import WordAssigner
@@ -139,14 +139,13 @@ def _start(blocks: Blocks, num_words: int, seed: int, parameters: str) -> _State
         words = np.concatenate([words, block])[kept]
         keys = all_keys[kept]
         num_features += len(block)
-    require(
-        words is not None and num_features >= num_words,
-        "There must be at least as many features as words.",
-        hint="Give more images, or ask for fewer words.",
-        num_features=num_features,
-        num_words=num_words,
-    )
-    assert words is not None
+    if words is None or num_features < num_words:
+        raise invalid(
+            "There must be at least as many features as words.",
+            hint="Give more images, or ask for fewer words.",
+            num_features=num_features,
+            num_words=num_words,
+        )
     made_by = fingerprint(parameters, str(num_features), words.tobytes())
     return _State(words, np.zeros(num_words, np.float32), 0, made_by)
 

@@ -7,14 +7,15 @@ of which a query touches `num_rescored` rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import faiss
 import numpy as np
 
 from delf_tf.checks import invalid, require
-from delf_tf.retrieval.container import Container
+from delf_tf.features.tensor_file import Tensor
+from delf_tf.retrieval.index_file import IndexContent
 from delf_tf.retrieval.vector_index import VectorIndex
 
 # Beyond this many vectors a coarse cell, k-means gains nothing.
@@ -86,7 +87,7 @@ class FaissIndex(VectorIndex):
         require(self._codes is None, "An index must be trained once.")
         if self.whitening is not None:
             vectors = self.whitening.apply(vectors)
-        self._train(np.ascontiguousarray(vectors, np.float32))
+        self._codes = self._trained(np.ascontiguousarray(vectors, np.float32))
 
     def attach(self, vectors: np.ndarray) -> None:
         """Gives an index without vectors those it was made of, such as a mapped [N, D] array.
@@ -107,7 +108,7 @@ class FaissIndex(VectorIndex):
     def _width(self) -> int:
         return int(self._codes.d) if self._codes is not None else 0
 
-    def _train(self, vectors: np.ndarray) -> None:
+    def _trained(self, vectors: np.ndarray) -> faiss.Index:
         metric = faiss.METRIC_L2 if self.factory.startswith("PCA") else faiss.METRIC_INNER_PRODUCT
         try:
             codes = faiss.index_factory(vectors.shape[1], self.factory, metric)
@@ -121,28 +122,28 @@ class FaissIndex(VectorIndex):
                 vectors=vectors,
                 faiss=_reason(error),
             ) from None
-        self._codes = codes
+        return codes
 
     def _add_vectors(self, ids: Sequence[str], vectors: np.ndarray) -> None:
         if not len(vectors):
             return
-        if self._codes is None:
-            self._train(vectors)
-        assert self._codes is not None
+        codes = self._trained(vectors) if self._codes is None else self._codes
         # Before the codes, which cannot be taken back.
         if self.keep_vectors:
             self._table.append(vectors)
-        self._codes.add(np.ascontiguousarray(vectors, np.float32))
+        codes.add(np.ascontiguousarray(vectors, np.float32))
+        self._codes = codes
 
     def _search_vectors(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        assert self._codes is not None
-        _set_probes(self._codes, self.num_probes)
+        # Whoever holds images has been trained.
+        codes = cast("faiss.Index", self._codes)
+        _set_probes(codes, self.num_probes)
         if not len(queries):
             return np.zeros((0, k), np.int64), np.zeros((0, k), np.float32)
         depth = min(max(k, self.num_rescored), len(self))
-        distances, rows = self._codes.search(np.ascontiguousarray(queries), depth)
+        distances, rows = codes.search(np.ascontiguousarray(queries), depth)
         if not self.num_rescored:
-            scores = distances if _is_product(self._codes) else 1 - distances / 2
+            scores = distances if _is_product(codes) else 1 - distances / 2
             return rows[:, :k], np.where(rows[:, :k] < 0, 0, scores[:, :k])
         require(
             len(self._table) == len(self),
@@ -170,11 +171,11 @@ class FaissIndex(VectorIndex):
         return best_rows, np.where(best_rows < 0, 0, best_scores)
 
     @classmethod
-    def _arguments(cls, facts: dict[str, Any]) -> dict[str, Any]:
+    def _arguments(cls, parameters: dict[str, Any]) -> dict[str, Any]:
         names = ("factory", "num_probes", "num_rescored", "keep_vectors")
-        return {name: facts[name] for name in names}
+        return {name: parameters[name] for name in names}
 
-    def _metadata(self) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         return {
             "factory": self.factory,
             "num_probes": self.num_probes,
@@ -183,30 +184,32 @@ class FaissIndex(VectorIndex):
             "dim": self._width(),
         }
 
-    def _sections(self) -> dict[str, Iterator[Any]]:
-        sections = super()._sections() if self.keep_vectors else {}
+    def _arrays(self) -> dict[str, Tensor]:
+        arrays = super()._arrays() if self.keep_vectors else {}
         if self._codes is not None:
-            sections["codes"] = iter([faiss.serialize_index(self._codes).data])
-        return sections
+            arrays["codes"] = faiss.serialize_index(self._codes)
+        return arrays
 
-    def _restore(self, container: Container) -> None:
+    def _restore(self, content: IndexContent) -> None:
         if self.keep_vectors:
-            super()._restore(container)
-        if "codes" not in container.sections:
+            super()._restore(content)
+        if "codes" not in content:
+            require(not len(self), "The index must hold codes of its images.", path=content.path)
             return
         try:
-            raw = np.frombuffer(container.bytes("codes"), np.uint8)
-            self._codes = faiss.deserialize_index(raw)
+            self._codes = faiss.deserialize_index(
+                np.asarray(content.array("codes", np.uint8, (None,)))
+            )
         except RuntimeError as error:
             raise invalid(
-                "The codes must be a faiss index.", path=container.path, faiss=_reason(error)
+                "The codes must be a faiss index.", path=content.path, faiss=_reason(error)
             ) from None
         require(
-            self._codes.ntotal == len(self) and self._codes.d == container.metadata["dim"],
+            self._codes.ntotal == len(self) and self._codes.d == content.parameters["dim"],
             "The codes must be of the file's images.",
             num_codes=self._codes.ntotal,
             num_images=len(self),
-            path=container.path,
+            path=content.path,
         )
 
 

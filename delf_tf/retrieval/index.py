@@ -10,9 +10,9 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import invalid, require, require_choice
+from delf_tf.checks import invalid, require
 from delf_tf.progress import Progress
-from delf_tf.retrieval.container import open_container
+from delf_tf.retrieval.index_file import map_index
 from delf_tf.retrieval.rankings import cut, without_self
 from delf_tf.retrieval.topk import search_blocks
 from delf_tf.retrieval.vector_index import VectorIndex
@@ -154,11 +154,8 @@ def load_index(path: StrPath, *, fingerprint: str | None = None, check: bool = T
     Raises:
       InputError: no such file, damaged, cut short, of an unknown kind or another fingerprint.
     """
-    container = open_container(path, check=check)
-    require_choice("The index's kind", container.kind, INDEX_KINDS)
-    return _find_class(INDEX_KINDS[container.kind]).from_container(
-        container, fingerprint=fingerprint
-    )
+    content = map_index(path, *INDEX_KINDS, check=check)
+    return _find_class(INDEX_KINDS[content.kind]).from_content(content, fingerprint=fingerprint)
 
 
 def _find_class(dotted: str) -> type[VectorIndex]:

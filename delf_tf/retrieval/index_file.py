@@ -21,7 +21,7 @@ def write_index(
     *,
     fingerprint: str,
     ids: Sequence[str],
-    arrays: Mapping[str, np.ndarray],
+    arrays: Mapping[str, tensor_file.Tensor],
     parameters: Mapping[str, Any],
 ) -> Path:
     """Writes an index atomically; equal content gives equal bytes.
@@ -31,7 +31,8 @@ def write_index(
       kind: what reads it, e.g. "asmk".
       fingerprint: of the parameters and of what was learned (codebook, quantiser).
       ids: image ids in row order.
-      arrays: little-endian float32, int64, uint32, uint16 or uint8 arrays of one axis or more.
+      arrays: little-endian float32, float16, int64, uint32, uint16 or uint8 arrays of one axis or
+        more, in pieces if they are large.
       parameters: JSON-able.
 
     Returns:
@@ -53,6 +54,7 @@ class IndexContent:
     """What `read_index` found.
 
     Attributes:
+      kind: as written.
       fingerprint: as written.
       ids: image ids in row order, unique.
       parameters: as written; the reader of the kind checks them.
@@ -61,12 +63,16 @@ class IndexContent:
 
     def __init__(self, file: tensor_file.TensorFile, arrays: dict[str, np.ndarray]):
         """Decodes the ids and keeps the other arrays for `array`."""
-        self.path = file.path
+        self.path, self.kind = file.path, str(file.metadata.get("kind"))
         self.fingerprint = str(file.metadata.get("fingerprint"))
         parameters = file.metadata.get("parameters")
         self.parameters: dict[str, Any] = parameters if isinstance(parameters, dict) else {}
         self._arrays = arrays
         self.ids = self._decode_ids()
+
+    def __contains__(self, name: str) -> bool:
+        """Tells whether the file has an array of this name."""
+        return name in self._arrays
 
     def array(self, name: str, dtype: Any, shape: tuple[int | None, ...]) -> np.ndarray:
         """Returns an array of exactly this dtype and shape (None: any length).
@@ -149,15 +155,39 @@ def read_index(path: StrPath, kind: str) -> IndexContent:
     Raises:
       InputError: no such file, another kind, cut short, or damaged.
     """
+    file = _open(path, (kind,))
+    with file.open() as descriptor:
+        arrays = {name: file.read_checked(descriptor, name) for name in file.shapes}
+    return IndexContent(file, arrays)
+
+
+def map_index(path: StrPath, *kinds: str, check: bool = True) -> IndexContent:
+    """As `read_index`, but the arrays stay in the file, which must then stay as it is.
+
+    Args:
+      path: the file.
+      *kinds: that it may be of.
+      check: go through the whole file once for its checksums, about a second per 2 GB.
+
+    Raises:
+      InputError: as `read_index`.
+    """
+    file = _open(path, kinds)
+    if check:
+        with file.open() as descriptor:
+            for name in file.shapes:
+                file.check(descriptor, name)
+    return IndexContent(file, {name: file.map(name) for name in file.shapes})
+
+
+def _open(path: StrPath, kinds: Sequence[str]) -> tensor_file.TensorFile:
     file = tensor_file.TensorFile(path)
     found = file.metadata.get("kind")
     require(
-        found == kind,
-        f"The file must be an index of kind '{kind}'.",
+        found in kinds,
+        f"The file must be an index of kind {' or '.join(kinds)}.",
         hint=_REBUILD,
         path=Path(path),
         kind=found,
     )
-    with file.open() as descriptor:
-        arrays = {name: file.read_checked(descriptor, name) for name in file.shapes}
-    return IndexContent(file, arrays)
+    return file

@@ -22,7 +22,8 @@ from absl import logging as absl_logging
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import invalid, require
-from delf_tf.retrieval.container import Container
+from delf_tf.features.tensor_file import Tensor
+from delf_tf.retrieval.index_file import IndexContent
 from delf_tf.retrieval.vector_index import VectorIndex
 
 URI_VARIABLE, TOKEN_VARIABLE = "MILVUS_URI", "MILVUS_TOKEN"
@@ -202,15 +203,15 @@ class MilvusIndex(VectorIndex):
             ) from None
 
     @classmethod
-    def _arguments(cls, facts: dict[str, Any]) -> dict[str, Any]:
-        # The file of a local index is known when the container's own path is.
+    def _arguments(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        # The file of a local index is known when the index's own path is.
         return {
-            "uri": facts["file"] or None,
-            "collection": facts["collection"],
-            "engine_index": facts["engine_index"],
+            "uri": parameters["file"] or None,
+            "collection": parameters["collection"],
+            "engine_index": parameters["engine_index"],
         }
 
-    def _metadata(self) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         return {
             "file": "" if self._remote else Path(self.uri).name,
             "collection": self.collection,
@@ -218,19 +219,19 @@ class MilvusIndex(VectorIndex):
             "dim": self._width,
         }
 
-    def _sections(self) -> dict[str, Iterator[Any]]:
-        return {"probe": iter([self._probe.tobytes()])}
+    def _arrays(self) -> dict[str, Tensor]:
+        return {"probe": self._probe}
 
-    def _restore(self, container: Container) -> None:
-        facts = container.metadata
-        self._width = int(facts["dim"])
-        if facts["file"]:
-            database = container.path.resolve().parent / Path(str(facts["file"])).name
+    def _restore(self, content: IndexContent) -> None:
+        self._width = content.parameter("dim", int)
+        file = content.parameter("file", str)
+        if file:
+            database = content.path.resolve().parent / Path(file).name
             require(database.exists(), "The Milvus Lite file must be there.", path=database)
             self.uri = str(database)
         if not self._width:
             return
-        self._probe = np.array(container.array("probe", (2, self._width), np.float32))
+        self._probe = np.array(content.array("probe", np.float32, (2, self._width)))
         with self._explained() as client:
             there = client.has_collection(self.collection)
             self._num_rows = self._count(client) if there else 0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +10,8 @@ import numpy as np
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, invalid, require
-from delf_tf.retrieval.container import Container, open_container, write_container
+from delf_tf.features.tensor_file import Tensor
+from delf_tf.retrieval.index_file import IndexContent, map_index, write_index
 from delf_tf.retrieval.rankings import cut, without_self
 from delf_tf.retrieval.vectors import DTYPES, VectorTable
 from delf_tf.retrieval.whitening import Whitening
@@ -137,22 +137,25 @@ class VectorIndex:
 
     def save(self, path: StrPath) -> Path:
         """Writes the index to one file, atomically, and returns `path`."""
-        sections: dict[str, Iterator[Any]] = {"ids": iter([json.dumps(self._ids).encode()])}
-        metadata = {
-            "dim": self._table.dim,
-            "num_images": len(self),
-            "dtype": self._table.dtype.name,
-            "fingerprint": self.fingerprint,
-            "already_whitened": self.already_whitened,
-            "whitening": None,
-        }
+        arrays = self._arrays()
         if self.whitening is not None:
-            metadata["whitening"] = [self.whitening.kind, *self.whitening.projection.shape]
-            sections["mean"] = iter([self.whitening.mean.tobytes()])
-            sections["projection"] = iter([self.whitening.projection.tobytes()])
-        metadata.update(self._metadata())
-        sections.update(self._sections())
-        return write_container(path, self.kind, metadata, sections)
+            arrays["mean"] = self.whitening.mean
+            arrays["projection"] = self.whitening.projection
+        parameters = {
+            "dim": self._table.dim,
+            "dtype": self._table.dtype.name,
+            "already_whitened": self.already_whitened,
+            "whitening": self.whitening.kind if self.whitening is not None else None,
+            **self._parameters(),
+        }
+        return write_index(
+            path,
+            self.kind,
+            fingerprint=self.fingerprint,
+            ids=self._ids,
+            arrays=arrays,
+            parameters=parameters,
+        )
 
     @classmethod
     def load(
@@ -163,54 +166,36 @@ class VectorIndex:
         Args:
           path: the file.
           fingerprint: of the features that will be searched with; None accepts any.
-          check: read the whole file once against its checksum.
+          check: read the whole file once against its checksums.
 
         Raises:
           InputError: no such file, damaged, cut short, of another kind or fingerprint.
         """
-        container = open_container(path, check=check)
-        require(
-            container.kind == cls.kind,
-            f"The index must be of kind {cls.kind}.",
-            hint="load_index finds the kind by itself.",
-            kind=container.kind,
-            path=container.path,
-        )
-        return cls.from_container(container, fingerprint=fingerprint)
+        return cls.from_content(map_index(path, cls.kind, check=check), fingerprint=fingerprint)
 
     @classmethod
-    def from_container(
-        cls: type[Self], container: Container, *, fingerprint: str | None = None
+    def from_content(
+        cls: type[Self], content: IndexContent, *, fingerprint: str | None = None
     ) -> Self:
-        """Reads an index from an open container; see `load`."""
-        facts = container.metadata
-        found = facts.get("fingerprint")
+        """Makes an index of an open file; see `load`."""
         require(
-            fingerprint is None or found == fingerprint,
+            fingerprint is None or content.fingerprint == fingerprint,
             "The index must be made of the features that it is searched with.",
             hint="Build the index from this store, or extract the queries with its config.",
             expected=fingerprint,
-            fingerprint=found,
-            path=container.path,
+            fingerprint=content.fingerprint,
+            path=content.path,
         )
         try:
-            index = cls._from_facts(container)
-            index._ids = [str(one) for one in json.loads(container.bytes("ids"))]
-            index._known = set(index._ids)
-            index._restore(container)
+            index = cls._from_parameters(content)
+            index._ids, index._known = list(content.ids), set(content.ids)
+            index._restore(content)
         except InputError:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise invalid(
-                "The index's header must be complete.", path=container.path, fault=repr(error)
+                "The index's header must be complete.", path=content.path, fault=repr(error)
             ) from None
-        require(
-            len(index._known) == len(index._ids) == facts["num_images"],
-            "The index must hold one id an image.",
-            num_ids=len(index._ids),
-            num_images=facts["num_images"],
-            path=container.path,
-        )
         return index
 
     def _prepare(self, name: str, descriptors: GlobalDescriptors, whitened: bool) -> np.ndarray:
@@ -227,41 +212,40 @@ class VectorIndex:
         return descriptors.vectors if whitened else self.whiten(descriptors).vectors
 
     @classmethod
-    def _from_facts(cls: type[Self], container: Container) -> Self:
-        facts = container.metadata
-        whitening = None
-        if facts["whitening"] is not None:
-            kind, rows, columns = facts["whitening"]
-            mean = container.array("mean", (columns,), np.float32)
-            projection = container.array("projection", (rows, columns), np.float32)
-            whitening = Whitening(np.array(mean), np.array(projection), kind)
+    def _from_parameters(cls: type[Self], content: IndexContent) -> Self:
+        parameters, whitening = content.parameters, None
+        if parameters["whitening"] is not None:
+            mean = content.array("mean", np.float32, (None,))
+            projection = content.array("projection", np.float32, (None, None))
+            whitening = Whitening(np.array(mean), np.array(projection), parameters["whitening"])
         return cls(
-            dtype=facts["dtype"],
+            dtype=parameters["dtype"],
             whitening=whitening,
-            already_whitened=facts["already_whitened"],
-            fingerprint=facts["fingerprint"],
-            **cls._arguments(facts),
+            already_whitened=parameters["already_whitened"],
+            fingerprint=content.fingerprint,
+            **cls._arguments(parameters),
         )
 
     @classmethod
-    def _arguments(cls, facts: dict[str, Any]) -> dict[str, Any]:
-        """Constructor arguments that only this kind has, from a file's facts."""
+    def _arguments(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Constructor arguments that only this kind has, from a file's parameters."""
         return {}
 
-    def _metadata(self) -> dict[str, Any]:
-        """Facts that only this kind keeps."""
+    def _parameters(self) -> dict[str, Any]:
+        """Parameters that only this kind keeps."""
         return {}
 
-    def _sections(self) -> dict[str, Iterator[Any]]:
-        """Sections that this kind keeps."""
-        return {"vectors": self._table.raw()}
+    def _arrays(self) -> dict[str, Tensor]:
+        """Arrays that this kind keeps."""
+        return {"vectors": self._table}
 
-    def _restore(self, container: Container) -> None:
-        """Takes the sections of a file up again."""
-        facts = container.metadata
-        if facts["num_images"]:
-            shape = (facts["num_images"], facts["dim"])
-            self._table.append(container.array("vectors", shape, DTYPES[facts["dtype"]]))
+    def _restore(self, content: IndexContent) -> None:
+        """Takes the arrays of a file up again."""
+        dtype = DTYPES[content.parameters["dtype"]]
+        dim = content.parameter("dim", int) if len(self) else None
+        vectors = content.array("vectors", dtype, (len(self), dim))
+        if len(self):
+            self._table.append(vectors)
 
     def _add_vectors(self, ids: Sequence[str], vectors: np.ndarray) -> None:
         self._table.append(vectors)

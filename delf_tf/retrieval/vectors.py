@@ -90,8 +90,8 @@ class VectorTable:
                 block = piece[first : first + size]
                 yield int(start) + first, np.asarray(block, np.float32)
 
-    def raw(self) -> Iterator[memoryview[Any]]:
-        """Yields the stored bytes in order, as they are written to a file."""
+    def pieces(self) -> Iterator[np.ndarray]:
+        """Yields the vectors as they are stored, in order, in parts: see features.tensor_file."""
         for piece in self._pieces:
             for first in range(0, len(piece), 1 << 14):
-                yield np.ascontiguousarray(piece[first : first + (1 << 14)]).data.cast("B")
+                yield np.ascontiguousarray(piece[first : first + (1 << 14)])

@@ -92,6 +92,56 @@ def test_reading_rows(tmp_path):
             file.read(descriptor, "x")
 
 
+class _Halves:
+    """An array of which half is in memory at a time."""
+
+    def __init__(self, array):
+        self.array, self.dtype, self.shape = array, array.dtype, array.shape
+
+    def pieces(self):
+        middle = len(self.array) // 2
+        yield self.array[:middle]
+        yield self.array[middle:]
+
+
+def test_pieces_give_the_bytes_of_the_whole():
+    assert content({"b": _Halves(ARRAYS["b"]), "none": _Halves(ARRAYS["none"])}) == content(
+        {"b": ARRAYS["b"], "none": ARRAYS["none"]}
+    )
+
+
+def test_mapped_arrays_are_those_that_are_read(tmp_path):
+    (tmp_path / "f").write_bytes(content())
+    file = tensor_file.TensorFile(tmp_path / "f")
+    for name, array in ARRAYS.items():
+        mapped = file.map(name)
+        assert mapped.dtype == array.dtype
+        np.testing.assert_array_equal(mapped, array)
+    with pytest.raises(ValueError, match="read-only"):
+        file.map("b")[0, 0] = 1
+
+
+def test_checking_finds_a_flipped_bit_in_any_chunk(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensor_file, "_CHUNK_BYTES", 12)
+    raw = content()
+    for position in range(len(raw) - sum(one.nbytes for one in ARRAYS.values()), len(raw)):
+        (tmp_path / "f").write_bytes(
+            raw[:position] + bytes([raw[position] ^ 1]) + raw[position + 1 :]
+        )
+        file = tensor_file.TensorFile(tmp_path / "f")
+        with file.open() as descriptor, pytest.raises(InputError, match="checksum differs"):
+            for name in file.shapes:
+                file.check(descriptor, name)
+
+
+def test_checking_many_rows_of_no_width_ends(tmp_path):
+    (tmp_path / "f").write_bytes(content({"none": np.zeros((1 << 40, 0), np.uint8)}))
+    file = tensor_file.TensorFile(tmp_path / "f")
+    with file.open() as descriptor:
+        file.check(descriptor, "none")
+    assert file.map("none").shape == (1 << 40, 0)
+
+
 def test_crc_over_several_arrays():
     parts = (np.arange(3, dtype=np.uint8), np.zeros((0, 2)), np.arange(4, dtype=np.uint8))
     assert tensor_file.crc32(*parts) == zlib.crc32(bytes([0, 1, 2, 0, 1, 2, 3]))

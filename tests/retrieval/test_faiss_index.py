@@ -9,6 +9,7 @@ from delf_tf.checks import InputError
 from delf_tf.retrieval import index as indexes
 from delf_tf.retrieval.faiss_index import FaissIndex, default_factory
 from delf_tf.retrieval.index import ExactIndex, build_index, create_index, load_index
+from delf_tf.retrieval.index_file import write_index
 from delf_tf.retrieval.whitening import fit_pca
 from delf_tf.types import GlobalDescriptors
 
@@ -150,6 +151,21 @@ def test_damaged_codes_are_refused(tmp_path, database):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match="checksum"):
             load_index(path)
+
+
+def test_a_file_without_codes_is_refused(tmp_path):
+    parameters = {"dim": 0, "dtype": "float32", "already_whitened": False, "whitening": None}
+    own = {"factory": "SQ8", "num_probes": 1, "num_rescored": 0, "keep_vectors": False}
+    path = write_index(
+        tmp_path / "a.index",
+        "faiss",
+        fingerprint="",
+        ids=["a"],
+        arrays={},
+        parameters={**parameters, **own},
+    )
+    with pytest.raises(InputError, match="hold codes"):
+        load_index(path)
 
 
 @pytest.mark.parametrize("factory", ["nonsense", "IVF16,PQ7", "IVF5000,Flat"])
