@@ -117,14 +117,20 @@ def _store_options(
     message: experiment_pb2.Experiment, local_pca: artifacts.StrPath | None
 ) -> dict[str, Any]:
     """Returns what engine.extract_to_store needs to make or continue the store."""
-    codec = message.extraction.local_codec
-    files = [path for path in (local_pca, codec) if path and Path(path).is_file()]
-    contents = map(artifacts.file_fingerprint, files)
     return {
-        "fingerprint": experiment.extraction_fingerprint(message, *contents),
-        "local_codec": codec,
+        "fingerprint": store_fingerprint(message, local_pca),
+        "local_codec": message.extraction.local_codec,
         "block_size": message.extraction.block_size,
     }
+
+
+def store_fingerprint(
+    message: experiment_pb2.Experiment, local_pca: artifacts.StrPath | None
+) -> str:
+    """Returns the fingerprint of the stores that `extract` makes with these arguments."""
+    files = [path for path in (local_pca, message.extraction.local_codec) if path]
+    contents = [artifacts.file_fingerprint(path) for path in files if Path(path).is_file()]
+    return experiment.extraction_fingerprint(message, *contents)
 
 
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:

@@ -31,6 +31,7 @@ from delf_tf.tools import (
     build_index,
     command_line,
     experiment,
+    extract,
     local_indexes,
     pipeline,
     rerank,
@@ -149,10 +150,19 @@ def create_service(source: Source, *, num_threads: int = 2) -> RetrievalService:
 
     message, store = source.message, source.store
     pipeline.check_stages(message)
-    extractor = experiment.create_extractor(message, local_pca=_local_pca(source))
+    local_pca = _local_pca(source)
+    made_by = extract.store_fingerprint(message, local_pca)
+    require(
+        store.fingerprint == made_by,
+        "The collection's features must be made as those of the queries will be.",
+        hint="Serve with the config and weights that the store was extracted with.",
+        store=store.fingerprint,
+        queries=made_by,
+    )
+    extractor = experiment.create_extractor(message, local_pca=local_pca)
     loader = experiment.create_loader(message)
 
-    def extract(image: np.ndarray) -> ImageFeatures:
+    def extract_query(image: np.ndarray) -> ImageFeatures:
         return engine.extract_image(extractor, *loader.limit(image))
 
     refs = [ImageRef(one, source.images_dir / one) for one in store.ids()]
@@ -169,7 +179,7 @@ def create_service(source: Source, *, num_threads: int = 2) -> RetrievalService:
     two_stages = message.HasField("rerank")
     return RetrievalService(
         refs,
-        extract,
+        extract_query,
         _searcher(source),
         rerank=_reranker(message, store, num_threads) if two_stages else None,
         read_local=store.read_local if two_stages else None,

@@ -111,6 +111,12 @@ def test_mistakes_are_told(retrieved, tmp_path, capsys):
     )
 
 
+def test_features_of_another_model_are_refused(retrieved, capsys):
+    out = f"--index={retrieved / 'out'}"
+    _refused(capsys, 1, "made as those of the queries", out, "--set=model.seed=2")
+    _refused(capsys, 1, "made as those of the queries", out, "--set=extraction.max_image_size=64")
+
+
 def test_a_folder_remembers_how_it_was_made(retrieved):
     found = retrieval_folder.read(retrieved / "out")
     assert found.message.model.name == "gem_mobilenet_v2"
