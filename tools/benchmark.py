@@ -5,8 +5,9 @@ delf_tf benchmark NAME [--json] [--output_dir=OUT] [--set=NAME=VALUE …]
 extract: files to stored features, beside the original's way; verify: pairs of images; pairs and
 photos: real pairs with homographies (--set=directory=DIR), or labelled photographs (also
 --set=labels=CSV); search: indexes beside exact search; asmk and local: the indexes of local
-features. --set changes sizes and repeats, such as --set=rounds=9 or --set='settings=["global"]';
-values are JSON, or plain words. OUT receives NAME.json, and plots of what verify costs.
+features; input: TFRecords to training batches (--set=file_pattern=GLOB for your own).
+--set changes sizes and repeats, such as --set=rounds=9 or --set='settings=["global"]'; values are
+JSON, or plain words. OUT receives NAME.json, and plots of what verify costs.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ BENCHMARKS = {
     "search": ("delf_tf.retrieval.search_benchmark", "run"),
     "asmk": ("delf_tf.retrieval.benchmark_asmk", "run"),
     "local": ("delf_tf.retrieval.benchmark_asmk", "run_local"),
+    "input": ("delf_tf.datasets.input_benchmark", "run"),
 }
 
 

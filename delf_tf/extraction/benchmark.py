@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from delf_tf import machine
 from delf_tf.checks import require, require_choice
 from delf_tf.datasets.images import read_image
-from delf_tf.extraction import engine, machine, network_rate
+from delf_tf.datasets.synthetic import benchmark_pictures
+from delf_tf.extraction import engine, network_rate
 from delf_tf.extraction.extractor import Extractor
 from delf_tf.extraction.original_way import OriginalWay
 from delf_tf.extraction.precision import BFLOAT16, FLOAT32
@@ -203,17 +204,10 @@ def _ratio(seconds: dict[str, list[float]], name: str) -> float | None:
 
 
 def _write_images(folder: Path, num: int, height: int, width: int) -> list[ImageRef]:
-    """Writes JPEG files with structure at every scale, about as large as photographs' are."""
     refs = []
     for number in range(num):
-        random = np.random.RandomState(number)
-        pixels = np.zeros((height, width, 3), np.float32)
-        for cell in (256, 64, 16, 4):
-            coarse = random.randint(0, 256, (height // cell + 2, width // cell + 2, 3), np.uint8)
-            smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR)
-            pixels += np.asarray(smooth, np.float32) / 4
         path = folder / f"{number:04}.jpg"
-        Image.fromarray(pixels.astype(np.uint8)).save(path, quality=90)
+        path.write_bytes(benchmark_pictures.encode_picture(number, height, width))
         refs.append(ImageRef(path.name, path))
     return refs
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from delf_tf import create_model
+from delf_tf import create_model, machine
 from delf_tf.checks import InputError
-from delf_tf.extraction import benchmark, machine, network_rate
+from delf_tf.extraction import benchmark, network_rate
 from delf_tf.extraction.extractor import Extractor
 from delf_tf.extraction.original_way import OriginalWay
 from delf_tf.features import delf_format

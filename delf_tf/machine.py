@@ -8,8 +8,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
 _CPU_INFO = Path("/proc/cpuinfo")
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -18,6 +16,8 @@ _PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy")
 
 def describe() -> dict[str, Any]:
     """Returns JSON-able facts: "processor", "num_cpus", "load_average", "accelerators" and more."""
+    import tensorflow as tf  # noqa: PLC0415 - only what measures TensorFlow asks
+
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     installed = {
