@@ -105,11 +105,13 @@ class TupleStream:
 
     def _mine(self, epoch: int, path: Path) -> np.ndarray:
         mined = self._miner.mine(epoch, self._describe, self._record_rows)
+        distance = mined.mean_negative_distance
+        logging.info("Epoch %d: negatives lie %.3f from their queries on average.", epoch, distance)
         with artifacts.atomic_write(path) as file:
             np.savez(
                 file,
                 rows=mined.rows,
-                mean_negative_distance=mined.mean_negative_distance,
+                mean_negative_distance=distance,
                 fingerprint=self._fingerprint,
             )
         return mined.rows

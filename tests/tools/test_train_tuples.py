@@ -78,6 +78,31 @@ def test_database_to_weights(work):
     assert (clusters[:, :1] != clusters[:, 2:]).all()
 
 
+def test_the_recipe_of_super_features_in_small(work):
+    small = {
+        "model.name": "superfeatures_resnet14",
+        "model.width_multiplier": 0.125,
+        "model.num_superfeatures": 4,
+        "model.superfeature_dim": 8,
+        "model.local_dim": 0,
+        "training.batch_size": 8,
+        "training.image_size": 64,
+        "training.num_steps": 2,
+        "training.precision": "float32",
+        "training.tuples.num_queries": 4,
+        "training.tuples.num_negatives": 2,
+        "training.tuples.pool_size": 12,
+        "training.tuples.database": f"{work}/sfm.pkl",
+    }
+    flags = [f"--set={name}={value}" for name, value in small.items()]
+    flags += [f"--train_file_pattern={work}/r/train*", f"--output_dir={work}/superfeatures"]
+    arguments = ["train", "--config=superfeatures_resnet50", *flags]
+    assert command_line.run(train.main, train.FLAGS, arguments) == 0
+    header = (work / "superfeatures" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"superfeature_loss", "decorrelation_loss"} <= set(header)
+    assert "tuple_loss" not in header
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
