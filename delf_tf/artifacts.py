@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Union
@@ -40,6 +41,43 @@ def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: StrPath) -> Iterator[Path]:
+    """Yields a folder to fill that appears under `path` only when the block ends without error.
+
+    What was at `path` is replaced then, and kept if anything fails.
+
+    Args:
+      path: final path; its parent folder is made if missing.
+
+    Yields:
+      The path of the temporary folder, which does not exist yet.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        _replace_folder(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    """Renames a folder to `path`; what was there goes when the new one stands, not before."""
+    if not path.exists():
+        new.rename(path)
+        return
+    old = new.with_suffix(".old")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    shutil.rmtree(old)
 
 
 def write_bytes(path: StrPath, content: bytes) -> Path:

@@ -78,3 +78,27 @@ def test_file_fingerprint_follows_content(tmp_path):
     assert artifacts.file_fingerprint(one) == artifacts.file_fingerprint(two)
     two.write_bytes(b"x" * 2_999_999 + b"y")
     assert artifacts.file_fingerprint(one) != artifacts.file_fingerprint(two)
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "folder"
+    with artifacts.atomic_folder(path) as folder:
+        folder.mkdir()
+        (folder / "a").write_text("1")
+        assert not path.exists()
+    assert (path / "a").read_text() == "1"
+
+    def fail():
+        with artifacts.atomic_folder(path) as folder:
+            folder.mkdir()
+            (folder / "a").write_text("2")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert (path / "a").read_text() == "1"
+    with artifacts.atomic_folder(path) as folder:
+        folder.mkdir()
+        (folder / "b").write_text("3")
+    assert [one.name for one in path.iterdir()] == ["b"]
+    assert [one.name for one in path.parent.iterdir()] == ["folder"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +87,9 @@ def export_extractor(
         "fingerprint": fingerprint,
         "tensorflow": tf.__version__,
     }
-    _save(_root(graphs), graphs, metadata, output_dir)
+    with artifacts.atomic_folder(output_dir) as folder:
+        tf.saved_model.save(_root(graphs), str(folder), signatures=graphs)
+        artifacts.write_json(folder / METADATA, metadata)
     logging.info("Exported %s (%s).", output_dir, ", ".join(graphs))
     return output_dir
 
@@ -100,29 +100,3 @@ def _root(graphs: dict[str, Any]) -> tf.Module:
     used = {id(variable): variable for graph in graphs.values() for variable in graph.variables}
     root.weights = list(used.values())
     return root
-
-
-def _save(root: tf.Module, graphs: dict[str, Any], metadata: Any, output_dir: Path) -> None:
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output_dir.with_name(f".{output_dir.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        tf.saved_model.save(root, str(temporary), signatures=graphs)
-        artifacts.write_json(temporary / METADATA, metadata)
-        _replace(temporary, output_dir)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace(new: Path, path: Path) -> None:
-    """Renames a folder to `path`; what was there goes when the new one stands, not before."""
-    if not path.exists():
-        new.rename(path)
-        return
-    old = new.with_suffix(".old")
-    path.rename(old)
-    try:
-        new.rename(path)
-    except BaseException:
-        old.rename(path)
-        raise
-    shutil.rmtree(old)

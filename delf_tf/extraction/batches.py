@@ -147,7 +147,8 @@ class BatchExtractor(tf.Module):
             if "features" in outputs:
                 height, width = tf.unstack(cells(level_size, 16))
                 inner = {name: outputs[name][:, :height, :width] for name in ("features", "scores")}
-                level.update(extractor.cells(inner, size, level_size, scale))
+                found = extractor.cells(inner, size, level_size, scale)
+                level.update({name: values[0] for name, values in found.items()})
             levels.append(level)
         return extractor.finish(levels)
 

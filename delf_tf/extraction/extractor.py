@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ _OFFSET_PERIOD = 64
 # Fields of local features, one row a feature.
 LOCAL_NAMES = ("locations", "descriptors", "scores", "scales")
 
-# Locations [N, 2], descriptors [N, D] and scores [N] of one scale.
+# Locations [B, N, 2], descriptors [B, N, D] and scores [B, N] of one scale.
 Rows = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
@@ -162,12 +162,41 @@ class Extractor(tf.Module):
 
     def levels(self, image: tf.Tensor) -> list[dict[str, tf.Tensor]]:
         """Returns `level` of every scale that is of use, in order."""
-        levels = []
+        return [self.level(image, *one) for one in self._passes()]
+
+    def batch(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Extracts images of one size, with results whose shapes depend on that size alone.
+
+        Args:
+          images: uint8 [B, H, W, 3], RGB, a shape that is known while the graph is made, both
+            sides at least MIN_SIDE_PX.
+
+        Returns:
+          "global_descriptor" float32 [B, D], if asked for; what `select_padded` gives, if local
+          features are. Each image has what it has alone.
+
+        Raises:
+          InputError: see `select_padded`.
+        """
+        levels = [self.batch_level(images, *one) for one in self._passes()]
+        result = {}
+        if self.use_global_features:
+            result["global_descriptor"] = pool(
+                tf.stack([level["global"] for level in levels if "global" in level])
+            )
+        if self.use_local_features:
+            cells = {
+                name: tf.concat([level[name] for level in levels], axis=1) for name in LOCAL_NAMES
+            }
+            result.update(self.select_padded(cells))
+        return result
+
+    def _passes(self) -> Iterator[tuple[float, bool, bool]]:
+        """Yields scale, use_global and use_local of each pass of the network that is of use."""
         for index, scale in enumerate(self.image_scales):
             needs_global = self.use_global_features and index in self.global_scales_ind
             if needs_global or self.use_local_features:
-                levels.append(self.level(image, scale, needs_global, self.use_local_features))
-        return levels
+                yield scale, needs_global, self.use_local_features
 
     def level(
         self, image: tf.Tensor, scale: float | tf.Tensor, use_global: bool, use_local: bool
@@ -184,15 +213,27 @@ class Extractor(tf.Module):
         Returns:
           float32 tensors by name.
         """
-        image = tf.cast(image, tf.float32)
-        level = pyramid.pyramid_level(image, scale)
+        result = self.batch_level(image[tf.newaxis], scale, use_global, use_local)
+        return {name: values if name == "global" else values[0] for name, values in result.items()}
+
+    def batch_level(
+        self, images: tf.Tensor, scale: float | tf.Tensor, use_global: bool, use_local: bool
+    ) -> dict[str, tf.Tensor]:
+        """Runs the model on one scale of images [B, H, W, 3] of one size; see `level`.
+
+        Returns:
+          "global" [B, D]; what `level` gives of local features, with a first axis of B.
+        """
+        images = tf.cast(images, tf.float32)
+        level = pyramid.pyramid_level(images, scale)
         needed = ("global",) * use_global + (self.model.local_output,) * use_local
-        outputs = self.model(level[tf.newaxis], training=False, outputs=needed)
+        outputs = self.model(level, training=False, outputs=needed)
         result = {}
         if use_global:
             result["global"] = self.project_global(outputs["global"])
         if use_local:
-            result.update(self.cells(outputs, tf.shape(image)[:2], tf.shape(level)[:2], scale))
+            sizes = tf.shape(images)[1:3], tf.shape(level)[1:3]
+            result.update(self.cells(outputs, *sizes, scale))
         return result
 
     def project_global(self, vectors: tf.Tensor) -> tf.Tensor:
@@ -222,7 +263,44 @@ class Extractor(tf.Module):
             score_threshold=score_threshold,
             nms_iou=self.nms_iou,
         )
-        kept = {name: tf.gather(values, chosen) for name, values in cells.items()}
+        return self._keep(cells, chosen)
+
+    def select_padded(self, cells: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Does what `select` does for a batch, with results of static shape.
+
+        Args:
+          cells: local features of `batch_level`, those of all scales concatenated.
+
+        Returns:
+          The same names, [B, K, ...] with K the smaller of max_num_features and the number of
+          cells, and "num_features" int32 [B]; the rows from num_features on are zero.
+
+        Raises:
+          InputError: the Extractor suppresses overlapping features, whose number depends on them.
+        """
+        require(
+            self.nms_iou >= 1.0,
+            "nms_iou must be 1 where shapes are static: a plain top-K.",
+            nms_iou=self.nms_iou,
+        )
+        rows, num_features = selection.strongest(
+            cells["scores"],
+            max_num_features=self.max_num_features,
+            score_threshold=self.score_threshold,
+        )
+        kept = self._keep(cells, rows)
+        is_kept = tf.sequence_mask(num_features, rows.shape[-1])
+        for name, values in kept.items():
+            mask = is_kept if values.shape.rank == 2 else is_kept[..., tf.newaxis]
+            kept[name] = tf.where(mask, values, 0.0)
+        return {**kept, "num_features": num_features}
+
+    def _keep(self, cells: dict[str, tf.Tensor], rows: tf.Tensor) -> dict[str, tf.Tensor]:
+        axis = rows.shape.rank - 1
+        kept = {
+            name: tf.gather(values, rows, axis=axis, batch_dims=axis)
+            for name, values in cells.items()
+        }
         kept["descriptors"] = _project(kept["descriptors"], self._local)
         return kept
 
@@ -233,12 +311,12 @@ class Extractor(tf.Module):
         level_size: tf.Tensor,
         scale: float | tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """Returns one scale's local features as the rows of `level`.
+        """Returns one scale's local features as `batch_level` does.
 
         Args:
-          outputs: of the model, for one image.
-          size: int32 [2], (height, width) of the image.
-          level_size: of the scaled image.
+          outputs: of the model, for images of one size.
+          size: int32 [2], (height, width) of the images.
+          level_size: of the scaled images.
           scale: its factor.
         """
         factor = tf.cast(size, tf.float32) / tf.cast(level_size, tf.float32)
@@ -249,30 +327,32 @@ class Extractor(tf.Module):
             "locations": (locations + 0.5) * factor - 0.5,
             "descriptors": descriptors,
             "scores": scores,
-            "scales": tf.fill([tf.size(scores)], tf.cast(1.0 / scale, tf.float32)),
+            "scales": tf.fill(tf.shape(scores), tf.cast(1.0 / scale, tf.float32)),
         }
 
     def _map_rows(self, outputs: dict[str, tf.Tensor], level_size: tf.Tensor) -> Rows:
         """Returns (y, x) pixels of the scaled image, descriptors and scores of the inner cells."""
-        features = tf.cast(outputs["features"][0], tf.float32)
-        scores = tf.cast(outputs["scores"][0], tf.float32)
-        grid = self._centres(tf.shape(scores), level_size)
+        features = tf.cast(outputs["features"], tf.float32)
+        scores = tf.cast(outputs["scores"], tf.float32)
+        grid = self._centres(tf.shape(scores)[1:], level_size)
         # An empty slice where the map is all border.
         inner = slice(self.border_cells, -self.border_cells or None)
-        grid, features, scores = (values[inner, inner] for values in (grid, features, scores))
+        features, scores = features[:, inner, inner], scores[:, inner, inner]
+        num_images = tf.shape(scores)[0]
+        grid = tf.reshape(grid[inner, inner], [1, -1, 2])
         return (
-            tf.reshape(grid, [-1, 2]),
-            tf.reshape(features, [-1, features.shape[-1]]),
-            tf.reshape(scores, [-1]),
+            tf.tile(grid, [num_images, 1, 1]),
+            tf.reshape(features, [num_images, -1, features.shape[-1]]),
+            tf.reshape(scores, [num_images, -1]),
         )
 
     def _template_rows(self, outputs: dict[str, tf.Tensor], level_size: tf.Tensor) -> Rows:
         """Returns the same of super-features: where a template looked, on average."""
-        attention = tf.cast(outputs["attention"][0], tf.float32)
-        grid = self._centres(tf.shape(attention)[1:], level_size)
-        locations = tf.einsum("nhw,hwc->nc", attention, grid)
-        descriptors = tf.cast(outputs["superfeatures"][0], tf.float32)
-        return locations, descriptors, tf.cast(outputs["strengths"][0], tf.float32)
+        attention = tf.cast(outputs["attention"], tf.float32)
+        grid = self._centres(tf.shape(attention)[2:], level_size)
+        locations = tf.einsum("bnhw,hwc->bnc", attention, grid)
+        descriptors = tf.cast(outputs["superfeatures"], tf.float32)
+        return locations, descriptors, tf.cast(outputs["strengths"], tf.float32)
 
     def _centres(self, cells: tf.Tensor, level_size: tf.Tensor) -> tf.Tensor:
         """Returns the centres [h, w, 2], (y, x), of a map of `cells` = (h, w)."""
@@ -285,7 +365,7 @@ class Extractor(tf.Module):
 
 
 def pool(vectors: tf.Tensor) -> tf.Tensor:
-    """Returns one global descriptor [D] of those of an image's scales [S, D]: their direction."""
+    """Returns a global descriptor [..., D] of those of all scales [S, ..., D]: their direction."""
     return tf.math.l2_normalize(tf.reduce_sum(vectors, axis=0), axis=-1)
 
 

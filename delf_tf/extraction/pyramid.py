@@ -77,10 +77,18 @@ def scaled_size(size: tf.Tensor, scale: float | tf.Tensor) -> tf.Tensor:
 
 
 def pyramid_level(image: tf.Tensor, scale: float | tf.Tensor) -> tf.Tensor:
-    """Returns the float32 image [H, W, 3] resized by `scale`, bilinear without antialiasing."""
+    """Returns float32 images [..., H, W, 3] resized by `scale`, bilinear without antialiasing.
+
+    Sizes that are known while a graph is made stay so, which XLA needs.
+    """
     if not tf.is_tensor(scale) and scale == 1.0:
         return image
-    size = scaled_size(tf.shape(image)[:2], scale)
+    size = image.shape[-3:-1]
+    if size.is_fully_defined() and not tf.is_tensor(scale):
+        with tf.init_scope():
+            size = scaled_size(tf.constant(size.as_list()), scale).numpy()
+    else:
+        size = scaled_size(tf.shape(image)[-3:-1], scale)
     return tf.image.resize(image, size, method="bilinear", antialias=False)
 
 
