@@ -183,6 +183,11 @@ def _check(metadata: dict[str, Any]) -> None:
         "The first argument must be images, uint8 [B, H, W, 3].",
         argument=first,
     )
+    said = {"precision": str, "image_scales": list, "fingerprint": str, "model": dict}
+    require(
+        all(isinstance(metadata[name], kind) for name, kind in {**said, "versions": dict}.items()),
+        f"{METADATA} must say what made it.",
+    )
     require(
         all(one["shape"][:1] == shape[:1] for one in metadata["outputs"]) and metadata["outputs"],
         "Each output must have a row for each image.",

@@ -277,6 +277,8 @@ def _edit(path, change):
     [
         (lambda c: c.update(format_version=99), "format must be version"),
         (lambda c: c.pop("outputs"), "must be whole"),
+        (lambda c: c.update(model="delg"), "must say what made it"),
+        (lambda c: c.pop("versions"), "must be whole"),
         (lambda c: c.update(outputs=[]), "Each output must have"),
         (lambda c: c.update(arguments=[]), "must be whole"),
         (lambda c: c["arguments"][0].update(dtype="float32"), "first argument must be images"),
