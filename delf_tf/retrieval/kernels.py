@@ -31,7 +31,7 @@ def _count_bits(_context: Any, _value: Any) -> Any:
     return types.uint64(types.uint64), build
 
 
-_popcount: Any = intrinsic(_count_bits)
+popcount: Any = intrinsic(_count_bits)
 
 
 @numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
@@ -126,7 +126,7 @@ def score_binary(lists: Lists, query: Lists, kernel: np.ndarray, scores: np.ndar
         for row in range(offsets[words[index]], offsets[words[index] + 1]):
             distance = numba.uint64(0)
             for column in range(signatures.shape[1]):
-                distance += _popcount(signatures[row, column] ^ asked[index, column])
+                distance += popcount(signatures[row, column] ^ asked[index, column])
             scores[owners[row]] += weights[index] * kernel[distance]
 
 

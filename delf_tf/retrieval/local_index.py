@@ -17,9 +17,9 @@ from delf_tf.artifacts import StrPath, fingerprint
 from delf_tf.checks import as_array, require
 from delf_tf.matching.threads import default_num_threads, run_all
 from delf_tf.retrieval import local_kernels
+from delf_tf.retrieval.code_blocks import CodeLists
 from delf_tf.retrieval.index_file import read_index, write_index
 from delf_tf.retrieval.local_quantizer import LocalQuantizer
-from delf_tf.retrieval.posting_lists import PostingLists
 from delf_tf.retrieval.query_batch import Queries, checked_k, checked_queries, rank_scores
 from delf_tf.types import Ranking
 
@@ -33,7 +33,7 @@ _CHUNK = 128
 class LocalIndex:
     """An inverted file of the local features of all images.
 
-    Memory a feature: its code's bytes and 4; 11 for the 50-bit code.
+    Memory a feature: its code's bits and 4 bytes; 10.25 bytes for the 50-bit code.
 
     Attributes:
       quantizer: cells and codes.
@@ -63,7 +63,9 @@ class LocalIndex:
         self.fingerprint = fingerprint(
             quantizer.fingerprint, f"{self.num_neighbors} {self.num_probes}"
         )
-        self._lists = PostingLists(len(quantizer.centroids), quantizer.code_bytes, np.uint8)
+        self._lists = CodeLists(
+            len(quantizer.centroids), len(quantizer.codebooks), quantizer.num_bits
+        )
         self._ids: list[str] = []
         self._known: set[str] = set()
         self._ends: list[int] = []
@@ -250,8 +252,7 @@ class LocalIndex:
 
     def _neighbors(self, descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with self._lock:
-            lists = self._lists.compact()
-        wide = local_kernels.widen(lists[2])
+            lists = self._lists.blocks()
         rotated = self.quantizer.rotated(descriptors)
         cells = self.quantizer.cells(rotated, self.num_probes)
         shape = len(rotated), self.num_neighbors
@@ -259,12 +260,11 @@ class LocalIndex:
         coder = (
             self.quantizer.centroids,
             np.ascontiguousarray(self.quantizer.codebooks.transpose(0, 2, 1)),
-            np.array([self.quantizer.num_bits]),
         )
 
         def search_rows(rows: slice) -> None:
             local_kernels.nearest_features(
-                lists, wide, coder, (rotated[rows], cells[rows]), (features[rows], distances[rows])
+                tuple(lists), coder, (rotated[rows], cells[rows]), (features[rows], distances[rows])
             )
 
         run_all(search_rows, list(_chunks(len(rotated))), default_num_threads())

@@ -17,7 +17,7 @@ import numpy as np
 
 from delf_tf.artifacts import fingerprint
 from delf_tf.checks import as_array, invalid, require
-from delf_tf.retrieval import local_kernels
+from delf_tf.retrieval import code_kernels
 from delf_tf.retrieval.word_assignment import WordAssigner
 
 _FACTORY = re.compile(r"(OPQ(\d{1,4}),)?IVF(\d{1,7}),PQ(\d{1,4})x(\d)", re.ASCII)
@@ -171,7 +171,7 @@ class LocalQuantizer:
         cells = self.cells(rotated)[:, 0]
         codes = np.zeros((len(rotated), self.code_bytes), np.uint8)
         residuals = rotated - self.centroids[cells]
-        local_kernels.encode(residuals, self.codebooks, self.num_bits, codes)
+        code_kernels.encode(residuals, self.codebooks, self.num_bits, codes)
         return cells, codes
 
 
