@@ -6,22 +6,15 @@ the same seed gives the same picture eagerly, inside tf.data and after a restart
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
-from delf_tf.datasets import addons
-
-# Krizhevsky et al. (NIPS 2012, section 4.1): eigenvalues and eigenvectors (columns) of the RGB
-# covariance of ImageNet's pixels in 0..1.
-_PCA_STD = (0.2175, 0.0188, 0.0045)
-_PCA_AXES = (
-    (-0.5675, 0.7192, 0.4009),
-    (-0.5808, -0.0045, -0.8140),
-    (-0.5836, -0.6948, 0.4203),
-)
+from delf_tf.datasets import addons, colour
 
 
 def random_resized_crop(
@@ -131,35 +124,6 @@ def flip(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
     return tf.reverse(image, [1])
 
 
-def brightness(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
-    """Multiplies by a factor in 1 ± strength."""
-    return image * _around_one(seed, strength)
-
-
-def contrast(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
-    """Scales differences from the mean grey by a factor in 1 ± strength."""
-    mean = tf.reduce_mean(_grey(image))
-    return mean + (image - mean) * _around_one(seed, strength)
-
-
-def saturation(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
-    """Scales differences from each pixel's grey by a factor in 1 ± strength."""
-    grey = _grey(image)
-    return grey + (image - grey) * _around_one(seed, strength)
-
-
-def grey(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
-    """Takes out the share `strength` of the colour."""
-    del seed
-    return image + (_grey(image) - image) * strength
-
-
-def pca_lighting(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
-    """Shifts along the axes of ImageNet's colours by normal amounts of deviation `strength`."""
-    amounts = tf.random.stateless_normal([3], seed, stddev=strength) * tf.constant(_PCA_STD)
-    return image + 255.0 * tf.linalg.matvec(tf.constant(_PCA_AXES), amounts)
-
-
 def rotate(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
     """Rotates by an angle in ± strength degrees."""
     return addons.rotate(image, _uniform(seed, strength * math.pi / 180))
@@ -190,25 +154,33 @@ def hsv(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
     return addons.adjust_hsv(image, draws[0], 1 + draws[1], 1 + draws[2])
 
 
+def _recolour(
+    change: Callable[[tf.Tensor, float, tf.Tensor], colour.Change],
+) -> Callable[[tf.Tensor, tf.Tensor, float], tf.Tensor]:
+    @functools.wraps(change)
+    def distortion(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
+        return colour.apply(image, change(seed, strength, colour.mean_colour(image)))
+
+    return distortion
+
+
 DISTORTIONS: dict[str, Callable[[tf.Tensor, tf.Tensor, float], tf.Tensor]] = {
     "flip": flip,
-    "brightness": brightness,
-    "contrast": contrast,
-    "saturation": saturation,
-    "grey": grey,
-    "pca_lighting": pca_lighting,
+    **{name: _recolour(change) for name, change in colour.CHANGES.items()},
     "rotate": rotate,
     "blur": blur,
     "sharpness": sharpness,
     "cutout": cutout,
     "hsv": hsv,
 }
+# They only move pixels, so what they give needs no clipping.
+_MOVES = ("flip",)
 
 
 def distort(
     image: tf.Tensor, seed: tf.Tensor, distortions: tuple[tuple[str, float, float], ...]
 ) -> tf.Tensor:
-    """Applies distortions in order, each by chance.
+    """Applies distortions in order, each by chance; changes of colour in a row in one pass.
 
     Args:
       image: float32 [H, W, 3], 0..255, static shape.
@@ -216,25 +188,53 @@ def distort(
       distortions: (name in `DISTORTIONS`, strength, probability).
 
     Returns:
-      float32 [H, W, 3], clipped to 0..255 if there are distortions.
+      float32 [H, W, 3], clipped to 0..255 if distortions may leave it.
     """
-    for number, (name, strength, probability) in enumerate(distortions):
+    for name, _, probability in distortions:
         require_choice("distortion", name, DISTORTIONS)
         require(0 <= probability <= 1, "probability must lie in 0..1.", probability=probability)
-        own = fold_in(seed, number)
-        function = DISTORTIONS[name]
-        if probability == 1:
-            image = function(image, own, strength)
+    numbered = list(enumerate(distortions))
+    for in_colour, run in itertools.groupby(numbered, lambda one: one[1][0] in colour.CHANGES):
+        if in_colour:
+            image = _recolour_by_chance(image, seed, list(run))
         else:
-            chosen = tf.random.stateless_uniform([], fold_in(own, 1)) < probability
-            image = tf.cond(
-                chosen,
-                lambda image=image, own=own, function=function, strength=strength: function(
-                    image, own, strength
-                ),
-                lambda image=image: image,
-            )
-    return tf.clip_by_value(image, 0.0, 255.0) if distortions else image
+            for number, one in run:
+                image = _distort_by_chance(image, fold_in(seed, number), *one)
+    if all(name in _MOVES for name, _, _ in distortions):
+        return image
+    return tf.clip_by_value(image, 0.0, 255.0)
+
+
+def _distort_by_chance(
+    image: tf.Tensor, seed: tf.Tensor, name: str, strength: float, probability: float
+) -> tf.Tensor:
+    if probability == 1:
+        return DISTORTIONS[name](image, seed, strength)
+    return tf.cond(
+        _chosen(seed, probability),
+        lambda: DISTORTIONS[name](image, seed, strength),
+        lambda: image,
+    )
+
+
+def _recolour_by_chance(
+    image: tf.Tensor, seed: tf.Tensor, run: list[tuple[int, tuple[str, float, float]]]
+) -> tf.Tensor:
+    mean = colour.mean_colour(image)
+    whole = nothing = (tf.eye(3), tf.zeros([3]))
+    for number, (name, strength, probability) in run:
+        own = fold_in(seed, number)
+        change = colour.CHANGES[name](own, strength, mean)
+        if probability < 1:
+            chosen = _chosen(own, probability)
+            change = tuple(tf.where(chosen, one, two) for one, two in zip(change, nothing))
+        mean = colour.mean_after(mean, change)
+        whole = colour.compose(whole, change)
+    return colour.apply(image, whole)
+
+
+def _chosen(seed: tf.Tensor, probability: float) -> tf.Tensor:
+    return tf.random.stateless_uniform([], fold_in(seed, 1)) < probability
 
 
 def fold_in(seed: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:
@@ -250,11 +250,15 @@ def _decode_window(encoded: tf.Tensor, window: tf.Tensor, image_size: int) -> tf
         tf.reduce_sum(halvings),
         [lambda ratio=ratio: _decode_reduced(encoded, window, ratio) for ratio in (1, 2, 4, 8)],
     )
-    # Area averaging does not alias when it shrinks, but repeats pixels when it enlarges.
+    size = tf.shape(pixels)[:2]
+    # Up to a factor of two, bilinear weights reach every pixel, at a third of the cost. Beyond it
+    # they leave pixels out; area averaging does not, but repeats pixels where it enlarges.
+    skips = (tf.reduce_max(size) > 2 * image_size) & (tf.reduce_min(size) >= image_size)
     resized = tf.cond(
-        tf.reduce_min(tf.shape(pixels)[:2]) >= image_size,
+        skips,
         lambda: tf.image.resize(pixels, [image_size, image_size], method="area"),
-        lambda: tf.image.resize(pixels, [image_size, image_size]),
+        # From float32, for which TensorFlow's resizing is vectorised.
+        lambda: tf.image.resize(tf.cast(pixels, tf.float32), [image_size, image_size]),
     )
     return tf.ensure_shape(resized, [image_size, image_size, 3])
 
@@ -276,10 +280,6 @@ def _square(encoded: tf.Tensor, fraction: float, free: tf.Tensor) -> tf.Tensor:
     begin = tf.cast((shape - full) / 2 + free * full, tf.int32)
     side = tf.maximum(tf.cast(tf.round(full * fraction), tf.int32), 1)
     return tf.concat([begin, [side, side]], axis=0)
-
-
-def _grey(image: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(image * tf.constant([0.299, 0.587, 0.114]), axis=-1, keepdims=True)
 
 
 def _uniform(seed: tf.Tensor, limit: float) -> tf.Tensor:

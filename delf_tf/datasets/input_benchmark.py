@@ -40,7 +40,7 @@ def _original(num_parallel_calls: int | None) -> Maker:
 
 def _ours(distortions: tuple[tuple[str, float, float], ...]) -> Maker:
     def make(records: tfrecords.Records, batch_size: int, image_size: int) -> tf.data.Dataset:
-        stream = RecordStream(records.paths, records.counts, shuffle_window=128)
+        stream = RecordStream(records.paths, records.counts, shuffle_window=256)
         pipeline = InputPipeline(stream, batch_size, image_size, distortions=distortions)
         return pipeline.dataset()
 
@@ -66,7 +66,7 @@ def run(
     contenders: Sequence[str] = tuple(CONTENDERS),
     height: int = 600,
     width: int = 800,
-    num_images: int = 512,
+    num_images: int = 2048,
     batch_size: int = 32,
     rounds: int = 5,
 ) -> dict[str, Any]:
@@ -79,6 +79,7 @@ def run(
       height: of generated pictures, pixels; GLDv2's are mostly 800 x 600.
       width: likewise.
       num_images: images a round, a multiple of `batch_size`; this many records are generated.
+        Starting a pipeline, some 0.1 s, counts too: few images would measure that.
       batch_size: images.
       rounds: timed rounds.
 

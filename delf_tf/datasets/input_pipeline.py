@@ -79,17 +79,13 @@ class RecordStream:
             deterministic=True,
         )
         windows_passed, rest = divmod(passed, self.shuffle_window)
-        records = records.skip(windows_passed * self.shuffle_window).batch(self.shuffle_window)
-        return (
-            records.enumerate(windows_passed)
-            .map(
-                lambda window, items: tf.random.experimental.stateless_shuffle(
-                    items, augmentation.fold_in(seed, window)
-                )
+        windows = records.skip(windows_passed * self.shuffle_window).window(self.shuffle_window)
+        shuffled = windows.enumerate(windows_passed).flat_map(
+            lambda number, window: _shuffled(
+                window, self.shuffle_window, augmentation.fold_in(seed, number)
             )
-            .unbatch()
-            .skip(rest)
         )
+        return shuffled.skip(rest)
 
     def _sizes(self) -> dict[str, int]:
         return {"shuffle_window": self.shuffle_window, "cycle_length": self.cycle_length}
@@ -245,6 +241,24 @@ class InputPipeline:
             **dict(self.crop_options),
         )
         return augmentation.distort(image, augmentation.fold_in(seed, 1), self.distortions)
+
+
+def _shuffled(records: tf.data.Dataset, num: int, seed: tf.Tensor) -> tf.data.Dataset:
+    """Returns up to `num` records in an order that depends on `seed`, int32 [2], alone.
+
+    Records change places without being copied. `Dataset.shuffle` would let the program's global
+    seed into the order.
+    """
+    variant = tf.raw_ops.ShuffleDataset(
+        input_dataset=tf.data.experimental.to_variant(records),
+        buffer_size=tf.constant(num, tf.int64),
+        seed=tf.cast(seed[0], tf.int64),
+        seed2=tf.cast(seed[1], tf.int64),
+        output_types=[tf.string],
+        output_shapes=[tf.TensorShape([])],
+        reshuffle_each_iteration=False,
+    )
+    return tf.data.experimental.from_variant(variant, records.element_spec)
 
 
 def shard_for_worker(

@@ -87,6 +87,20 @@ def test_reduced_decoding_gives_the_same_picture(divisor):
     assert np.abs(small - whole).max() < 4
 
 
+@pytest.mark.parametrize(("height", "width"), [(96, 150), (96, 64), (400, 90)])
+def test_shrinking_leaves_no_pixel_out(height, width):
+    """Noise shrinks towards its mean as area averaging has it, whichever way it is resized."""
+    noise = np.random.RandomState(0).randint(0, 256, (height, width, 1)).repeat(3, axis=2)
+    encoded = io.BytesIO()
+    Image.fromarray(noise.astype(np.uint8)).save(encoded, "JPEG", quality=95, subsampling=0)
+    pixels = tf.io.decode_jpeg(encoded.getvalue(), channels=3)
+    got = augmentation.squash(tf.constant(encoded.getvalue()), image_size=60).numpy()
+    area = tf.image.resize(pixels, [60, 60], method="area").numpy()
+    nearest = tf.image.resize(pixels, [60, 60], method="nearest").numpy().astype(np.float32)
+    assert got.std() < 1.2 * area.std() < nearest.std()
+    assert np.corrcoef(got.ravel(), area.ravel())[0, 1] > 0.9
+
+
 def test_tiny_and_grey_images():
     encoded = io.BytesIO()
     Image.new("L", (1, 1), 77).save(encoded, "JPEG")
@@ -110,12 +124,12 @@ def test_distortions_are_the_same_eagerly_and_in_tf_data(name):
 def test_distortions_by_hand():
     image = _image()
     np.testing.assert_array_equal(augmentation.flip(image, SEED, 1.0)[:, ::-1], image)
-    shade = augmentation.grey(image, SEED, 1.0).numpy()
+    shade = augmentation.DISTORTIONS["grey"](image, SEED, 1.0).numpy()
     np.testing.assert_allclose(shade, shade[..., :1] + np.zeros(3), atol=1e-3)
     np.testing.assert_allclose(augmentation.rotate(image, SEED, 0.0), image, atol=1e-3)
     black = augmentation.cutout(tf.ones([20, 20, 3]), tf.constant([0, 0]), 0.5).numpy()
     assert 25 <= (black[..., 0] == 0).sum() <= 100
-    factor = (augmentation.brightness(image, SEED, 0.3) / image).numpy()
+    factor = (augmentation.DISTORTIONS["brightness"](image, SEED, 0.3) / image).numpy()
     np.testing.assert_allclose(factor, factor[0, 0, 0], rtol=1e-5)
     assert 0.7 <= factor[0, 0, 0] <= 1.3
 

@@ -66,6 +66,15 @@ def test_the_stream_starts_anywhere(records, start):
     assert _order(_stream(records), start, 8) == _order(_stream(records), 0, 40)[start : start + 8]
 
 
+def test_the_programs_seed_does_not_change_the_order(records):
+    expected = _order(_stream(records), 0, 22)
+    tf.random.set_seed(7)
+    try:
+        assert _order(_stream(records), 0, 22) == expected
+    finally:
+        tf.random.set_seed(None)
+
+
 def test_without_shuffling_the_files_order(records):
     assert _order(_stream(records, shuffle=False), 2, 11) == [*range(2, 11), 0, 1]
 
