@@ -170,7 +170,7 @@ def train(name: str, descriptors: np.ndarray, *, seed: int = 0) -> ProductQuanti
         num_descriptors=num,
     )
     vectors = _sample(vectors, _MAX_SAMPLES, seed)
-    with _one_thread():
+    with one_thread():
         rotation = _train_rotation(vectors, num_subspaces, bits, seed) if rotated else None
         quantizer = _faiss_quantizer(dim, num_subspaces, bits, seed)
         quantizer.train(vectors if rotation is None else vectors @ rotation.T)
@@ -180,7 +180,7 @@ def train(name: str, descriptors: np.ndarray, *, seed: int = 0) -> ProductQuanti
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Keeps sums in one order on every machine, and from spinning on a busy one."""
     import faiss  # noqa: PLC0415
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from delf_tf.artifacts import StrPath, fingerprint
 from delf_tf.checks import as_array, require
+from delf_tf.features.product_quantization import one_thread
 from delf_tf.matching.threads import default_num_threads, run_all
 from delf_tf.retrieval import local_kernels
 from delf_tf.retrieval.code_blocks import CodeLists
@@ -254,7 +255,6 @@ class LocalIndex:
         with self._lock:
             lists = self._lists.blocks()
         rotated = self.quantizer.rotated(descriptors)
-        cells = self.quantizer.cells(rotated, self.num_probes)
         shape = len(rotated), self.num_neighbors
         features, distances = np.empty(shape, np.int64), np.empty(shape, np.float32)
         coder = (
@@ -263,8 +263,11 @@ class LocalIndex:
         )
 
         def search_rows(rows: slice) -> None:
+            # Threads that wait for each other's cells would cost more than they save.
+            with one_thread():
+                cells = self.quantizer.cells(rotated[rows], self.num_probes)
             local_kernels.nearest_features(
-                tuple(lists), coder, (rotated[rows], cells[rows]), (features[rows], distances[rows])
+                tuple(lists), coder, (rotated[rows], cells), (features[rows], distances[rows])
             )
 
         run_all(search_rows, list(_chunks(len(rotated))), default_num_threads())

@@ -145,6 +145,14 @@ def test_rotation_keeps_distances():
     assert quantizer.code_bytes == 3
 
 
+def test_words_that_share_low_bits_are_near_each_other():
+    quantizer = LocalQuantizer.train(_features(1000), "IVF1,PQ2x7")
+    for words in quantizer.codebooks:
+        assert len(np.unique(words, axis=0)) == 128
+        groups = words.reshape(4, 32, -1).var(axis=0).sum(axis=1)
+        assert groups.mean() < 0.4 * words.var(axis=0).sum()
+
+
 def test_training_is_the_same_on_every_run():
     first, second, other = (
         LocalQuantizer.train(_features(500), "IVF8,PQ4x3", seed=seed) for seed in (1, 1, 2)
