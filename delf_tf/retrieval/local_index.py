@@ -15,7 +15,6 @@ import numpy as np
 
 from delf_tf.artifacts import StrPath, fingerprint
 from delf_tf.checks import as_array, require
-from delf_tf.features.product_quantization import one_thread
 from delf_tf.matching.threads import default_num_threads, run_all
 from delf_tf.retrieval import local_kernels
 from delf_tf.retrieval.code_blocks import CodeLists
@@ -263,9 +262,7 @@ class LocalIndex:
         )
 
         def search_rows(rows: slice) -> None:
-            # Threads that wait for each other's cells would cost more than they save.
-            with one_thread():
-                cells = self.quantizer.cells(rotated[rows], self.num_probes)
+            cells = self.quantizer.cells(rotated[rows], self.num_probes)
             local_kernels.nearest_features(
                 tuple(lists), coder, (rotated[rows], cells), (features[rows], distances[rows])
             )

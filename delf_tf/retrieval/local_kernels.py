@@ -219,10 +219,10 @@ def nearest_features(
         gaps[:] = _NONE
         for probe in range(cells.shape[1]):
             cell = cells[row, probe]
-            if probe + 1 < cells.shape[1]:
-                coming = cells[row, probe + 1]
-                for block in range(starts[coming], starts[coming + 1]):
-                    prefetch(blocks, block)
+            last = probe + 1 == cells.shape[1]
+            coming = cells[min(row + 1, len(rows) - 1), 0] if last else cells[row, probe + 1]
+            for block in range(starts[coming], starts[coming + 1]):
+                prefetch(blocks, block)
             first, end = offsets[cell], offsets[cell + 1]
             # An approximate coarse search may fill up with the first cell.
             if first == end or (probe > 0 and cell == cells[row, 0]):

@@ -17,7 +17,8 @@ import numpy as np
 
 from delf_tf.artifacts import fingerprint
 from delf_tf.checks import as_array, invalid, require
-from delf_tf.retrieval import code_kernels
+from delf_tf.features.product_quantization import one_thread
+from delf_tf.retrieval import cell_kernels, code_kernels
 from delf_tf.retrieval.block_scan import TABLE
 from delf_tf.retrieval.word_assignment import WordAssigner
 
@@ -27,6 +28,8 @@ _MAX_CODE_BITS = 64
 _SAMPLES_PER_CELL = 64
 _MAX_CODE_SAMPLES = 65_536
 _OPQ_ROUNDS = 10
+# Nearest cells of a feature that are kept in order while they are found.
+_MAX_TILED_CELLS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +115,7 @@ class LocalQuantizer:
         )
         self.code_bytes = -(-parts * self.num_bits // 8)
         self._cells = WordAssigner(self.centroids)
+        self._tiles = cell_kernels.tiled(self.centroids)
         arrays = (self.rotation, self.centroids, self.codebooks)
         self.fingerprint = fingerprint(
             *(part for one in arrays for part in (repr(one.shape), one.tobytes()))
@@ -163,8 +167,20 @@ class LocalQuantizer:
         return np.ascontiguousarray(descriptors @ self.rotation)
 
     def cells(self, rotated: np.ndarray, num_cells: int = 1) -> np.ndarray:
-        """Returns int64 [N, num_cells], the nearest cells of rotated features, nearest first."""
-        return self._cells.nearest(rotated, num_cells)
+        """Returns int64 [N, num_cells], the nearest cells of rotated features, nearest first.
+
+        All cells, if there are fewer.
+        """
+        num_cells = min(num_cells, len(self.centroids))
+        if self._cells.kind != "exact" or num_cells > _MAX_TILED_CELLS:
+            with one_thread():
+                return self._cells.nearest(rotated, num_cells)
+        padding = -len(rotated) % cell_kernels.ROWS
+        rows = np.pad(rotated, ((0, padding), (0, 0))) if padding else rotated
+        cells = np.empty((len(rows), num_cells), np.int64)
+        gaps = np.empty((len(rows), num_cells), np.float32)
+        cell_kernels.nearest_cells(rows, *self._tiles, cells, gaps)
+        return cells[: len(rotated)]
 
     def encode(self, descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the cells int64 [N] and codes uint8 [N, code_bytes] of float32 [N, D]."""
