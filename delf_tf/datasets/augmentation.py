@@ -6,7 +6,6 @@ the same seed gives the same picture eagerly, inside tf.data and after a restart
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -154,19 +153,18 @@ def hsv(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
     return addons.adjust_hsv(image, draws[0], 1 + draws[1], 1 + draws[2])
 
 
-def _recolour(
-    change: Callable[[tf.Tensor, float, tf.Tensor], colour.Change],
-) -> Callable[[tf.Tensor, tf.Tensor, float], tf.Tensor]:
-    @functools.wraps(change)
+def _recolour(name: str) -> Callable[[tf.Tensor, tf.Tensor, float], tf.Tensor]:
     def distortion(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
-        return colour.apply(image, change(seed, strength, colour.mean_colour(image)))
+        change = colour.CHANGES[name](seed, strength, colour.mean_colour(image))
+        changed = colour.apply(image, change, mixes=name in colour.MIXING)
+        return tf.ensure_shape(changed, image.shape)
 
     return distortion
 
 
 DISTORTIONS: dict[str, Callable[[tf.Tensor, tf.Tensor, float], tf.Tensor]] = {
     "flip": flip,
-    **{name: _recolour(change) for name, change in colour.CHANGES.items()},
+    **{name: _recolour(name) for name in colour.CHANGES},
     "rotate": rotate,
     "blur": blur,
     "sharpness": sharpness,
@@ -230,7 +228,8 @@ def _recolour_by_chance(
             change = tuple(tf.where(chosen, one, two) for one, two in zip(change, nothing))
         mean = colour.mean_after(mean, change)
         whole = colour.compose(whole, change)
-    return colour.apply(image, whole)
+    mixes = any(name in colour.MIXING for _, (name, _, _) in run)
+    return tf.ensure_shape(colour.apply(image, whole, mixes=mixes), image.shape)
 
 
 def _chosen(seed: tf.Tensor, probability: float) -> tf.Tensor:

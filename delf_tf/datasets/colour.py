@@ -64,6 +64,8 @@ CHANGES: dict[str, Callable[[tf.Tensor, float, tf.Tensor], Change]] = {
     "grey": grey,
     "pca_lighting": pca_lighting,
 }
+# Whose matrices are not diagonal.
+MIXING = ("saturation", "grey")
 
 
 def compose(first: Change, second: Change) -> Change:
@@ -85,12 +87,24 @@ def mean_colour(image: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.reshape(row, [width, 3]), axis=0)
 
 
-def apply(image: tf.Tensor, change: Change) -> tf.Tensor:
-    """Returns a float32 image [H, W, 3] changed; values may leave 0..255."""
-    # As a convolution, for adding a vector of three to every pixel is slow by itself.
-    filters = change[0][tf.newaxis, tf.newaxis]
-    changed = tf.nn.conv2d(image[tf.newaxis], filters, strides=1, padding="VALID")
-    return tf.nn.bias_add(changed, change[1])[0]
+def apply(image: tf.Tensor, change: Change, *, mixes: bool = True) -> tf.Tensor:
+    """Returns a float32 image [H, W, 3] changed; values may leave 0..255.
+
+    Args:
+      image: pixels.
+      change: what to do.
+      mixes: False if the matrix is known to be diagonal: less than half the work.
+    """
+    matrix, offset = change
+    if mixes:
+        filters = matrix[tf.newaxis, tf.newaxis]
+        mixed = tf.nn.conv2d(image[tf.newaxis], filters, strides=1, padding="VALID")
+        return tf.nn.bias_add(mixed, offset)[0]
+    # By whole rows, for TensorFlow is slow at broadcasting three numbers to every pixel.
+    shape = tf.shape(image)
+    rows = tf.reshape(image, [shape[0], shape[1] * 3])
+    scales, offsets = tf.tile(tf.linalg.diag_part(matrix), shape[1:2]), tf.tile(offset, shape[1:2])
+    return tf.reshape(rows * scales + offsets, shape)
 
 
 def _towards_grey(share: tf.Tensor) -> tf.Tensor:
