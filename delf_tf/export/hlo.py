@@ -18,7 +18,7 @@ from absl import logging
 
 from delf_tf import artifacts
 from delf_tf.checks import invalid, require
-from delf_tf.export import xla_program
+from delf_tf.export import program_files
 from delf_tf.extraction.extractor import MIN_SIDE_PX, Extractor
 from delf_tf.features import tensor_file
 from delf_tf.models.retrieval_model import RetrievalModel
@@ -91,7 +91,7 @@ def export_program(
     shape = (batch_size, image_height, image_width, 3)
     program, arguments, weights, outputs = _compile(extractor, shape)
     metadata = {
-        "format_version": xla_program.FORMAT_VERSION,
+        "format_version": program_files.FORMAT_VERSION,
         "fingerprint": fingerprint,
         "precision": extractor.precision,
         "image_scales": list(extractor.image_scales),
@@ -101,12 +101,12 @@ def export_program(
         "versions": {"tensorflow": tf.__version__},
     }
     with artifacts.atomic_folder(output_dir) as folder:
-        path = artifacts.write_bytes(folder / xla_program.PROGRAM, program)
+        path = artifacts.write_bytes(folder / program_files.PROGRAM, program)
         made_by = artifacts.file_fingerprint(path)
-        with artifacts.atomic_write(folder / xla_program.WEIGHTS) as file:
+        with artifacts.atomic_write(folder / program_files.WEIGHTS) as file:
             tensor_file.write(file, weights, {"program_fingerprint": made_by})
         metadata["program_fingerprint"] = made_by
-        artifacts.write_json(folder / xla_program.METADATA, metadata)
+        artifacts.write_json(folder / program_files.METADATA, metadata)
     logging.info("Exported %s: %d images of %d x %d at once.", output_dir, *shape[:3])
     return output_dir
 
@@ -129,11 +129,11 @@ def _compile(
     extractor: Extractor, shape: tuple[int, ...]
 ) -> tuple[bytes, list[Array], dict[str, np.ndarray], list[Array]]:
     """Returns the program, what it takes, the stored weights among that, and what it gives."""
-    spec = tf.TensorSpec(shape, tf.uint8, name=xla_program.IMAGES)
+    spec = tf.TensorSpec(shape, tf.uint8, name=program_files.IMAGES)
     function = tf.function(extractor.batch, jit_compile=True, autograph=False)
     traced = function.get_concrete_function(spec)
     weights = _captured(extractor, traced)
-    arguments = [Array(xla_program.IMAGES, shape, "uint8")]
+    arguments = [Array(program_files.IMAGES, shape, "uint8")]
     arguments += [Array(name, value.shape, value.dtype.name) for name, value in weights.items()]
     # XLA's results are in the order of tf.nest, that of sorted names.
     outputs = [
@@ -145,7 +145,7 @@ def _compile(
         text, program = generate(stage="hlo"), generate(stage="hlo_serialized")
     _check_program(text, arguments, outputs)
     stored = {
-        name: value.reshape(-1).view(xla_program.STORED[value.dtype.name])
+        name: value.reshape(-1).view(program_files.STORED[value.dtype.name])
         for name, value in weights.items()
     }
     return program, arguments, stored, outputs
