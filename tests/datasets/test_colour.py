@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from delf_tf.datasets import augmentation, colour
 
-SEED = tf.constant([3, 4])
+SEED = np.array([3, 4], np.int32)
 GREY = np.array([0.299, 0.587, 0.114])
 
 
