@@ -9,7 +9,17 @@ import sys
 import pytest
 
 LAYERS = {
-    0: ["types", "checks", "config", "artifacts", "progress", "machine", "safe_pickle", "protos"],
+    0: [
+        "types",
+        "checks",
+        "config",
+        "artifacts",
+        "progress",
+        "machine",
+        "timings",
+        "safe_pickle",
+        "protos",
+    ],
     1: ["datasets", "models", "features", "matching", "evaluation"],
     2: ["extraction", "training", "retrieval"],
     3: ["report", "export", "serving"],

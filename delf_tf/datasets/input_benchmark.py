@@ -9,7 +9,6 @@ there are processors to spare.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from delf_tf.checks import require, require_choice
 from delf_tf.datasets import original_input, record_files, tfrecords
 from delf_tf.datasets.input_pipeline import InputPipeline, RecordStream
 from delf_tf.datasets.synthetic import benchmark_pictures
+from delf_tf.timings import Timings
 
 _NUM_SHARDS, _NUM_PICTURES = 8, 64
 _COLOUR = (("brightness", 0.3, 1.0), ("contrast", 0.3, 1.0))
@@ -85,9 +85,7 @@ def run(
 
     Returns:
       JSON-able: "machine", "records" (where from, how many, mean bytes) and "rows": a size and
-      contender each, with median "ms_per_image" and "ms_spread", "cpu_ms_per_image",
-      "images_per_s", "speedup" and "cpu_speedup" over the original's way (medians of the rounds'
-      ratios; None where it does not run).
+      contender each, see Timings.row.
 
     Raises:
       InputError: a name or a number out of range.
@@ -148,8 +146,7 @@ def _write_records(folder: Path, num: int, height: int, width: int) -> None:
 def _measure(
     datasets: dict[str, tf.data.Dataset], num_images: int, rounds: int
 ) -> list[dict[str, Any]]:
-    wall: dict[str, list[float]] = {name: [] for name in datasets}
-    cpu: dict[str, list[float]] = {name: [] for name in datasets}
+    timings = Timings(datasets, ORIGINAL)
     for number in range(rounds + 1):
         for name, dataset in datasets.items():
             started, cpu_started = time.perf_counter(), time.process_time()
@@ -162,25 +159,5 @@ def _measure(
             del iterator
             # The first round traces graphs and fills caches.
             if number:
-                wall[name].append(seconds / num_images)
-                cpu[name].append(cpu_seconds / num_images)
-    return [
-        {
-            "contender": name,
-            "ms_per_image": 1e3 * statistics.median(wall[name]),
-            "ms_spread": 1e3 * (max(wall[name]) - min(wall[name])),
-            "cpu_ms_per_image": 1e3 * statistics.median(cpu[name]),
-            "images_per_s": 1 / statistics.median(wall[name]),
-            "speedup": _ratio(wall, name),
-            "cpu_speedup": _ratio(cpu, name),
-        }
-        for name in datasets
-    ]
-
-
-def _ratio(seconds: dict[str, list[float]], name: str) -> float | None:
-    """How often faster than the original's way: the median of the rounds' ratios."""
-    if ORIGINAL not in seconds:
-        return None
-    pairs = zip(seconds[ORIGINAL], seconds[name])
-    return statistics.median(theirs / max(ours, 1e-9) for theirs, ours in pairs)
+                timings.add(name, seconds / num_images, cpu_seconds / num_images)
+    return [timings.row(name) for name in datasets]

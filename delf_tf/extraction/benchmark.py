@@ -8,7 +8,6 @@ are given too, which other processes disturb less.
 from __future__ import annotations
 
 import dataclasses
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from delf_tf.extraction.precision import BFLOAT16, FLOAT32
 from delf_tf.features.store import FeatureStore
 from delf_tf.models import presets
 from delf_tf.models.retrieval_model import RetrievalModel
+from delf_tf.timings import Timings
 from delf_tf.types import ImageRef
 
 ORIGINAL = "original"
@@ -163,9 +163,8 @@ def _runner(
 def _measure(
     runners: dict[str, Runner], refs: Sequence[ImageRef], folder: Path, rounds: int
 ) -> list[dict[str, Any]]:
-    wall: dict[str, list[float]] = {name: [] for name in runners}
-    cpu: dict[str, list[float]] = {name: [] for name in runners}
-    memory: dict[str, list[float | None]] = {name: [] for name in runners}
+    timings = Timings(runners, ORIGINAL)
+    memory: dict[str, float | None] = {}
     vectors = {}
     for number in range(rounds + 1):
         for name, runner in runners.items():
@@ -173,34 +172,21 @@ def _measure(
                 machine.reset_peak_memory()
                 started, cpu_started = time.perf_counter(), time.process_time()
                 vectors[name] = runner(refs, Path(output) / "features")
+                seconds = time.perf_counter() - started
+                cpu_seconds = time.process_time() - cpu_started
                 # The first round traces graphs and fills caches.
                 if number:
-                    wall[name].append((time.perf_counter() - started) / len(refs))
-                    cpu[name].append((time.process_time() - cpu_started) / len(refs))
-                    memory[name].append(machine.peak_memory_mb())
+                    timings.add(name, seconds / len(refs), cpu_seconds / len(refs))
+                    memory[name] = machine.peak_memory_mb()
     first = vectors[next(iter(vectors))] if vectors else None
     return [
         {
-            "contender": name,
-            "ms_per_image": 1e3 * statistics.median(wall[name]),
-            "ms_spread": 1e3 * (max(wall[name]) - min(wall[name])),
-            "cpu_ms_per_image": 1e3 * statistics.median(cpu[name]),
-            "images_per_s": 1 / statistics.median(wall[name]),
-            "speedup": _ratio(wall, name),
-            "cpu_speedup": _ratio(cpu, name),
-            "peak_memory_mb": memory[name][-1],
+            **timings.row(name),
+            "peak_memory_mb": memory[name],
             "cosine": float(vectors[name] @ first),
         }
         for name in runners
     ]
-
-
-def _ratio(seconds: dict[str, list[float]], name: str) -> float | None:
-    """How often faster than the original's way: the median of the rounds' ratios."""
-    if ORIGINAL not in seconds:
-        return None
-    pairs = zip(seconds[ORIGINAL], seconds[name])
-    return statistics.median(theirs / max(ours, 1e-9) for theirs, ours in pairs)
 
 
 def _write_images(folder: Path, num: int, height: int, width: int) -> list[ImageRef]:

@@ -182,7 +182,10 @@ def map_index(path: StrPath, *kinds: str, check: bool = True) -> IndexContent:
 
 def _open(path: StrPath, kinds: Sequence[str]) -> tensor_file.TensorFile:
     require(
-        Path(path).is_file(), "The index must exist.", hint="Build it first: build_index.", path=path
+        Path(path).is_file(),
+        "The index must exist.",
+        hint="Build it first: build_index.",
+        path=path,
     )
     file = tensor_file.TensorFile(path)
     found = file.metadata.get("kind")
