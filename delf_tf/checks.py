@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,6 +62,17 @@ def require_choice(
             error=error,
             **{name: value},
         )
+
+
+def require_absent(
+    name: str,
+    path: str | os.PathLike[str],
+    overwrite: bool,
+    hint: str = "--overwrite replaces it.",
+) -> None:
+    """Requires that nothing is at `path`, which `name` stands for, unless it may be replaced."""
+    absent = overwrite or not Path(path).exists()
+    require(absent, f"{name} must not exist yet.", hint=hint, path=path)
 
 
 def did_you_mean(value: Any, choices: Iterable[Any]) -> str:

@@ -60,3 +60,10 @@ def test_numbers_that_would_overflow_are_refused():
     assert checks.as_array("x", [2.0**62, -(2**63)], ("N",), np.int64).tolist() == [2**62, -(2**63)]
     assert checks.as_array("x", [255, 0], ("N",), np.uint8).tolist() == [255, 0]
     assert checks.as_array("x", [], (0,), np.int64).shape == (0,)
+
+
+def test_what_is_there_is_not_overwritten_unasked(tmp_path):
+    checks.require_absent("The output", tmp_path / "new", False)
+    checks.require_absent("The output", tmp_path, True)
+    with pytest.raises(checks.InputError, match=r"must not exist yet\. .*--overwrite replaces"):
+        checks.require_absent("The output", str(tmp_path), False)

@@ -28,7 +28,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from delf_tf.checks import UsageError, require
+from delf_tf.checks import UsageError, require, require_absent
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import first_stage, index, local_search, vector_export
@@ -153,11 +153,8 @@ def _add(flag_values: flags.FlagValues, store: FeatureStore, output: Path) -> Pa
 
 
 def _require_new(flag_values: flags.FlagValues, output: Path) -> None:
-    require(
-        flag_values.overwrite or not output.exists(),
-        "The index must not exist yet.",
-        hint="Give --overwrite to replace it, or --add_to to add to it.",
-        output=output,
+    require_absent(
+        "The index", output, flag_values.overwrite, hint="--overwrite replaces it, --add_to adds."
     )
 
 

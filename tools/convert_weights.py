@@ -20,7 +20,7 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from delf_tf.checks import UsageError, require, require_choice
+from delf_tf.checks import UsageError, require_absent, require_choice
 from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
@@ -49,12 +49,7 @@ def convert_weights(
 
     require_choice("source", source, [OWN, *conversion.SOURCES], UsageError)
     output_path = Path(output_path)
-    require(
-        overwrite or not output_path.exists(),
-        "The output must not exist yet.",
-        hint="--overwrite replaces it.",
-        output=output_path,
-    )
+    require_absent("The output", output_path, overwrite)
     if source == OWN:
         return {"path": str(checkpoint.halve(input_path, output_path))}
     arrays = foreign_files.read_arrays(input_path)

@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import require
+from delf_tf.checks import require_absent
 from delf_tf.features.store import FeatureStore
 from delf_tf.retrieval import whitening
 from delf_tf.tools import command_line
@@ -38,12 +38,7 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Runs the tool."""
     command_line.no_positional(arguments)
     store, output = command_line.required(flag_values, "store", "output")
-    require(
-        flag_values.overwrite or not Path(output).exists(),
-        "The output must not exist yet.",
-        hint="--overwrite replaces it.",
-        output=output,
-    )
+    require_absent("The output", output, flag_values.overwrite)
     descriptors = FeatureStore(store).global_descriptors()
     fitted = whitening.fit_pca(descriptors.vectors, flag_values.dim, power=flag_values.power)
     if flag_values.weights:

@@ -17,7 +17,7 @@ import tensorflow as tf
 from absl import logging
 
 from delf_tf import artifacts
-from delf_tf.checks import invalid, require
+from delf_tf.checks import invalid, require, require_absent
 from delf_tf.export import program_files
 from delf_tf.extraction.extractor import MIN_SIDE_PX, Extractor
 from delf_tf.features import tensor_file
@@ -76,12 +76,7 @@ def export_program(
         overlapping features (nms_iou below 1), or a network that XLA does not compile.
     """
     output_dir = Path(output_dir)
-    require(
-        overwrite or not output_dir.exists(),
-        "output_dir must not exist yet.",
-        hint="--overwrite replaces it.",
-        output_dir=output_dir,
-    )
+    require_absent("output_dir", output_dir, overwrite)
     require(
         isinstance(extractor, Extractor),
         "Only an Extractor can be exported.",

@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import logging
 
 from delf_tf import artifacts
-from delf_tf.checks import require
+from delf_tf.checks import require, require_absent
 from delf_tf.export import encoded, signatures
 from delf_tf.extraction.extractor import Extractor
 
@@ -57,12 +57,7 @@ def export_extractor(
       InputError: the folder exists, or the Extractor does not give what the kind needs.
     """
     output_dir = Path(output_dir)
-    require(
-        overwrite or not output_dir.exists(),
-        "output_dir must not exist yet.",
-        hint="--overwrite replaces it.",
-        output_dir=output_dir,
-    )
+    require_absent("output_dir", output_dir, overwrite)
     require(
         isinstance(extractor, Extractor),
         "Only an Extractor can be exported: a SavedModel of the original is one already.",

@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import InputError, require
+from delf_tf.checks import InputError, require, require_absent
 from delf_tf.progress import Progress
 
 SAVE_INTERVAL_S = 300.0
@@ -69,12 +69,7 @@ def build(
       InputError: an index at `path` and not `overwrite`, or an image that the index refuses.
     """
     path = Path(path)
-    require(
-        overwrite or not path.exists(),
-        "The index must not exist yet.",
-        hint="Give --overwrite to replace it.",
-        path=path,
-    )
+    require_absent("The index", path, overwrite)
     require(not empty.ids, "The index to fill must be empty.", num_images=len(empty.ids))
     partial = path.with_name(path.name + _PARTIAL)
     index = _resumed(partial, empty, load, ids)
