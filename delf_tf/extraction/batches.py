@@ -97,10 +97,7 @@ class BatchExtractor(tf.Module):
     def _extract(self, images: list[tf.Tensor]) -> list[dict[str, tf.Tensor]]:
         extractor = self.extractor
         levels: list[list[dict[str, tf.Tensor]]] = [[] for _ in images]
-        for index, scale in enumerate(extractor.image_scales):
-            use_global = extractor.use_global_features and index in extractor.global_scales_ind
-            if not (use_global or extractor.use_local_features):
-                continue
+        for scale, use_global, _ in extractor.passes():
             outputs, sizes = self._run_scale(images, scale, use_global)
             for row, image in enumerate(images):
                 one = {name: values[row : row + 1] for name, values in outputs.items()}
@@ -139,9 +136,9 @@ class BatchExtractor(tf.Module):
         self, maps: list[dict[str, tf.Tensor]], sizes: list[tf.Tensor], size: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """Cuts the padding off one image's maps and does what the Extractor does with them."""
-        extractor, levels, scales = self.extractor, [], iter(self._scales())
-        for outputs, level_size in zip(maps, sizes):
-            scale, level = next(scales), {}
+        extractor, levels = self.extractor, []
+        for outputs, level_size, (scale, *_) in zip(maps, sizes, extractor.passes()):
+            level = {}
             if "global" in outputs:
                 level["global"] = extractor.project_global(outputs["global"])
             if "features" in outputs:
@@ -151,14 +148,6 @@ class BatchExtractor(tf.Module):
                 level.update({name: values[0] for name, values in found.items()})
             levels.append(level)
         return extractor.finish(levels)
-
-    def _scales(self) -> list[float]:
-        extractor = self.extractor
-        return [
-            scale
-            for index, scale in enumerate(extractor.image_scales)
-            if extractor.use_local_features or index in extractor.global_scales_ind
-        ]
 
 
 def _round_up(size: int, step: int) -> int:

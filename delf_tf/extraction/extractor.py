@@ -162,7 +162,7 @@ class Extractor(tf.Module):
 
     def levels(self, image: tf.Tensor) -> list[dict[str, tf.Tensor]]:
         """Returns `level` of every scale that is of use, in order."""
-        return [self.level(image, *one) for one in self._passes()]
+        return [self.level(image, *one) for one in self.passes()]
 
     def batch(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Extracts images of one size, with results whose shapes depend on that size alone.
@@ -178,7 +178,7 @@ class Extractor(tf.Module):
         Raises:
           InputError: see `select_padded`.
         """
-        levels = [self.batch_level(images, *one) for one in self._passes()]
+        levels = [self.batch_level(images, *one) for one in self.passes()]
         result = {}
         if self.use_global_features:
             result["global_descriptor"] = pool(
@@ -191,7 +191,7 @@ class Extractor(tf.Module):
             result.update(self.select_padded(cells))
         return result
 
-    def _passes(self) -> Iterator[tuple[float, bool, bool]]:
+    def passes(self) -> Iterator[tuple[float, bool, bool]]:
         """Yields scale, use_global and use_local of each pass of the network that is of use."""
         for index, scale in enumerate(self.image_scales):
             needs_global = self.use_global_features and index in self.global_scales_ind
