@@ -56,9 +56,6 @@ EXTRAS = {
         f"pydegensac; {STACK_A}",
         "scikit-image>=0.22",
     ],
-    # Runs exported programs without TensorFlow. JAX 0.4.36 needs a newer ml-dtypes than TensorFlow
-    # 2.15 takes; only from 0.7 on does it read what TensorFlow 2.21 writes.
-    "xla": [f"jax>=0.4.30,<0.4.36; {STACK_A}", f"jax>=0.7; {STACK_B}"],
     "serve": ["fastapi>=0.110", "uvicorn>=0.23"],
     "test": [
         "build>=1",
@@ -75,7 +72,7 @@ EXTRAS = {
         "wheel",
     ],
 }
-EXTRAS["test"] += EXTRAS["peers"] + EXTRAS["databases"] + EXTRAS["serve"] + EXTRAS["xla"]
+EXTRAS["test"] += EXTRAS["peers"] + EXTRAS["databases"] + EXTRAS["serve"]
 
 setuptools.setup(
     name="delf_tf",

@@ -5,8 +5,7 @@ delf_tf benchmark NAME [--json] [--output_dir=OUT] [--set=NAME=VALUE …]
 extract: files to stored features, beside the original's way; verify: pairs of images; pairs and
 photos: real pairs with homographies (--set=directory=DIR), or labelled photographs (also
 --set=labels=CSV); search: indexes beside exact search; asmk and local: the indexes of local
-features; input: TFRecords to training batches (--set=file_pattern=GLOB for your own); xla: an
-exported XLA program (--set=directory=DIR), which needs JAX and no TensorFlow.
+features; input: TFRecords to training batches (--set=file_pattern=GLOB for your own).
 --set changes sizes and repeats, such as --set=rounds=9 or --set='settings=["global"]'; values are
 JSON, or plain words. OUT receives NAME.json, and plots of what verify costs.
 """
@@ -48,7 +47,6 @@ BENCHMARKS = {
     "asmk": ("delf_tf.retrieval.benchmark_asmk", "run"),
     "local": ("delf_tf.retrieval.benchmark_asmk", "run_local"),
     "input": ("delf_tf.datasets.input_benchmark", "run"),
-    "xla": ("delf_tf.export.xla_benchmark", "run"),
 }
 
 

@@ -2,12 +2,6 @@
 
 delf_tf export --config=CONFIG --weights=PATH --output_dir=models/landmarks/1
 delf_tf export … --kind=global --fixed_scales --pool_scales    image in, one descriptor out
-delf_tf export … --format=hlo --image_height=768 --image_width=1024 --batch_size=8
-
-The last one writes an XLA program for images of one size and its weights, which JAX runs on GPUs
-and TPUs without TensorFlow: delf_tf.export.xla_program.load_program(DIR)(images), and `delf_tf
-benchmark xla` for its rate. Name its precision, --set=extraction.precision=bfloat16 or float32:
-auto is that of the machine that exports.
 
 Signatures of a SavedModel: serving_default is the original DELF code's (input_image,
 input_scales, … in; boxes, features, scales, scores, global_descriptors out); encoded_images takes
@@ -26,17 +20,13 @@ from absl import flags
 
 from delf_tf import artifacts
 from delf_tf.checks import UsageError, require, require_choice
-from delf_tf.export import FORMATS, HLO, KINDS, SAVED_MODEL
+from delf_tf.export import KINDS
 from delf_tf.protos import experiment_pb2
 from delf_tf.tools import command_line, experiment
 
 FLAGS = flags.FlagValues()
 experiment.define_flags(FLAGS)
 flags.DEFINE_string("output_dir", None, "the folder to make", flag_values=FLAGS)
-flags.DEFINE_enum("format", SAVED_MODEL, FORMATS, "what is written", flag_values=FLAGS)
-for _name in ("image_height", "image_width"):
-    flags.DEFINE_integer(_name, None, "hlo: pixels, of every image", flag_values=FLAGS)
-flags.DEFINE_integer("batch_size", None, "hlo: images at once; 1 if not given", flag_values=FLAGS)
 flags.DEFINE_string(
     "kind",
     None,
@@ -52,17 +42,11 @@ flags.DEFINE_boolean(
 flags.DEFINE_string("local_pca", None, "fitted PCA of local descriptors (.npz)", flag_values=FLAGS)
 flags.DEFINE_boolean("overwrite", False, "replace an existing folder", flag_values=FLAGS)
 
-_OPTIONS = {
-    SAVED_MODEL: ("fixed_scales", "pool_scales"),
-    HLO: ("image_height", "image_width", "batch_size"),
-}
-
 
 def export(
     message: experiment_pb2.Experiment,
     output_dir: artifacts.StrPath,
     *,
-    format: str = SAVED_MODEL,
     kind: str | None = None,
     local_pca: artifacts.StrPath | None = None,
     **options: Any,
@@ -72,18 +56,15 @@ def export(
     Args:
       message: the experiment.
       output_dir: folder to make.
-      format: "savedmodel" or "hlo".
       kind: "local", "local_and_global" or "global"; None: what the config extracts.
       local_pca: fitted PCA of local descriptors; None for the config's own path.
-      **options: overwrite; for "savedmodel" fixed_scales and pool_scales, see
-        export.savedmodel.export_extractor; for "hlo" image_height, image_width and batch_size, see
-        export.hlo.export_program.
+      **options: overwrite, fixed_scales and pool_scales: see
+        export.savedmodel.export_extractor.
 
     Raises:
       InputError: the model does not give what the kind needs, a PCA that is not fitted, or an
         output_dir that exists.
     """
-    require_choice("format", format, FORMATS, UsageError)
     if kind is not None:
         require_choice("kind", kind, KINDS, UsageError)
         message.extraction.use_local_features = kind != "global"
@@ -96,12 +77,7 @@ def export(
     pca_content = [artifacts.file_fingerprint(local_pca)] if local_pca else []
     extractor = experiment.create_extractor(message, local_pca=local_pca)
     options["fingerprint"] = experiment.extraction_fingerprint(message, *pca_content)
-    # TensorFlow takes seconds to load.
-    if format == HLO:
-        from delf_tf.export import hlo  # noqa: PLC0415
-
-        return hlo.export_program(extractor, output_dir, **options)
-    from delf_tf.export import encoded, savedmodel  # noqa: PLC0415
+    from delf_tf.export import encoded, savedmodel  # noqa: PLC0415 - TensorFlow takes seconds
 
     settings = message.extraction
     limits = encoded.Limits(
@@ -110,34 +86,12 @@ def export(
     return savedmodel.export_extractor(extractor, output_dir, kind=kind, limits=limits, **options)
 
 
-def _format_options(flag_values: flags.FlagValues) -> dict[str, Any]:
-    """Returns the options of the format that is asked for.
-
-    Raises:
-      UsageError: a size that an XLA program needs is missing, or an option of the other format.
-    """
-    given = {
-        name: flag_values[name].value
-        for names in _OPTIONS.values()
-        for name in names
-        if flag_values[name].value is not flag_values[name].default
-    }
-    for format_, names in _OPTIONS.items():
-        foreign = [f"--{name}" for name in names if name in given]
-        if format_ != flag_values.format and foreign:
-            raise UsageError(f"{', '.join(foreign)} must go with --format={format_}.")
-    if flag_values.format == HLO:
-        command_line.required(flag_values, "image_height", "image_width")
-    return given
-
-
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Runs the tool."""
     command_line.no_positional(arguments)
     (output_dir,) = command_line.required(flag_values, "output_dir")
-    names = ("format", "kind", "local_pca", "overwrite")
+    names = ("kind", "fixed_scales", "pool_scales", "local_pca", "overwrite")
     options = {name: flag_values[name].value for name in names}
-    options.update(_format_options(flag_values))
     command_line.write_result(
         str(export(experiment.from_flags(flag_values), output_dir, **options))
     )

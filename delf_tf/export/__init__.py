@@ -2,7 +2,3 @@
 
 # What a SavedModel's original signature gives; here, so that tools know it without TensorFlow.
 KINDS = ("local", "local_and_global", "global")
-
-# What an extractor is exported as: for TensorFlow, or for any client of XLA.
-SAVED_MODEL, HLO = "savedmodel", "hlo"
-FORMATS = (SAVED_MODEL, HLO)

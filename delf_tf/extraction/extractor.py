@@ -164,33 +164,6 @@ class Extractor(tf.Module):
         """Returns `level` of every scale that is of use, in order."""
         return [self.level(image, *one) for one in self.passes()]
 
-    def batch(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Extracts images of one size, with results whose shapes depend on that size alone.
-
-        Args:
-          images: uint8 [B, H, W, 3], RGB, a shape that is known while the graph is made, both
-            sides at least MIN_SIDE_PX.
-
-        Returns:
-          "global_descriptor" float32 [B, D], if asked for; what `select_padded` gives, if local
-          features are. Each image has what it has alone.
-
-        Raises:
-          InputError: see `select_padded`.
-        """
-        levels = [self.batch_level(images, *one) for one in self.passes()]
-        result = {}
-        if self.use_global_features:
-            result["global_descriptor"] = pool(
-                tf.stack([level["global"] for level in levels if "global" in level])
-            )
-        if self.use_local_features:
-            cells = {
-                name: tf.concat([level[name] for level in levels], axis=1) for name in LOCAL_NAMES
-            }
-            result.update(self.select_padded(cells))
-        return result
-
     def passes(self) -> Iterator[tuple[float, bool, bool]]:
         """Yields scale, use_global and use_local of each pass of the network that is of use."""
         for index, scale in enumerate(self.image_scales):
@@ -213,18 +186,7 @@ class Extractor(tf.Module):
         Returns:
           float32 tensors by name.
         """
-        result = self.batch_level(image[tf.newaxis], scale, use_global, use_local)
-        return {name: values if name == "global" else values[0] for name, values in result.items()}
-
-    def batch_level(
-        self, images: tf.Tensor, scale: float | tf.Tensor, use_global: bool, use_local: bool
-    ) -> dict[str, tf.Tensor]:
-        """Runs the model on one scale of images [B, H, W, 3] of one size; see `level`.
-
-        Returns:
-          "global" [B, D]; what `level` gives of local features, with a first axis of B.
-        """
-        images = tf.cast(images, tf.float32)
+        images = tf.cast(image[tf.newaxis], tf.float32)
         level = pyramid.pyramid_level(images, scale)
         needed = ("global",) * use_global + (self.model.local_output,) * use_local
         outputs = self.model(level, training=False, outputs=needed)
@@ -233,7 +195,8 @@ class Extractor(tf.Module):
             result["global"] = self.project_global(outputs["global"])
         if use_local:
             sizes = tf.shape(images)[1:3], tf.shape(level)[1:3]
-            result.update(self.cells(outputs, *sizes, scale))
+            found = self.cells(outputs, *sizes, scale)
+            result.update({name: values[0] for name, values in found.items()})
         return result
 
     def project_global(self, vectors: tf.Tensor) -> tf.Tensor:
@@ -263,44 +226,7 @@ class Extractor(tf.Module):
             score_threshold=score_threshold,
             nms_iou=self.nms_iou,
         )
-        return self._keep(cells, chosen)
-
-    def select_padded(self, cells: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Does what `select` does for a batch, with results of static shape.
-
-        Args:
-          cells: local features of `batch_level`, those of all scales concatenated.
-
-        Returns:
-          The same names, [B, K, ...] with K the smaller of max_num_features and the number of
-          cells, and "num_features" int32 [B]; the rows from num_features on are zero.
-
-        Raises:
-          InputError: the Extractor suppresses overlapping features, whose number depends on them.
-        """
-        require(
-            self.nms_iou >= 1.0,
-            "nms_iou must be 1 where shapes are static: a plain top-K.",
-            nms_iou=self.nms_iou,
-        )
-        rows, num_features = selection.strongest(
-            cells["scores"],
-            max_num_features=self.max_num_features,
-            score_threshold=self.score_threshold,
-        )
-        kept = self._keep(cells, rows)
-        is_kept = tf.sequence_mask(num_features, rows.shape[-1])
-        for name, values in kept.items():
-            mask = is_kept if values.shape.rank == 2 else is_kept[..., tf.newaxis]
-            kept[name] = tf.where(mask, values, 0.0)
-        return {**kept, "num_features": num_features}
-
-    def _keep(self, cells: dict[str, tf.Tensor], rows: tf.Tensor) -> dict[str, tf.Tensor]:
-        axis = rows.shape.rank - 1
-        kept = {
-            name: tf.gather(values, rows, axis=axis, batch_dims=axis)
-            for name, values in cells.items()
-        }
+        kept = {name: tf.gather(values, chosen) for name, values in cells.items()}
         kept["descriptors"] = _project(kept["descriptors"], self._local)
         return kept
 
@@ -311,7 +237,7 @@ class Extractor(tf.Module):
         level_size: tf.Tensor,
         scale: float | tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """Returns one scale's local features as `batch_level` does.
+        """Returns one scale's local features as `level` does, with a first axis of images.
 
         Args:
           outputs: of the model, for images of one size.

@@ -18,34 +18,6 @@ def receptive_boxes(locations: tf.Tensor, scales: tf.Tensor, side_px: float) -> 
     return tf.concat([locations - half, locations + half], axis=1)
 
 
-def strongest(
-    scores: tf.Tensor,
-    *,
-    max_num_features: int | tf.Tensor,
-    score_threshold: float | tf.Tensor,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Ranks features in a form of static shape, as XLA wants it.
-
-    Args:
-      scores: float32 [..., N].
-      max_num_features: most features kept.
-      score_threshold: lower scores are dropped.
-
-    Returns:
-      int32 [..., K], rows by falling score, equal scores in their order, with K the smaller of
-      max_num_features and N, and int32 [...]: how many of them, from the first, are kept.
-    """
-    passing = scores >= score_threshold
-    limit, num_cells = max_num_features, scores.shape[-1]
-    if num_cells is None or tf.is_tensor(limit):
-        limit = tf.minimum(limit, tf.shape(scores)[-1])
-    else:
-        limit = min(limit, num_cells)
-    ranked = tf.math.top_k(tf.where(passing, scores, -np.inf), k=limit, sorted=True).indices
-    num_passing = tf.reduce_sum(tf.cast(passing, tf.int32), axis=-1)
-    return ranked, tf.minimum(num_passing, limit)
-
-
 def select(
     scores: tf.Tensor,
     boxes: tf.Tensor,
@@ -68,10 +40,9 @@ def select(
       int32 [M], rows, by falling score; equal scores keep their order.
     """
     if nms_iou >= 1.0:
-        rows, num_kept = strongest(
-            scores, max_num_features=max_num_features, score_threshold=score_threshold
-        )
-        return rows[:num_kept]
+        passing = scores >= score_threshold
+        limit = tf.minimum(max_num_features, tf.reduce_sum(tf.cast(passing, tf.int32)))
+        return tf.math.top_k(tf.where(passing, scores, -np.inf), k=limit).indices
     passing = tf.reshape(tf.where(scores >= score_threshold), [-1])
     passing_scores = tf.gather(scores, passing)
     limit = tf.minimum(max_num_features, tf.shape(passing_scores)[0])

@@ -149,21 +149,3 @@ def test_a_scale_of_the_graph_is_as_good_as_a_number(scale):
     assert sorted(by_number) == ["descriptors", "global", "locations", "scales", "scores"]
     for name, value in by_number.items():
         np.testing.assert_allclose(by_tensor[name], value, rtol=1e-6, atol=1e-5)
-
-
-def test_batches_of_one_size_give_what_each_image_gives():
-    images = np.stack([coordinates_image(64, 96), coordinates_image(64, 96)[::-1]])
-    extractor = Extractor(
-        ToyModel(), image_scales=[0.5, 1.0], use_local_features=True, max_num_features=7
-    )
-    found = extractor.batch(tf.constant(images))
-    assert found["num_features"].numpy().tolist() == [7, 7]
-    for row, image in enumerate(images):
-        for name, want in extractor(image).items():
-            np.testing.assert_allclose(found[name][row], want, atol=1e-5, err_msg=name)
-    none = Extractor(
-        ToyModel(), use_local_features=True, use_global_features=False, score_threshold=101.0
-    ).batch(tf.constant(images))
-    assert none["num_features"].numpy().tolist() == [0, 0]
-    assert none["descriptors"].shape == (2, 24, 3)
-    assert not none["descriptors"].numpy().any()

@@ -45,15 +45,3 @@ def test_receptive_boxes_grow_with_the_scale():
         tf.constant([[0.0, 10.0], [5.0, 5.0]]), tf.constant([1.0, 2.0]), 8
     )
     assert boxes.numpy().tolist() == [[-4, 6, 4, 14], [-3, -3, 13, 13]]
-
-
-def test_the_static_form_ranks_a_batch_and_counts_what_passes():
-    scores = tf.constant([[0.1, 0.5, 0.3, 0.5], [0.9, 0.0, 0.2, 0.1]])
-    rows, kept = selection.strongest(scores, max_num_features=3, score_threshold=0.2)
-    assert rows.shape == (2, 3)
-    assert kept.numpy().tolist() == [3, 2]
-    assert rows[0].numpy().tolist() == [1, 3, 2]
-    assert rows[1, :2].numpy().tolist() == [0, 2]
-    rows, kept = selection.strongest(scores, max_num_features=9, score_threshold=9.0)
-    assert rows.shape == (2, 4)
-    assert kept.numpy().tolist() == [0, 0]

@@ -23,7 +23,6 @@ SIZES = {
     "search": ["num_images=300", "dim=8", "num_queries=5", "repeats=1", 'types=["exact"]'],
     "asmk": ["num_images=3", "num_features=8", "num_words=64", "dim=8", "num_queries=1"],
     "local": ["num_images=3", "num_features=64", "dim=8", "factory=IVF4,PQ2x4", "num_compared=4"],
-    "xla": ["directory=program", "rounds=2"],
     "input": ["image_sizes=[16]", "height=30", "width=40", "num_images=4", "batch_size=2"],
 }
 
