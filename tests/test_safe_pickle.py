@@ -118,7 +118,7 @@ def limited(code):
     )
     start = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, check=True, text=True
+        [sys.executable, "-c", script], capture_output=True, check=True, text=True, timeout=60
     )
     assert "must" in done.stdout
     return time.monotonic() - start
@@ -147,11 +147,45 @@ def test_deep_nesting_is_refused():
         safe_pickle.loads(b"]q\x00h\x00a.")
 
 
+# Python expressions, for they are made where memory is limited.
+BOMBS = {
+    "shared tuples": "b')' + b''.join(b'q%c(' % i + b'h%c' % i * 16 + b't' for i in range(8)) "
+    "+ b'.'",
+    "shared dicts": "b'}' + b''.join(b'q%c}(' % i + b''.join(b'K%ch%c' % (j, i) for j in range(9)) "
+    "+ b'u' for i in range(12)) + b'.'",
+    "tuples of a list": "b'cbuiltins\\ntuple\\nq\\0](' + b'N' * 100_000 + b'e\\x85q\\1](' "
+    "+ b'h\\0h\\1R' * 90_000 + b'e.'",
+    "calls with many arguments": "b'cnumpy.core.multiarray\\n_reconstruct\\nq\\0(' "
+    "+ b'N' * 100_000 + b'tq\\1' + b'h\\0h\\1R0' * 200_000 + b'N.'",
+    "one string, encoded often": "b'c_codecs\\nencode\\nq\\0X\\0\\0\\x10\\0' + b'a' * (1 << 20) "
+    "+ b'\\x85q\\1](' + b'h\\0h\\1R' * 100_000 + b'e.'",
+    "one string, used often": "b']q\\0X\\0\\0\\x10\\0' + b'a' * (1 << 20) + b'q\\1](' "
+    "+ b'h\\1' * 1_000_000 + b'e.'",
+    "empty lists": "b'](' + b']' * 30_000_000 + b'e.'",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_small_files_of_much_are_refused(name):
+    limited(BOMBS[name])
+
+
+def test_sharing_as_ground_truths_have_it_is_read():
+    rows = list(range(300))
+    shared = {"gnd": [{"easy": rows, "hard": rows, "bbx": (1.0, 2.0, 3.0, 4.0)}] * 5}
+    assert safe_pickle.loads(pickle.dumps(shared, 2)) == shared
+
+
 def test_keys_that_could_be_made_to_collide_are_refused():
     with pytest.raises(InputError, match="a key of type int"):
         safe_pickle.loads(pickle.dumps({(1 << 61) - 1: 1}))
     with pytest.raises(InputError, match="a key of type float"):
         safe_pickle.loads(pickle.dumps({0.5: 1}))
+
+
+def test_integers_too_long_to_be_printed_are_refused():
+    with pytest.raises(InputError, match="over 128 bits"):
+        safe_pickle.loads(pickle.dumps([1 << 20_000]))
 
 
 def test_damaged_files(tmp_path):

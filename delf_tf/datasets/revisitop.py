@@ -21,7 +21,7 @@ PROTOCOLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "medium": (("easy", "hard"), ("junk",)),
     "hard": (("hard",), ("junk", "easy")),
 }
-_MAX_PICKLE_BYTES = 1 << 28
+_MAX_PICKLE_BYTES = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from delf_tf.safe_pickle import StrPath
 from delf_tf.types import ImageRef
 
 SPLITS = ("train", "val")
-_MAX_PICKLE_BYTES = 1 << 30
+_MAX_PICKLE_BYTES = 1 << 28
 _IMAGE_ID = re.compile(r"[0-9A-Za-z_-]{6,255}")
 
 
