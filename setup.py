@@ -69,6 +69,7 @@ EXTRAS = {
         "pytest-xdist>=3",
         "ruff>=0.6",
         "setuptools>=68,<81",
+        "threadpoolctl>=3",
         "wheel",
     ],
 }

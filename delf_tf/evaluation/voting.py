@@ -11,6 +11,8 @@ from delf_tf.types import Ranking
 
 # The class of database images that show no landmark.
 NON_LANDMARK = -1
+# Sums of equal votes, added in another order, differ by less.
+_TOLERANCE = 1e-10
 
 
 def recognise(
@@ -46,7 +48,8 @@ def recognise(
             weight = float(np.maximum(score, 0)) ** power
             votes[labels[voter]] = votes.get(labels[voter], 0.0) + weight
         if votes:
-            winner = max(votes, key=votes.__getitem__)
+            most = max(votes.values()) - _TOLERANCE
+            winner = next(label for label, cast in votes.items() if cast >= most)
             if winner != NON_LANDMARK:
                 against = votes.get(NON_LANDMARK, 0.0)
                 answers[query] = (winner, (votes[winner] - against) / k)

@@ -10,6 +10,7 @@ import numpy as np
 from delf_tf.checks import require
 from delf_tf.evaluation.metrics import evaluate_ranking
 from delf_tf.matching.calibration import ChanceInliers
+from delf_tf.retrieval.ordering import first_largest
 from delf_tf.retrieval.rerank import Verifications, make_head, reorder
 from delf_tf.retrieval.verifications import VerifiedHead
 from delf_tf.types import GroundTruth, Ranking, Verification
@@ -75,7 +76,8 @@ def fit_weight(
         num_queries = metrics.num_queries
         tried.append((float(weight), metrics.mAP))
     require(num_queries > 0, "At least one query must have positives.", num_queries=num_queries)
-    best = max(tried, key=lambda one: (one[1], -one[0]))
+    tried_by_weight = sorted(tried)
+    best = tried_by_weight[first_largest(np.array([mAP for _, mAP in tried_by_weight]))]
     return FittedWeight(*best, tuple(tried), num_queries)
 
 

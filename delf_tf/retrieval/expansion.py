@@ -10,7 +10,7 @@ from delf_tf.retrieval.vectors import VectorTable
 from delf_tf.retrieval.whitening import l2_normalise
 from delf_tf.types import GlobalDescriptors, Ranking
 
-_BATCH = 256
+_BATCH = 64
 
 
 def expand_queries(
@@ -95,10 +95,10 @@ def _blend(
     blended = np.empty_like(vectors)
     for start in range(0, len(vectors), _BATCH):
         batch = slice(start, start + _BATCH)
-        own, found = vectors[batch], rows[batch]
-        neighbours = np.asarray(database[np.maximum(found, 0)], np.float32)
+        own, found = vectors[batch].astype(np.float64), rows[batch]
+        neighbours = np.asarray(database[np.maximum(found, 0)], np.float64)
         similarity = np.maximum(np.einsum("qkd,qd->qk", neighbours, own), 0)
-        weights = np.where(found >= 0, similarity**alpha, 0).astype(np.float32)
+        weights = np.where(found >= 0, similarity**alpha, 0)
         blended[batch] = l2_normalise(own + np.einsum("qk,qkd->qd", weights, neighbours))
     return blended
 

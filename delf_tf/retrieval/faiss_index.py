@@ -21,7 +21,7 @@ from delf_tf.retrieval.vector_index import VectorIndex
 # Beyond this many vectors a coarse cell, k-means gains nothing.
 _TRAINING_PER_CELL = 64
 _MIN_TRAINING = 65536
-_BATCH = 64
+_BATCH = 16
 
 
 class FaissIndex(VectorIndex):
@@ -144,7 +144,8 @@ class FaissIndex(VectorIndex):
         distances, rows = codes.search(np.ascontiguousarray(queries), depth)
         if not self.num_rescored:
             scores = distances if _is_product(codes) else 1 - distances / 2
-            return rows[:, :k], np.where(rows[:, :k] < 0, 0, scores[:, :k])
+            scores = np.where(rows < 0, -np.inf, scores)
+            return _best(rows, scores, k)
         require(
             len(self._table) == len(self),
             "The index must hold its vectors to score its results again.",
@@ -161,14 +162,13 @@ class FaissIndex(VectorIndex):
         for start in range(0, len(queries), _BATCH):
             batch = slice(start, start + _BATCH)
             found = rows[batch]
-            vectors = self._table.take(np.maximum(found, 0))
+            vectors = self._table.take(np.maximum(found, 0)).astype(np.float64)
             # Not a matrix product: it would score equal vectors unequally (see topk).
-            scores = np.einsum("qrd,qd->qr", vectors, queries[batch])
+            products = np.einsum("qrd,qd->qr", vectors, queries[batch].astype(np.float64))
+            scores = products.astype(np.float32)
             scores[found < 0] = -np.inf
-            order = np.lexsort((found, -scores))[:, :k]
-            best_rows[batch] = np.take_along_axis(found, order, axis=1)
-            best_scores[batch] = np.take_along_axis(scores, order, axis=1)
-        return best_rows, np.where(best_rows < 0, 0, best_scores)
+            best_rows[batch], best_scores[batch] = _best(found, scores, k)
+        return best_rows, best_scores
 
     @classmethod
     def _arguments(cls, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -224,6 +224,13 @@ def default_factory(num_images: int, dim: int) -> str:
     parts = max(p for p in range(1, reduced // 4 + 2) if reduced % p == 0 and p <= 128)
     prefix = "" if reduced == dim else f"PCAR{reduced},"
     return f"{prefix}IVF{cells},PQ{parts}x4fs"
+
+
+def _best(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the best `k` of rows [Q, R] by score, then by row, and their scores; 0 for no row."""
+    order = np.lexsort((rows, -scores))[:, :k]
+    rows = np.take_along_axis(rows, order, axis=1)
+    return rows, np.where(rows < 0, 0, np.take_along_axis(scores, order, axis=1))
 
 
 def _sample(vectors: np.ndarray, codes: faiss.Index) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from delf_tf.checks import require
 from delf_tf.retrieval.expansion import check_database
+from delf_tf.retrieval.ordering import descending, first_largest
 from delf_tf.retrieval.vectors import VectorTable
 from delf_tf.types import GlobalDescriptors, Ranking
 
@@ -57,7 +58,7 @@ def rerank_global(
         head = int((indices[row, :num_candidates] >= 0).sum())
         candidates = np.asarray(database[indices[row, :head]], np.float32)
         refined = refined_scores(query, candidates, num_neighbours=num_neighbours, beta=beta)
-        order = np.argsort(-refined, kind="stable")
+        order = descending(refined)
         indices[row, :head] = indices[row, order]
         scores[row, :head] = scores[row, order]
     return Ranking(ranking.query_ids, ranking.database_ids, indices, scores)
@@ -66,7 +67,7 @@ def rerank_global(
 def refined_scores(
     query: np.ndarray, candidates: np.ndarray, *, num_neighbours: int = 9, beta: float = 0.15
 ) -> np.ndarray:
-    """Returns float32 [M], (s1 + s2) / 2 of `rerank_global`, for one query.
+    """Returns float64 [M], (s1 + s2) / 2 of `rerank_global`, for one query.
 
     Args:
       query: float32 [D].
@@ -75,18 +76,21 @@ def refined_scores(
       beta: β.
     """
     if not len(candidates):
-        return np.zeros(0, np.float32)
+        return np.zeros(0)
+    # In float32, equal candidates would come out unequal, by their place in the product.
+    candidates, query = candidates.astype(np.float64), query.astype(np.float64)
     weights = refinement_weights(candidates, num_neighbours, beta)
     # The refined descriptors are weights @ candidates; only the first few are ever made.
     first = weights @ (candidates @ query)
-    best = np.argsort(-first, kind="stable")[: num_neighbours + 1]
+    best = descending(first)[: num_neighbours + 1]
     expanded = (weights[best] @ candidates).max(axis=0)
     second = weights @ (candidates @ expanded)
     return (first + second) / 2
 
 
 def refinement_weights(candidates: np.ndarray, num_neighbours: int, beta: float) -> np.ndarray:
-    """Returns float32 [M, M]: row i makes candidate i's refined descriptor of all candidates."""
+    """Returns float64 [M, M]: row i makes candidate i's refined descriptor of all candidates."""
+    candidates = candidates.astype(np.float64, copy=False)
     similarity = candidates @ candidates.T
     weights = np.zeros_like(similarity)
     rows = np.arange(len(candidates))
@@ -94,7 +98,7 @@ def refinement_weights(candidates: np.ndarray, num_neighbours: int, beta: float)
     np.fill_diagonal(remaining, -np.inf)
     # For few neighbours the largest, one after the other, is much faster than a partial sort.
     for _ in range(min(num_neighbours, len(candidates) - 1)):
-        nearest = remaining.argmax(axis=1)
+        nearest = first_largest(remaining)
         weights[rows, nearest] = beta * similarity[rows, nearest]
         remaining[rows, nearest] = -np.inf
     np.fill_diagonal(weights, 1)

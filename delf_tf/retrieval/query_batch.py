@@ -8,6 +8,7 @@ from typing import TypeVar, Union
 import numpy as np
 
 from delf_tf.checks import require
+from delf_tf.retrieval.ordering import TOLERANCE, descending
 from delf_tf.types import Ranking
 
 Queries = Union[Mapping[str, np.ndarray], Iterable["tuple[str, np.ndarray]"]]
@@ -67,14 +68,14 @@ def checked_k(k: int | None, num_images: int) -> int:
 
 
 def rank_scores(scores: np.ndarray, k: int) -> np.ndarray:
-    """Returns the rows of the k largest of float [N], largest first, equal ones by row."""
+    """Returns the rows of the k largest of float64 [N], largest first, equal ones by row."""
     if k < len(scores):
         # A partition alone would choose among equal scores at the cut as it pleases.
         cut = np.partition(scores, len(scores) - k)[len(scores) - k]
-        rows = np.flatnonzero(scores >= cut)
+        rows = np.flatnonzero(scores >= cut - TOLERANCE)
     else:
         rows = np.arange(len(scores))
-    return rows[np.argsort(-scores[rows], kind="stable")][:k]
+    return rows[descending(scores[rows])][:k]
 
 
 def make_ranking(

@@ -14,6 +14,7 @@ from delf_tf.artifacts import StrPath
 from delf_tf.checks import require, require_choice
 from delf_tf.matching.calibration import ChanceInliers
 from delf_tf.progress import Progress
+from delf_tf.retrieval.ordering import descending
 from delf_tf.retrieval.verifications import VerificationFolder, VerifiedHead
 from delf_tf.types import LocalFeatures, Ranking, Verification
 
@@ -48,7 +49,7 @@ def _weighted(head: Head, weight: float) -> np.ndarray:
 
 
 def _combined(head: Head, weight: float) -> np.ndarray:
-    return head.first_stage + weight * np.log1p(head.num_inliers)
+    return head.first_stage.astype(np.float64) + weight * np.log1p(head.num_inliers)
 
 
 # What the head is sorted by; a new score is a function of (Head, weight) and a row here.
@@ -253,14 +254,14 @@ def inlier_similarity(
 ) -> float:
     """Returns the sum over the inliers of their descriptors' inner product, negative ones as 0."""
     pairs = verification.matches[verification.inlier_mask]
-    first = query.descriptors[pairs[:, 0]].astype(np.float32)
-    second = database.descriptors[pairs[:, 1]].astype(np.float32)
+    first = query.descriptors[pairs[:, 0]].astype(np.float64)
+    second = database.descriptors[pairs[:, 1]].astype(np.float64)
     return float(np.maximum(np.einsum("md,md->m", first, second), 0).sum())
 
 
 def head_order(head: Head, score: str, weight: float) -> np.ndarray:
     """Returns the positions of the head, best first; equal scores keep the first stage's order."""
-    return np.argsort(-SCORES[score](head, weight), kind="stable")
+    return descending(SCORES[score](head, weight))
 
 
 def _candidates(row: np.ndarray, num: int, skipped: np.ndarray | None) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import numpy as np
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import as_array, invalid, require
 from delf_tf.retrieval.npz import read_metadata, read_npz, write_npz
+from delf_tf.retrieval.ordering import first_largest
 
 _EPSILON = 1e-12
+_BATCH = 4096
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,7 +62,18 @@ class Whitening:
           InputError: another width, NaN.
         """
         vectors = as_array("vectors", vectors, ("N", self.input_dim), np.float32)
-        return l2_normalise((l2_normalise(vectors) - self.mean) @ self.projection.T)
+        whitened = np.empty((len(vectors), self.output_dim), np.float32)
+        for start in range(0, len(vectors), _BATCH):
+            batch = slice(start, start + _BATCH)
+            # In float32, equal vectors would come out unequal, by their place in the product.
+            centred = l2_normalise(vectors[batch].astype(np.float64)) - self.mean
+            whitened[batch] = l2_normalise(centred @ self._columns)
+        return whitened
+
+    @functools.cached_property
+    def _columns(self) -> np.ndarray:
+        """The projection, float64 [D, d]."""
+        return self.projection.T.astype(np.float64)
 
 
 def l2_normalise(vectors: np.ndarray) -> np.ndarray:
@@ -179,7 +193,7 @@ def _leading(covariance: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the `dim` largest eigenvalues and their unit vectors as rows, signs fixed."""
     values, vectors = np.linalg.eigh(covariance)
     rows = vectors.T[::-1][:dim]
-    largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
+    largest = np.take_along_axis(rows, first_largest(np.abs(rows))[:, None], axis=1)
     return values[::-1][:dim], rows * np.sign(largest)
 
 

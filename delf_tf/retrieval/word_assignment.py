@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 
 from delf_tf.checks import as_array, require_choice
+from delf_tf.retrieval.ordering import descending
 
 ASSIGNERS = ("auto", "exact", "compact")
 
@@ -18,6 +19,8 @@ MAX_EXACT_WORDS = 16_384
 # words it finds 99 % on real features, of the nearest one 99.9 %.
 _NUM_CANDIDATES = 40
 _MAX_TRAINING_ROWS = 32_768
+# Of a squared distance as faiss computes it, relative to the vectors' squared norms.
+_ROUNDING = 1e-6
 
 
 class WordAssigner:
@@ -58,12 +61,32 @@ class WordAssigner:
             if self._index is None:
                 self._index = self._build()
         if self.kind == "exact":
-            return self._index.search(descriptors, num_words)[1]
+            return self._exactly(self._index, descriptors, num_words)
         # Enough candidates for one word as for five.
         parameters = faiss.IndexRefineSearchParameters()
         parameters.k_factor = max(8.0, _NUM_CANDIDATES / num_words)
         found = self._index.search(_even(descriptors), num_words, params=parameters)[1]
         return np.where(found < 0, found[:, :1], found)
+
+    def _exactly(self, index: faiss.Index, descriptors: np.ndarray, num_words: int) -> np.ndarray:
+        """Searches all words; what the product rounds too much to order is compared in float64."""
+        depth = min(num_words + 1, len(self.centroids))
+        distances, found = index.search(descriptors, depth)
+        norms = np.einsum("nd,nd->n", descriptors, descriptors)[:, None]
+        tolerance = _ROUNDING * descriptors.shape[1] ** 0.5 * (norms + distances)
+        unsure = (np.diff(distances, axis=1) <= tolerance[:, 1:]).any(axis=1)
+        found = found[:, :num_words].copy()
+        for row in np.flatnonzero(unsure):
+            furthest = float(distances[row, num_words - 1] + tolerance[row, num_words - 1])
+            near = index.range_search(descriptors[row : row + 1], furthest)[2]
+            found[row] = self._sorted(descriptors[row], near)[:num_words]
+        return found
+
+    def _sorted(self, descriptor: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """Returns words int64 [W], nearest first, equally near ones by row."""
+        words = np.sort(words)
+        differences = self.centroids[words].astype(np.float64) - descriptor
+        return words[descending(-np.einsum("wd,wd->w", differences, differences))]
 
     def _build(self) -> faiss.Index:
         if self.kind == "exact":

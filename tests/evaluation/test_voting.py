@@ -46,3 +46,11 @@ def test_bad_input(make_ranking):
         _vote(make_ranking, [[0]], [[1]], k=0)
     with pytest.raises(InputError, match=r"missing=\['d4'\]"):
         recognise(make_ranking([[4]]), LABELS)
+
+
+def test_equal_votes_are_equal_in_whatever_order_they_are_added(make_ranking):
+    # Both classes get 0.1, 0.17 and 0.73 to the power of 1.7; the second, added from the largest
+    # on, has 1e-16 more.
+    labels = {"d0": 7, "d1": 8, "d2": 7, "d3": 8, "d4": 7, "d5": 8}
+    ranking = make_ranking([range(6)], 6, [[0.1, 0.73, 0.17, 0.17, 0.73, 0.1]])
+    assert recognise(ranking, labels, k=6, power=1.7)["q0"][0] == 7

@@ -1,0 +1,148 @@
+"""Prints, as JSON, every order that retrieval decides by sums of products, and the BLAS kernels.
+
+A script of its own, because a process chooses its BLAS kernels when it loads them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import threadpoolctl
+
+from delf_tf.evaluation.voting import recognise
+from delf_tf.retrieval.aggregation import Aggregator
+from delf_tf.retrieval.asmk import AsmkIndex
+from delf_tf.retrieval.combination import fit_weight
+from delf_tf.retrieval.first_stage import build_first_stage, search_first_stage
+from delf_tf.retrieval.rerank import SCORES, make_head, reorder
+from delf_tf.retrieval.verifications import VerifiedHead
+from delf_tf.retrieval.whitening import fit_learned_whitening, fit_pca
+from delf_tf.retrieval.word_assignment import WordAssigner
+from delf_tf.types import GlobalDescriptors, GroundTruth, Ranking, Verification
+
+NUM_DISTINCT, NUM_COPIES, DIM = 40, 6, 93
+STAGES = {
+    "plain": {},
+    "expanded": {"query_expansion": {"num_neighbours": 7, "alpha": 3.0}},
+    "refined": {"global_rerank": {"num_candidates": 100, "num_neighbours": 9}},
+    "both": {"query_expansion": {"num_neighbours": 3}, "global_rerank": {"num_candidates": 50}},
+}
+
+
+def copies() -> np.ndarray:
+    """Returns float32 [240, 93] of norm 1: each of 40 vectors six times, mixed."""
+    rng = np.random.default_rng(0)
+    # Whole numbers: no processor's logarithm takes part in making them.
+    rows = rng.integers(-50, 51, (NUM_DISTINCT, DIM)).astype(np.float64)
+    rows = (rows / np.sqrt((rows**2).sum(axis=1, keepdims=True))).astype(np.float32)
+    return rows[rng.permutation(np.repeat(np.arange(NUM_DISTINCT), NUM_COPIES))]
+
+
+def global_rankings() -> dict[str, list]:
+    """Every kind of index with every stage around it, with and without a whitening."""
+    vectors = copies()
+    ids = tuple(f"d{row}" for row in range(len(vectors)))
+    queries = GlobalDescriptors(tuple(f"q{row}" for row in range(8)), vectors[:8])
+    half = np.arange(len(vectors) // 2)
+    pca = fit_pca(vectors, 30)
+    whitenings = {
+        "raw": None,
+        "pca": pca,
+        "learned": fit_learned_whitening(vectors, half, half + len(half), 30),
+    }
+    found = {"signs of axes": np.sign(pca.projection[:, 0]).tolist()}
+    for type_, name, augmentation in (
+        ("exact", "raw", None),
+        ("exact", "raw", {"num_neighbours": 7}),
+        ("exact", "pca", {"num_neighbours": 7}),
+        ("Flat", "learned", None),
+        ("SQ8", "pca", None),
+    ):
+        index = build_first_stage(
+            lambda: [(ids, vectors)],
+            type_,
+            num_images=len(ids),
+            database_augmentation=augmentation,
+            whitening=whitenings[name],
+        )
+        prefix = f"{type_} {name}{' augmented' if augmentation else ''}"
+        for stage, arguments in STAGES.items():
+            ranking = search_first_stage(index, queries, 60, **arguments)
+            found[f"{prefix} {stage}"] = ranking.indices.tolist()
+        alone = index.search(GlobalDescriptors(["q0"], vectors[:1]), 60)
+        found[f"{prefix} alone"] = alone.indices.tolist()
+    return found
+
+
+def word_rankings() -> dict[str, list]:
+    """Words of descriptors that lie between centroids, and rankings by them."""
+    rng = np.random.default_rng(1)
+    centroids = rng.integers(-8, 9, (300, 40)).astype(np.float32)
+    centroids[200:] = centroids[rng.integers(0, 200, 100)]
+    images = {}
+    for image in range(16):
+        pairs = rng.integers(0, 200, (2, 40))
+        images[f"d{image}"] = (centroids[pairs[0]] + centroids[pairs[1]]) / 3
+    images.update({f"e{image}": images[f"d{image}"] for image in range(0, 16, 2)})
+    unit = {name: (rows / np.float32(64)).astype(np.float32) for name, rows in images.items()}
+    centroids /= np.float32(64)
+    queries = {name: unit[name] for name in list(unit)[:4]}
+    found = {
+        "words": WordAssigner(centroids).nearest(np.concatenate(list(unit.values())), 5).tolist()
+    }
+    for binary in (True, False):
+        for use_idf in (True, False):
+            index = AsmkIndex(centroids, binary=binary, use_idf=use_idf)
+            index.add_all(unit.items())
+            found[f"asmk {binary} {use_idf}"] = index.search(queries).indices.tolist()
+            single = [index.search({name: rows}).indices[0] for name, rows in queries.items()]
+            found[f"asmk {binary} {use_idf} one by one"] = np.array(single).tolist()
+    aggregator = Aggregator(centroids, 3)
+    vlads = np.stack([aggregator.vlad(rows) for rows in unit.values()])
+    index = build_first_stage(lambda: [(tuple(unit), vlads)], "exact", num_images=len(unit))
+    ranking = index.search(GlobalDescriptors(tuple(queries), vlads[: len(queries)]), len(unit))
+    found["vlad"] = ranking.indices.tolist()
+    binary = [aggregator.regional_asmk([rows, rows[::2]], binary=True) for rows in unit.values()]
+    found["regional words"] = [one.words.tolist() for one in binary]
+    found["regional signs"] = [one.vectors.tolist() for one in binary]
+    return found
+
+
+def second_stage() -> dict[str, list]:
+    """Heads that the sum of two scores leaves equal, and votes that are."""
+    counts = [0, 5, 5, 9, 0, 20, 3, 3]
+    first = np.array([0.5, 0.4, 0.4, 0.2, 0.5, 0.1, 0.1, 0.1], np.float32)
+    verified = [_verified(one) for one in counts]
+    rows = np.arange(8)
+    ranking = Ranking(["q"], [f"d{row}" for row in rows], [rows], [first])
+    head = VerifiedHead(rows, np.full(8, 0.3, np.float32), tuple(verified))
+    made = make_head(head, first, 0)
+    found = {
+        score: reorder(ranking, [rows], [made], score, 0.1).indices.tolist() for score in SCORES
+    }
+    truth = GroundTruth((np.array([1, 6]),), (np.array([], np.int64),))
+    fitted = fit_weight(ranking, (dict(enumerate(verified)),), truth)
+    found["weight"] = [fitted.weight]
+    scores = [[0.3, 0.1, 0.1, 0.1]]
+    ranking = Ranking(["q"], list("abcd"), [[0, 1, 2, 3]], scores)
+    answers = recognise(ranking, {"a": 1, "b": 2, "c": 2, "d": 2}, power=1.7)
+    found["voted"] = [answers["q"][0]]
+    return found
+
+
+def _verified(num: int) -> Verification:
+    return Verification(num, np.eye(3), np.zeros((num, 2)), np.ones(num, bool))
+
+
+def all_orders() -> dict[str, list]:
+    """Returns every order by its name."""
+    return {**global_rankings(), **word_rankings(), **second_stage()}
+
+
+if __name__ == "__main__":
+    kernels = [
+        one["architecture"] for one in threadpoolctl.threadpool_info() if "architecture" in one
+    ]
+    json.dump({"orders": all_orders(), "kernels": kernels}, sys.stdout)
