@@ -1,6 +1,7 @@
-# `make demo` and `make test` work on a bare machine with Python 3.9 or newer: each makes .venv first.
+# `make demo` and `make test` work on a bare machine with Python 3.10 to 3.13: each makes .venv first.
 PYTHON ?= python3
 VENV ?= .venv
+DEMO_OUTPUT ?= demo_output
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
@@ -14,7 +15,7 @@ $(STAMP): setup.py pyproject.toml
 	touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/delf_tf demo --output_dir=demo_output
+	$(BIN)/delf_tf demo --output_dir=$(DEMO_OUTPUT)
 
 demo-train: $(STAMP)
 	$(BIN)/delf_tf demo --config=compact_demo --output_dir=demo_train_output

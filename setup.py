@@ -82,7 +82,7 @@ setuptools.setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.9",
+    python_requires=">=3.10",
     packages=[
         *setuptools.find_packages(include=["delf_tf", "delf_tf.*"]),
         "delf_tf.protos",
@@ -102,7 +102,7 @@ setuptools.setup(
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["delf_tf = delf_tf.tools.main:main"]},
     classifiers=[
-        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -65,3 +66,16 @@ def test_an_installed_wheel_works_without_the_checkout(built, tmp_path):
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=environment)
+
+
+def test_the_promised_pythons_are_said_alike(repository):
+    def found(path, pattern):
+        return re.findall(pattern, (repository / path).read_text())
+
+    minors = [10, 11, 12, 13]
+    assert found(".ci/run", r'VERSIONS="(.+)"') == [" ".join(f"3.{minor}" for minor in minors)]
+    for path in ("README.md", "Makefile"):
+        assert found(path, r"Python (3\.\d+) to (3\.\d+)") == [("3.10", "3.13")]
+    assert found("setup.py", r'python_requires=">=3\.(\d+)"') == ["10"]
+    assert found("setup.py", r"minor in range\((\d+), (\d+)\)") == [("10", "14")]
+    assert found("pyproject.toml", r'target-version = "py3(\d+)"') == ["10"]

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, Union
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class Pieces(Protocol):
         """Yields contiguous arrays, one behind the other along the first axis; twice the same."""
 
 
-Tensor = Union[np.ndarray, Pieces]
+Tensor = np.ndarray | Pieces
 
 
 def write(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

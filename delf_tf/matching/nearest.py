@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from typing import Union
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from delf_tf.matching.kernels import neighbours
 from delf_tf.matching.threads import check_num_threads, run_parts
 from delf_tf.types import LocalFeatures
 
-Descriptors = Union[np.ndarray, LocalFeatures]
+Descriptors = np.ndarray | LocalFeatures
 Neighbours = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 # Below this many multiplications a second thread costs more than it saves.
@@ -160,7 +160,7 @@ def _scan(rows: np.ndarray, panels: np.ndarray, with_second: bool, num_threads: 
         num_threads = 1
     blocks = -(-len(rows) // neighbours.ROWS)
     edges = [blocks * part // num_threads * neighbours.ROWS for part in range(num_threads + 1)]
-    spans = [(a, b) for a, b in zip(edges, edges[1:]) if a < b]
+    spans = [(a, b) for a, b in itertools.pairwise(edges) if a < b]
     parts = run_parts(
         lambda span: neighbours.scan(rows[span[0] : span[1]], panels, with_second), spans
     )

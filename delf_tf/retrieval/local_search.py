@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from delf_tf.retrieval.local_index import LocalIndex
 from delf_tf.retrieval.rankings import cut, without_self
 from delf_tf.types import Ranking
 
-AnyLocalIndex = Union[AsmkIndex, LocalIndex]
+AnyLocalIndex = AsmkIndex | LocalIndex
 # A row a kind of index that is kept in a folder.
 LOCAL_KINDS: dict[str, Any] = {"asmk": AsmkIndex, "local": LocalIndex}
 NUM_SAMPLES = 1 << 20

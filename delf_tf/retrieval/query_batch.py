@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar, Union
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from delf_tf.checks import require
 from delf_tf.retrieval.ordering import TOLERANCE, descending
 from delf_tf.types import Ranking
 
-Queries = Union[Mapping[str, np.ndarray], Iterable["tuple[str, np.ndarray]"]]
+Queries = Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndarray]]
 T = TypeVar("T")
 
 # Queries whose descriptors are quantised together: enough to feed every core.

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import importlib.resources
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -36,7 +36,7 @@ _BODY_TIMEOUT_S = 30.0
 _CACHED_THUMBNAILS = 2048
 
 _BOX_HELP = "y0,x0,y1,x1 in pixels of the upright image; not given: all of it"
-BoxText = Annotated[Optional[str], Query(description=_BOX_HELP, max_length=80)]
+BoxText = Annotated[str | None, Query(description=_BOX_HELP, max_length=80)]
 
 
 class HitModel(BaseModel):
@@ -45,7 +45,7 @@ class HitModel(BaseModel):
     number: int
     id: str
     similarity: float
-    num_inliers: Optional[int]  # noqa: UP045 - evaluated at run time, on Python 3.9 too
+    num_inliers: int | None
 
 
 class AnswerModel(BaseModel):
@@ -56,7 +56,7 @@ class AnswerModel(BaseModel):
     width: int
     box: tuple[float, float, float, float]
     single_stage: list[HitModel]
-    two_stage: Optional[list[HitModel]]  # noqa: UP045
+    two_stage: list[HitModel] | None
     seconds: dict[str, float]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -181,7 +182,7 @@ class Builder:
     ) -> None:
         """Adds a dome of three rings."""
         angles = np.array([0.0, 0.5, 1.05, np.pi / 2])
-        for low, high in zip(angles[:-1], angles[1:]):
+        for low, high in itertools.pairwise(angles):
             radii = float(radius * np.cos(low)), float(radius * max(0.0, np.cos(high)))
             span = y + rise * float(np.sin(low)), y + rise * float(np.sin(high))
             self.prism(centre, radii, span, 10, texture, repeat=(0.5, 0.4))
