@@ -94,7 +94,7 @@ setuptools.setup(
         "delf_tf": ["py.typed"],
         "delf_tf.configs": ["*.textproto", "comparisons/*.textproto"],
         "delf_tf.protos": ["*.proto"],
-        "delf_tf.models": ["weights/*.npz"],
+        "delf_tf.models.zoo": ["weights/*.npz"],
         "delf_tf.report": ["*.html"],
         "delf_tf.serving": ["static/*"],
     },

@@ -12,8 +12,8 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "create_model": "delf_tf.models.presets",
-    "list_models": "delf_tf.models.presets",
+    "create_model": "delf_tf.models.create",
+    "list_models": "delf_tf.models.registry",
     "load_extractor": "delf_tf.tools.loading",
     "ImageRef": "delf_tf.types",
     "LocalFeatures": "delf_tf.types",

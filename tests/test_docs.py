@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from delf_tf import config
-from delf_tf.datasets.synthetic import collection
+from delf_tf.synthetic import collection
 from delf_tf.tools import main
 
 # What would take hours is begun alone, on the same records.

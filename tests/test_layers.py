@@ -9,24 +9,16 @@ import sys
 import pytest
 
 LAYERS = {
-    0: [
-        "types",
-        "checks",
-        "config",
-        "artifacts",
-        "progress",
-        "machine",
-        "timings",
-        "safe_pickle",
-        "protos",
-    ],
-    1: ["datasets", "models", "features", "matching", "evaluation"],
+    0: ["types", "checks", "config", "artifacts", "progress", "safe_pickle", "protos"],
+    1: ["datasets", "synthetic", "models", "features", "matching", "evaluation"],
     2: ["extraction", "training", "retrieval"],
     3: ["report", "export", "serving"],
-    4: ["tools"],
+    4: ["benchmarks"],
+    5: ["tools"],
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 FOLDERS = {"protos": "protos", "tools": "tools"}
+MAX_MODULES = 15
 NO_TENSORFLOW = ["types", "features", "matching", "retrieval", "evaluation", "report"]
 
 
@@ -89,3 +81,10 @@ def test_files_stay_short(repository):
                 lines = len(source.read_text(encoding="utf-8").splitlines())
                 assert lines <= 500, f"{source} has {lines} lines"
                 assert source.stem != "utils"
+
+
+def test_rooms_stay_small(repository):
+    folders = {path.parent for path in (repository / "delf_tf").rglob("*.py")}
+    for folder in folders:
+        modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(modules) <= MAX_MODULES, f"{folder} has {len(modules)} modules"

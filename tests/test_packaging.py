@@ -40,7 +40,7 @@ def test_the_wheel_holds_one_package(built):
         "delf_tf/configs/mobilenet_v2_imagenet.textproto",
         "delf_tf/tools/main.py",
         "delf_tf/report/page.html",
-        "delf_tf/models/weights/compact.npz",
+        "delf_tf/models/zoo/weights/compact.npz",
     ):
         assert needed in names
 

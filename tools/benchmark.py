@@ -39,14 +39,14 @@ flags.DEFINE_string(
 
 # What is measured -> module and function, imported when asked for.
 BENCHMARKS = {
-    "extract": ("delf_tf.extraction.benchmark", "run"),
-    "verify": ("delf_tf.matching.benchmark", "run"),
-    "pairs": ("delf_tf.matching.real_pairs", "run"),
-    "photos": ("delf_tf.tools.photo_pairs", "run"),
-    "search": ("delf_tf.retrieval.search_benchmark", "run"),
-    "asmk": ("delf_tf.retrieval.benchmark_asmk", "run"),
-    "local": ("delf_tf.retrieval.benchmark_asmk", "run_local"),
-    "input": ("delf_tf.datasets.input_benchmark", "run"),
+    "extract": ("delf_tf.benchmarks.extraction", "run"),
+    "verify": ("delf_tf.benchmarks.matching", "run"),
+    "pairs": ("delf_tf.benchmarks.real_pairs", "run"),
+    "photos": ("delf_tf.benchmarks.photo_pairs", "run"),
+    "search": ("delf_tf.benchmarks.vector_search", "run"),
+    "asmk": ("delf_tf.benchmarks.local_search", "run"),
+    "local": ("delf_tf.benchmarks.local_search", "run_local"),
+    "input": ("delf_tf.benchmarks.training_input", "run"),
 }
 
 
@@ -105,18 +105,19 @@ def parse_options(run: Callable[..., Any], items: Sequence[str]) -> dict[str, An
 def _write(name: str, result: dict[str, Any], output_dir: Path) -> None:
     artifacts.write_json(output_dir / f"{name}.json", result)
     if name == "verify":
-        from delf_tf.report import benchmark_plots, plots  # noqa: PLC0415 - loads matplotlib
+        from delf_tf.benchmarks import plots  # noqa: PLC0415 - loads matplotlib
+        from delf_tf.report import plots as report_plots  # noqa: PLC0415 - loads matplotlib
 
-        figure = benchmark_plots.verification_costs(result["rows"])
-        plots.save_figure(figure, output_dir / "verify.png")
+        figure = plots.verification_costs(result["rows"])
+        report_plots.save_figure(figure, output_dir / "verify.png")
 
 
 def tables(name: str, result: dict[str, Any]) -> list[list[list[str]]]:
     """Returns a benchmark's result as tables: rows of text, the header first."""
     if name == "extract":
-        from delf_tf.extraction import benchmark, network_rate  # noqa: PLC0415 - loads TensorFlow
+        from delf_tf.benchmarks import extraction, network_rate  # noqa: PLC0415 - TensorFlow
 
-        return [benchmark.table(result), network_rate.table(result["network"])]
+        return [extraction.table(result), network_rate.table(result["network"])]
     found = [value for value in result.values() if _is_table(value)]
     if found:
         return [_rows(value) for value in found]

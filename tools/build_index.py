@@ -31,8 +31,9 @@ from absl import flags, logging
 from delf_tf.checks import UsageError, require, require_absent
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
-from delf_tf.retrieval import first_stage, index, local_search, vector_export
-from delf_tf.retrieval.vector_index import VectorIndex
+from delf_tf.retrieval import local_search
+from delf_tf.retrieval.vectors import first_stage, index, vector_export
+from delf_tf.retrieval.vectors.vector_index import VectorIndex
 from delf_tf.tools import command_line, local_indexes, settings
 from delf_tf.types import GlobalDescriptors
 

@@ -23,7 +23,7 @@ from delf_tf.checks import UsageError, require_choice
 from delf_tf.tools import command_line
 
 if TYPE_CHECKING:
-    from delf_tf.datasets.training_images import TrainingImages
+    from delf_tf.datasets.input.training_images import TrainingImages
 
 DATASETS = ("folder", "gldv2", "sfm120k")
 
@@ -68,7 +68,8 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
     command_line.no_positional(arguments)
     command_line.required(flag_values, "images_dir", "output_dir")
     require_choice("--dataset", flag_values.dataset, DATASETS, error=UsageError)
-    from delf_tf.datasets import record_builder, training_images  # noqa: PLC0415
+    from delf_tf.datasets.input import training_images  # noqa: PLC0415
+    from delf_tf.datasets.records import builder as record_builder  # noqa: PLC0415
 
     images = _listed(flag_values)
     splits = [(flag_values.split, images)]
@@ -94,7 +95,7 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
 
 
 def _listed(flag_values: flags.FlagValues) -> TrainingImages:
-    from delf_tf.datasets import training_images  # noqa: PLC0415
+    from delf_tf.datasets.input import training_images  # noqa: PLC0415
 
     root = flag_values.images_dir
     if flag_values.dataset == "sfm120k":

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from delf_tf.checks import UsageError
-from delf_tf.features import interchange
+from delf_tf.features.formats import interchange
 from delf_tf.features.store import FeatureStore
 from delf_tf.tools import command_line, failures
 

@@ -45,7 +45,7 @@ def convert_weights(
 ) -> dict[str, object]:
     """Converts a file; returns what it became: path, model, options, differences."""
     # TensorFlow takes seconds to load.
-    from delf_tf.models import checkpoint, conversion, foreign_files  # noqa: PLC0415
+    from delf_tf.models.zoo import checkpoint, conversion, foreign_files  # noqa: PLC0415
 
     require_choice("source", source, [OWN, *conversion.SOURCES], UsageError)
     output_path = Path(output_path)

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from delf_tf.datasets import folder, synthetic
+from delf_tf import synthetic
+from delf_tf.datasets import folder
 from delf_tf.protos import experiment_pb2
 from delf_tf.tools import command_line, experiment, extract, pipeline, retrieve, train
 
@@ -91,7 +92,8 @@ def _train(
     message: experiment_pb2.Experiment, labels: Path, output_dir: Path, num_workers: int
 ) -> Path:
     """Writes training records of the labelled images and trains on them; returns the weights."""
-    from delf_tf.datasets import record_builder, training_images  # noqa: PLC0415
+    from delf_tf.datasets.input import training_images  # noqa: PLC0415
+    from delf_tf.datasets.records import builder as record_builder  # noqa: PLC0415
 
     logging.info("Writing training records.")
     images = training_images.from_folder(str(labels.parent / "images"), str(labels))

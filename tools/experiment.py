@@ -12,7 +12,7 @@ from absl import flags, logging
 from delf_tf import artifacts, config
 from delf_tf.checks import UsageError, invalid
 from delf_tf.protos import experiment_pb2
-from delf_tf.retrieval import whitening
+from delf_tf.retrieval.vectors import whitening
 from delf_tf.tools import failures
 from delf_tf.types import ImageRef
 
@@ -142,7 +142,7 @@ def create_model(message: experiment_pb2.Experiment) -> RetrievalModel:
       UsageError: the config names no model.
       InputError: an unknown model, weights that are none of its own.
     """
-    from delf_tf.models import presets  # noqa: PLC0415
+    from delf_tf.models import create  # noqa: PLC0415
 
     options = config.set_fields(message.model)
     name, weights = options.pop("name", None), options.pop("weights", None)
@@ -152,14 +152,14 @@ def create_model(message: experiment_pb2.Experiment) -> RetrievalModel:
         logging.warning(
             "No weights are given: %s starts from random ones, which find nothing.", name
         )
-        return presets.create_model(name, **options)
+        return create.create_model(name, **options)
     with tempfile.TemporaryDirectory() as folder:
-        return presets.create_model(name, weights=_own_weights(weights, Path(folder)), **options)
+        return create.create_model(name, weights=_own_weights(weights, Path(folder)), **options)
 
 
 def _own_weights(weights: str, folder: Path) -> str:
     """Returns the path of `weights` in our own format, which may be a conversion in `folder`."""
-    from delf_tf.models import checkpoint, conversion, foreign_files  # noqa: PLC0415
+    from delf_tf.models.zoo import checkpoint, conversion, foreign_files  # noqa: PLC0415
 
     if not Path(weights).is_file() or checkpoint.is_weights_file(weights):
         return weights
@@ -233,7 +233,7 @@ def extraction_fingerprint(message: experiment_pb2.Experiment, *more: str) -> st
     "auto" counts as the precision that it means on this machine.
     """
     from delf_tf.extraction import precision  # noqa: PLC0415 - TensorFlow takes seconds to load
-    from delf_tf.models import shipped  # noqa: PLC0415
+    from delf_tf.models.zoo import shipped  # noqa: PLC0415
 
     weights = message.model.weights
     if weights in shipped.SHIPPED and not Path(weights).is_file():

@@ -20,7 +20,7 @@ from absl import flags
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require_absent
 from delf_tf.features.store import FeatureStore
-from delf_tf.retrieval import whitening
+from delf_tf.retrieval.vectors import whitening
 from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
@@ -55,10 +55,11 @@ def write_weights(weights: str, fitted: whitening.Whitening, output: StrPath) ->
       InputError: weights of another kind of network, or of one with a whitening.
     """
     # TensorFlow takes seconds to load.
-    from delf_tf.models import checkpoint, presets, whitened  # noqa: PLC0415
+    from delf_tf.models import create, whitened  # noqa: PLC0415
+    from delf_tf.models.zoo import checkpoint  # noqa: PLC0415
 
     stored = checkpoint.read_options(weights)
-    model = presets.create_model(stored["name"], weights)
+    model = create.create_model(stored["name"], weights)
     made = whitened.with_whitening(model, fitted.mean, fitted.projection)
     return checkpoint.save_weights(made, output, stored["provenance"])
 

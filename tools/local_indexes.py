@@ -14,8 +14,8 @@ from delf_tf.checks import require
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import local_search
-from delf_tf.retrieval.codebook import load_codebook
-from delf_tf.retrieval.codebook_checkpoint import read_codebook_checkpoint
+from delf_tf.retrieval.words.codebook import load_codebook
+from delf_tf.retrieval.words.codebook_checkpoint import read_codebook_checkpoint
 from delf_tf.tools import settings
 from delf_tf.types import Ranking
 

@@ -30,9 +30,10 @@ from delf_tf.evaluation import metrics
 from delf_tf.features.store import FeatureStore
 from delf_tf.matching.calibration import ChanceInliers
 from delf_tf.protos import experiment_pb2
-from delf_tf.retrieval import combination, ranking_file
-from delf_tf.retrieval import rerank as reranking
-from delf_tf.retrieval.verifications import load_verifications
+from delf_tf.retrieval import ranking_file
+from delf_tf.retrieval.second_stage import inlier_weight
+from delf_tf.retrieval.second_stage import rerank as reranking
+from delf_tf.retrieval.second_stage.verification_files import load_verifications
 from delf_tf.tools import calibration, command_line, settings
 from delf_tf.types import LocalFeatures, Ranking, Verification
 
@@ -185,14 +186,14 @@ def fit(
       held_out_mAP, where each half of the places is scored with the other half's weight.
     """
     truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels)
-    fitted = combination.fit_weight(ranking, found, truth, min_inliers=min_inliers)
+    fitted = inlier_weight.fit_weight(ranking, found, truth, min_inliers=min_inliers)
     groups = folder.places(ranking.query_ids, labels)
     return {
         "first_stage_mAP": metrics.evaluate_ranking(ranking, truth).mAP,
         "fitted": {
             "weight": fitted.weight,
             "mAP": fitted.mAP,
-            "held_out_mAP": combination.held_out_map(
+            "held_out_mAP": inlier_weight.held_out_map(
                 ranking, found, truth, groups, min_inliers=min_inliers
             ),
             "num_queries": fitted.num_queries,

@@ -19,7 +19,7 @@ from delf_tf.datasets import folder, images
 from delf_tf.evaluation.curves import mean_precision_at_recall
 from delf_tf.report import comparison_plots, html
 from delf_tf.report.plots import figure_bytes, matches_figure
-from delf_tf.retrieval.rerank import Verifications
+from delf_tf.retrieval.second_stage.rerank import Verifications
 from delf_tf.tools.score import SINGLE_STAGE, TWO_STAGE
 from delf_tf.types import GroundTruth, ImageRef, LocalFeatures, Ranking, Verification
 

@@ -25,7 +25,7 @@ from delf_tf.datasets import folder
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import ranking_file
-from delf_tf.retrieval.rerank import Verifications
+from delf_tf.retrieval.second_stage.rerank import Verifications
 from delf_tf.tools import (
     command_line,
     experiment,

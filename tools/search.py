@@ -21,8 +21,9 @@ from delf_tf.artifacts import StrPath
 from delf_tf.checks import UsageError, require
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
-from delf_tf.retrieval import first_stage, index, local_search, ranking_file
-from delf_tf.retrieval.vector_index import VectorIndex
+from delf_tf.retrieval import local_search, ranking_file
+from delf_tf.retrieval.vectors import first_stage, index
+from delf_tf.retrieval.vectors.vector_index import VectorIndex
 from delf_tf.tools import build_index, command_line, local_indexes, settings
 from delf_tf.types import Ranking
 

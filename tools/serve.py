@@ -25,8 +25,9 @@ from delf_tf.checks import UsageError, require
 from delf_tf.features.blocks import ImageFeatures
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
-from delf_tf.retrieval import first_stage, local_search
-from delf_tf.retrieval import rerank as reranking
+from delf_tf.retrieval import local_search
+from delf_tf.retrieval.second_stage import rerank as reranking
+from delf_tf.retrieval.vectors import first_stage
 from delf_tf.tools import (
     build_index,
     command_line,

@@ -9,8 +9,8 @@ from absl import flags
 from delf_tf import config
 from delf_tf.checks import require
 from delf_tf.protos import experiment_pb2
-from delf_tf.retrieval import whitening
-from delf_tf.retrieval.vector_index import VectorIndex
+from delf_tf.retrieval.vectors import whitening
+from delf_tf.retrieval.vectors.vector_index import VectorIndex
 
 
 def optional_experiment(flag_values: flags.FlagValues) -> experiment_pb2.Experiment:

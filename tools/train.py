@@ -23,8 +23,8 @@ from delf_tf.protos import experiment_pb2
 from delf_tf.tools import command_line, experiment
 
 if TYPE_CHECKING:
-    from delf_tf.datasets.input_pipeline import InputPipeline
-    from delf_tf.datasets.tfrecords import Records
+    from delf_tf.datasets.input.pipeline import InputPipeline
+    from delf_tf.datasets.records.schema import Records
     from delf_tf.models.retrieval_model import RetrievalModel
     from delf_tf.training.trainer import Trainer
     from delf_tf.training.tuple_stream import TupleStream
@@ -73,13 +73,14 @@ def create_trainer(
       InputError: the data is missing or damaged, or its classes disagree with the config's.
     """
     # TensorFlow takes seconds to load.
-    from delf_tf.datasets import input_pipeline, tfrecords  # noqa: PLC0415
+    from delf_tf.datasets.input import pipeline as input_pipeline  # noqa: PLC0415
+    from delf_tf.datasets.records import schema  # noqa: PLC0415
     from delf_tf.training import schedules, trainer  # noqa: PLC0415
     from delf_tf.training import strategy as strategies  # noqa: PLC0415
 
     options = message.training
     distribution = strategies.create_strategy(strategy)
-    records = tfrecords.open_records(train_file_pattern, check=options.check_records)
+    records = schema.open_records(train_file_pattern, check=options.check_records)
     records = input_pipeline.repaired(
         records, str(Path(output_dir) / "repaired"), options.max_bad_records
     )
@@ -129,7 +130,7 @@ def create_pipeline(
     options: experiment_pb2.TrainingConfig, records: Records, num_classes: int
 ) -> InputPipeline:
     """Builds the input pipeline of a training section."""
-    from delf_tf.datasets.input_pipeline import InputPipeline, RecordStream  # noqa: PLC0415
+    from delf_tf.datasets.input.pipeline import InputPipeline, RecordStream  # noqa: PLC0415
 
     crop_options: dict[str, Any] = {}
     if options.crop == "random_resized":
@@ -187,20 +188,20 @@ def _peak_flops(peak_tflops: float, strategy: str) -> float:
 def _create_model(message: experiment_pb2.Experiment) -> RetrievalModel:
     import tensorflow as tf  # noqa: PLC0415
 
-    from delf_tf.models import presets  # noqa: PLC0415
+    from delf_tf.models import create  # noqa: PLC0415
 
     tf.keras.mixed_precision.set_global_policy(message.training.precision)
     options = config.set_fields(message.model)
     name = options.pop("name", None)
     require(bool(name), "A config's model section must have a name.")
     options.setdefault("seed", message.training.seed)
-    return presets.create_model(name, **options)
+    return create.create_model(name, **options)
 
 
 def _create_teacher(options: experiment_pb2.TrainingConfig) -> RetrievalModel | None:
     if not options.distillation_loss_weight or not options.HasField("teacher"):
         return None
-    from delf_tf.models import presets  # noqa: PLC0415
+    from delf_tf.models import create  # noqa: PLC0415
 
     wanted = config.set_fields(options.teacher)
     require(
@@ -209,7 +210,7 @@ def _create_teacher(options: experiment_pb2.TrainingConfig) -> RetrievalModel | 
         hint="Give --set training.teacher.weights=PATH.",
         teacher=wanted,
     )
-    return presets.create_model(wanted.pop("name"), **wanted)
+    return create.create_model(wanted.pop("name"), **wanted)
 
 
 def _create_objective(
@@ -270,7 +271,8 @@ def _create_tuple_stream(
     output_dir: str | Path,
     fingerprint: str,
 ) -> TupleStream:
-    from delf_tf.datasets import record_lookup, sfm120k  # noqa: PLC0415
+    from delf_tf.datasets import sfm120k  # noqa: PLC0415
+    from delf_tf.datasets.records import lookup as record_lookup  # noqa: PLC0415
     from delf_tf.training import tuple_stream  # noqa: PLC0415
     from delf_tf.training.tuples import TupleMiner  # noqa: PLC0415
 
@@ -318,7 +320,7 @@ def _create_evaluation(
 
 
 def _num_classes(options: experiment_pb2.TrainingConfig, records: Records) -> int:
-    from delf_tf.datasets import input_pipeline  # noqa: PLC0415
+    from delf_tf.datasets.input import pipeline as input_pipeline  # noqa: PLC0415
 
     found = records.manifest["num_classes"] if records.manifest else None
     if found is None:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from delf_tf.checks import require
 from delf_tf.extraction import pyramid
 from delf_tf.extraction.extractor import Extractor
-from delf_tf.models.backbones import pads_with_zeros
+from delf_tf.models.backbones.create import pads_with_zeros
 from delf_tf.models.masking import cells, valid_area
 from delf_tf.models.retrieval_model import RetrievalModel
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from delf_tf.checks import require_choice
 from delf_tf.extraction.precision import BFLOAT16, FLOAT32
-from delf_tf.models import presets
+from delf_tf.models import registry
 from delf_tf.models.layers import ConvNorm, pad_symmetric, register
 from delf_tf.models.masking import masked
 from delf_tf.models.retrieval_model import RetrievalModel
@@ -105,10 +105,10 @@ def inference_copy(model: RetrievalModel, precision: str = FLOAT32) -> Retrieval
     require_choice("precision", precision, (FLOAT32, BFLOAT16))
     options = model.options
     make = {**options["kwargs"], "preprocessing": options["preprocessing"]}
-    copy = presets.construct(options["name"], **make)
+    copy = registry.construct(options["name"], **make)
     if precision == BFLOAT16:
         with _policy(BFLOAT16):
-            _take_convolutions(copy, presets.construct(options["name"], **make))
+            _take_convolutions(copy, registry.construct(options["name"], **make))
     copy.record_options(options["name"], options["kwargs"])
     epsilons = dict(_fold_layers(copy))
     copy.call(tf.zeros([1, 32, 32, 3]))

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
-from delf_tf.models.backbones import create_backbone
+from delf_tf.models.backbones.create import create_backbone
 from delf_tf.models.delf import Attention, attention_pool
 from delf_tf.models.delg import Autoencoder
 from delf_tf.models.dolg import SelfAttention
@@ -63,7 +63,7 @@ class Compact(RetrievalModel):
     what the map knows of photographs.
 
     Args:
-      backbone: a name of backbones.BACKBONES that can end at stride 16.
+      backbone: a name of backbones.create.BACKBONES that can end at stride 16.
       descriptor: what "global" is: "pooled", the generalised mean of the map, whitened if
         `embedding_dim` is set; or "fused", DOLG's orthogonal fusion.
       feature_dim: channels of the wide map, the teacher's.

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
-from delf_tf.models.backbones import create_backbone
+from delf_tf.models.backbones.create import create_backbone
 from delf_tf.models.geometry import CellGrid, Window, cell_grid
 from delf_tf.models.layers import ConvNorm, build_maps, conv1x1, l2_normalize, register
 from delf_tf.models.masking import spatial_mean
@@ -73,7 +73,7 @@ class Delf(RetrievalModel):
     fitted after training and belongs to extraction.
 
     Args:
-      backbone: a name of backbones.BACKBONES.
+      backbone: a name of backbones.create.BACKBONES.
       attention_dim: hidden channels of the attention.
       stage4_stride: pixels between local features: 16, or 32, for which every second cell is
         taken (the original's `block3_strides`, cheaper in training). Changes no variable.

@@ -58,7 +58,7 @@ class Delg(Delf):
     reduced features must keep what the attention needs.
 
     Args:
-      backbone: a name of backbones.BACKBONES.
+      backbone: a name of backbones.create.BACKBONES.
       embedding_dim: width of the global descriptor; 0 leaves out the whitening layer.
       gem_power: exponent p of GeM, a constant.
       local_dim: width of local descriptors; 0 leaves out the autoencoder.

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
-from delf_tf.models.backbones import create_backbone
+from delf_tf.models.backbones.create import create_backbone
 from delf_tf.models.layers import (
     ConvNorm,
     build_maps,
@@ -121,7 +121,7 @@ class Dolg(RetrievalModel):
     The released weights have no multi-atrous module; the paper has one, and so has the default.
 
     Args:
-      backbone: a name of backbones.BACKBONES.
+      backbone: a name of backbones.create.BACKBONES.
       embedding_dim: width of the descriptor; 0 leaves out the last layer.
       fusion_dim: channels of the local features and of the global feature that they are fused with.
       gem_power: initial exponent p of GeM, which is learnt.

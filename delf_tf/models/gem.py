@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from delf_tf.models.backbones import create_backbone
+from delf_tf.models.backbones.create import create_backbone
 from delf_tf.models.layers import GeneralizedMean, l2_normalize, register
 from delf_tf.models.retrieval_model import RetrievalModel
 
@@ -19,7 +19,7 @@ class Gem(RetrievalModel):
     of the stride-16 map, scored by their norm: what a network has before an attention is trained.
 
     Args:
-      backbone: a name of backbones.BACKBONES.
+      backbone: a name of backbones.create.BACKBONES.
       gem_power: exponent p of the pooling, positive.
       backbone_form: see resnet.FORMS; None: the backbone's default.
       width_multiplier: of the backbone's channels; None: 1.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from delf_tf.checks import require, require_choice
+from delf_tf.checks import require_choice
 from delf_tf.models.geometry import CellGrid
 from delf_tf.models.layers import Preprocessing
 from delf_tf.models.variables import draw_values
@@ -25,7 +25,7 @@ class RetrievalModel(tf.keras.Model):
 
     Attributes:
       preprocess: the layer that turns RGB 0..255 into the backbone's input.
-      backbone: a layer that gives named maps (backbones.py).
+      backbone: a layer that gives named maps (backbones/create.py).
       output_names_available: what `outputs` may name; "global", "local", or a network's own.
       global_dim: width of the global descriptor, or None.
       local_dim: width of local descriptors, or None.
@@ -50,14 +50,14 @@ class RetrievalModel(tf.keras.Model):
 
     @property
     def options(self) -> dict[str, Any]:
-        """JSON-able {"name", "kwargs", "preprocessing"}: arguments of create_model."""
+        """JSON-able {"name", "kwargs", "preprocessing"}: arguments of `build`."""
         return {
             **json.loads(self._options_json),
             "preprocessing": self.preprocess.options(),
         }
 
     def record_options(self, name: str, kwargs: dict[str, Any]) -> None:
-        """Keeps what rebuilds this model; create_model calls it."""
+        """Keeps what rebuilds this model; `build` calls it."""
         self._options_json = json.dumps({"name": name, "kwargs": kwargs})
 
     def infer(
@@ -132,17 +132,3 @@ class RetrievalModel(tf.keras.Model):
     def num_parameters(self) -> int:
         """Returns how many numbers all weights hold, the moving statistics included."""
         return sum(int(np.prod(tuple(variable.shape))) for variable in self.weights)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns `options`; Keras rebuilds the model from them."""
-        return self.options
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RetrievalModel:
-        """Returns a new model, its random weights not yet those of the old one."""
-        from delf_tf.models.presets import create_model  # noqa: PLC0415 - it imports this module
-
-        require("name" in config, "config must be made by get_config.", config=config)
-        return create_model(
-            config["name"], preprocessing=config["preprocessing"], **config["kwargs"]
-        )

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import as_array, require
-from delf_tf.models.backbones import create_backbone
+from delf_tf.models.backbones.create import create_backbone
 from delf_tf.models.layers import dense, l2_normalize, register
 from delf_tf.models.retrieval_model import RetrievalModel
 
@@ -121,7 +121,7 @@ class SuperFeatures(RetrievalModel):
     by ASMK; there is no global descriptor.
 
     Args:
-      backbone: a name of backbones.BACKBONES.
+      backbone: a name of backbones.create.BACKBONES.
       num_superfeatures: N, learnt templates.
       superfeature_dim: width of super-features before reduction.
       num_iterations: T, rounds of attention.

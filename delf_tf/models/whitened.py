@@ -6,7 +6,7 @@ import numpy as np
 
 from delf_tf.checks import as_array, require
 from delf_tf.models.compact import Compact
-from delf_tf.models.presets import create_model
+from delf_tf.models.registry import build
 from delf_tf.models.variables import variables_by_path
 
 
@@ -31,7 +31,7 @@ def with_whitening(model: Compact, mean: np.ndarray, projection: np.ndarray) -> 
     mean = as_array("mean", mean, (width,), np.float32)
     projection = as_array("projection", projection, ("d", width), np.float32)
     options = {**model.options["kwargs"], "embedding_dim": len(projection)}
-    whitened = create_model(model.options["name"], seed=0, **options)
+    whitened = build(model.options["name"], seed=0, **options)
     known = variables_by_path(model)
     for name, variable in variables_by_path(whitened).items():
         if name in known:

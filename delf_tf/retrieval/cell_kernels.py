@@ -10,7 +10,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from delf_tf.retrieval.kernels import entry
+from delf_tf.retrieval.words.loops import entry
 
 # Features and cells of a tile: sixteen registers of sums on AVX-512.
 ROWS, CELLS = 4, 64

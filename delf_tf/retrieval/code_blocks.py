@@ -14,7 +14,7 @@ import numpy as np
 from delf_tf.retrieval import code_kernels
 from delf_tf.retrieval.block_scan import BLOCK
 from delf_tf.retrieval.index_file import IndexContent
-from delf_tf.retrieval.posting_lists import PostingLists
+from delf_tf.retrieval.words.posting_lists import PostingLists
 
 
 class Blocks(NamedTuple):

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from delf_tf.retrieval.block_scan import BLOCK
-from delf_tf.retrieval.kernels import entry
+from delf_tf.retrieval.words.loops import entry
 
 _inner = numba.njit(nogil=True)
 

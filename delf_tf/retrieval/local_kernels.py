@@ -7,7 +7,7 @@ import numpy as np
 
 from delf_tf.retrieval.block_scan import BLOCK, TABLE, lowest_bit, prefetch, scan
 from delf_tf.retrieval.code_kernels import part_of
-from delf_tf.retrieval.kernels import entry, popcount
+from delf_tf.retrieval.words.loops import entry, popcount
 
 _inner = numba.njit(nogil=True)
 

@@ -20,7 +20,7 @@ from delf_tf.checks import as_array, invalid, require
 from delf_tf.features.product_quantization import one_thread
 from delf_tf.retrieval import cell_kernels, code_kernels
 from delf_tf.retrieval.block_scan import TABLE
-from delf_tf.retrieval.word_assignment import WordAssigner
+from delf_tf.retrieval.words.word_assignment import WordAssigner
 
 _FACTORY = re.compile(r"(OPQ(\d{1,4}),)?IVF(\d{1,7}),PQ(\d{1,4})x(\d)", re.ASCII)
 _MAX_CODE_BITS = 64

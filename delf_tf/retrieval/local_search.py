@@ -17,15 +17,15 @@ import numpy as np
 from delf_tf.artifacts import StrPath, write_json
 from delf_tf.checks import invalid, require, require_choice
 from delf_tf.retrieval import resumable_build
-from delf_tf.retrieval.asmk import AsmkIndex
-from delf_tf.retrieval.codebook import (
+from delf_tf.retrieval.local_index import LocalIndex
+from delf_tf.retrieval.rankings import cut, without_self
+from delf_tf.retrieval.words.asmk import AsmkIndex
+from delf_tf.retrieval.words.codebook import (
     codebook_fingerprint,
     load_codebook,
     save_codebook,
     train_codebook,
 )
-from delf_tf.retrieval.local_index import LocalIndex
-from delf_tf.retrieval.rankings import cut, without_self
 from delf_tf.types import Ranking
 
 AnyLocalIndex = AsmkIndex | LocalIndex

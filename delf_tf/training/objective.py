@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from delf_tf.checks import did_you_mean, invalid, require
-from delf_tf.models import classifiers, losses, superfeature_losses
+from delf_tf.models.losses import classifiers, superfeature_losses
+from delf_tf.models.losses import functions as losses
 from delf_tf.models.retrieval_model import RetrievalModel
 from delf_tf.models.variables import variables_by_path
 from delf_tf.training.contrastive import supervised_contrastive_loss

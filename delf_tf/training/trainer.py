@@ -18,8 +18,8 @@ from absl import logging
 
 from delf_tf import artifacts
 from delf_tf.checks import InputError, invalid, require
-from delf_tf.datasets.input_pipeline import InputPipeline
-from delf_tf.models import checkpoint
+from delf_tf.datasets.input.pipeline import InputPipeline
+from delf_tf.models.zoo import checkpoint
 from delf_tf.training import run_state, throughput
 from delf_tf.training.metrics_log import MetricsLog
 from delf_tf.training.objective import Objective

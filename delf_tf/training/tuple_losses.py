@@ -5,7 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
-from delf_tf.models import losses, superfeature_losses
+from delf_tf.models.losses import functions as losses
+from delf_tf.models.losses import superfeature_losses
 
 # By name: the loss of (query [B, D], positive [B, D], negatives [B, K, D], margin), float32 [B].
 TUPLE_LOSSES = {"contrastive": losses.contrastive_loss, "triplet": losses.triplet_loss}

@@ -16,8 +16,9 @@ from absl import logging
 
 from delf_tf import artifacts
 from delf_tf.checks import require
-from delf_tf.datasets import augmentation, tfrecords
-from delf_tf.datasets.record_lookup import RecordLookup
+from delf_tf.datasets.input import augmentation
+from delf_tf.datasets.records import schema
+from delf_tf.datasets.records.lookup import RecordLookup
 from delf_tf.datasets.sfm120k import SfmSplit
 from delf_tf.models.retrieval_model import RetrievalModel
 from delf_tf.training.tuples import TupleMiner
@@ -164,7 +165,7 @@ class RecordDescriber:
         return np.concatenate([self._embed(batch).numpy() for batch in batches])[: len(rows)]
 
     def _picture(self, serialized: tf.Tensor) -> tf.Tensor:
-        encoded = tfrecords.parse_example(serialized)["encoded"]
+        encoded = schema.parse_example(serialized)["encoded"]
         return augmentation.CROPS["squash"](encoded, tf.zeros([2], tf.int32), image_size=self._size)
 
 

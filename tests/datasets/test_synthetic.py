@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from delf_tf import synthetic
 from delf_tf.checks import InputError
-from delf_tf.datasets import folder, synthetic
+from delf_tf.datasets import folder
 from delf_tf.datasets.images import read_image
-from delf_tf.datasets.synthetic import collection, geometry, raster, textures
-from delf_tf.datasets.synthetic.geometry import Camera, Face
-from delf_tf.datasets.synthetic.textures import Texture
+from delf_tf.synthetic import collection, geometry, raster, textures
+from delf_tf.synthetic.geometry import Camera, Face
+from delf_tf.synthetic.textures import Texture
 
 SIZE = (120, 160)
 

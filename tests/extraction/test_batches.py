@@ -8,7 +8,7 @@ import pytest
 from delf_tf.checks import InputError
 from delf_tf.extraction.batches import BatchExtractor
 from delf_tf.extraction.extractor import Extractor, Projection
-from delf_tf.models.presets import create_model
+from delf_tf.models.create import create_model
 
 SMALL = {"width_multiplier": 0.125, "attention_dim": 8}
 SIZES = [(70, 101), (128, 64), (63, 127), (97, 97), (200, 33)]

@@ -15,7 +15,7 @@ from delf_tf.datasets import folder
 from delf_tf.extraction import engine
 from delf_tf.extraction.extractor import Extractor
 from delf_tf.features.store import FeatureStore
-from delf_tf.models.presets import create_model
+from delf_tf.models.create import create_model
 from tests.extraction.toy import ToyModel, coordinates_image
 
 

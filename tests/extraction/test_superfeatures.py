@@ -9,7 +9,7 @@ import tensorflow as tf
 from delf_tf.checks import InputError
 from delf_tf.export import loading, savedmodel
 from delf_tf.extraction.extractor import Extractor
-from delf_tf.models.presets import create_model
+from delf_tf.models.create import create_model
 
 NUM, DIM = 8, 12
 

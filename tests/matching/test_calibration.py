@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from delf_tf.benchmarks.synthetic_pairs import make_pair
 from delf_tf.checks import InputError
 from delf_tf.matching import calibrate
 from delf_tf.matching.calibration import ChanceInliers, chance_inliers
-from delf_tf.matching.synthetic_pairs import make_pair
 from delf_tf.types import LocalFeatures, Verification
 
 

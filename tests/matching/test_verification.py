@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from delf_tf.benchmarks.synthetic_pairs import make_pair, project
 from delf_tf.checks import InputError
 from delf_tf.matching import verify, verify_many
-from delf_tf.matching.synthetic_pairs import make_pair, project
 from delf_tf.types import LocalFeatures, Verification
 
 

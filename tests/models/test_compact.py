@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from delf_tf.checks import InputError
-from delf_tf.models.losses import distillation_loss
-from delf_tf.models.presets import create_model
+from delf_tf.models.create import create_model
+from delf_tf.models.losses.functions import distillation_loss
 from delf_tf.training.objective import Objective
 
 SMALL = {"width_multiplier": 0.125, "feature_dim": 1024, "fusion_dim": 8, "attention_dim": 8}
@@ -42,7 +42,7 @@ def test_fused_halves_are_orthogonal(images):
 
 
 def test_weights_serve_either_descriptor(images, tmp_path):
-    from delf_tf.models import checkpoint
+    from delf_tf.models.zoo import checkpoint
 
     pooled = create_model("compact_resnet20", seed=3, **SMALL)
     checkpoint.save_weights(pooled, tmp_path / "weights.npz")
@@ -105,7 +105,7 @@ def test_a_student_learns_the_teachers_map(images):
 
 def test_a_whitening_becomes_the_last_layer(images):
     from delf_tf.models.whitened import with_whitening
-    from delf_tf.retrieval.whitening import Whitening
+    from delf_tf.retrieval.vectors.whitening import Whitening
 
     model = create_model("compact_resnet20", seed=0, **SMALL)
     random = np.random.default_rng(0)

@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 
 from delf_tf.checks import InputError
+from delf_tf.models.create import create_model
 from delf_tf.models.delf import Attention, attention_pool
 from delf_tf.models.delg import Autoencoder
 from delf_tf.models.layers import GeneralizedMean
-from delf_tf.models.presets import create_model
 from delf_tf.models.variables import variables_by_path
 
 NARROW = {"width_multiplier": 0.125}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from delf_tf.models.create import create_model
 from delf_tf.models.dolg import Dolg, MultiAtrous, SelfAttention
-from delf_tf.models.presets import create_model
 from delf_tf.models.variables import draw_values
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from delf_tf.models import conversion
-from delf_tf.models.classifiers import CurricularFaceClassifier
+from delf_tf.models.losses.classifiers import CurricularFaceClassifier
+from delf_tf.models.zoo import conversion
 from tests.golden_weights import golden_image, regenerate, relative_error
 
 FORMS = {"dolg_r50": True, "dolg_r50_no_multi_atrous": False}

@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 
 from delf_tf.checks import InputError
-from delf_tf.models.backbones import create_backbone
+from delf_tf.models.backbones.create import create_backbone
+from delf_tf.models.create import create_model
 from delf_tf.models.delf import Delf
 from delf_tf.models.geometry import CellGrid, Window, cell_grid
-from delf_tf.models.presets import create_model
 from delf_tf.models.variables import variables_by_path
 
 

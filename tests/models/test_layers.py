@@ -10,15 +10,16 @@ import tensorflow as tf
 
 from delf_tf import artifacts
 from delf_tf.checks import InputError
-from delf_tf.models import checkpoint, layers
+from delf_tf.models import layers
+from delf_tf.models.backbones.mobilenet import InvertedResidual, MobileNetV2
+from delf_tf.models.backbones.resnet import Bottleneck, ResNet
+from delf_tf.models.backbones.resnet_v2 import FoldedConv, PreactivationUnit
+from delf_tf.models.create import create_model
 from delf_tf.models.delf import Attention
 from delf_tf.models.delg import Autoencoder
 from delf_tf.models.dolg import MultiAtrous, SelfAttention
-from delf_tf.models.mobilenet import InvertedResidual, MobileNetV2
-from delf_tf.models.presets import create_model
-from delf_tf.models.resnet import Bottleneck, ResNet
-from delf_tf.models.resnet_v2 import FoldedConv, PreactivationUnit
 from delf_tf.models.variables import draw_values, variables_by_path
+from delf_tf.models.zoo import checkpoint
 
 # Layer, and the channels of its input.
 LAYERS = [

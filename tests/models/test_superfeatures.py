@@ -7,9 +7,10 @@ import pytest
 import tensorflow as tf
 
 from delf_tf.checks import InputError
-from delf_tf.models import checkpoint, conversion, superfeature_losses
-from delf_tf.models.presets import create_model
+from delf_tf.models.create import create_model
+from delf_tf.models.losses import superfeature_losses
 from delf_tf.models.superfeatures import LocalFeatureIntegration
+from delf_tf.models.zoo import checkpoint, conversion
 from tests.golden_weights import golden_image, regenerate, relative_error
 
 SMALL = {

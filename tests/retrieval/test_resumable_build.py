@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from delf_tf.checks import InputError
-from delf_tf.retrieval.asmk import AsmkIndex
 from delf_tf.retrieval.local_index import LocalIndex
 from delf_tf.retrieval.local_quantizer import LocalQuantizer
 from delf_tf.retrieval.resumable_build import build
+from delf_tf.retrieval.words.asmk import AsmkIndex
 
 RANDOM = np.random.default_rng(0)
 CENTROIDS = RANDOM.standard_normal((8, 4))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from delf_tf import matching
 from delf_tf.features.blocks import ImageFeatures
-from delf_tf.retrieval.index import create_index
+from delf_tf.retrieval.vectors.index import create_index
 from delf_tf.serving.service import RetrievalService
 from delf_tf.types import GlobalDescriptors, ImageRef, LocalFeatures, Ranking
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from delf_tf.features.store import FeatureStore
-from delf_tf.retrieval import index, ranking_file, whitening
+from delf_tf.retrieval import ranking_file
+from delf_tf.retrieval.vectors import index, whitening
 from delf_tf.tools import main
 from tests.tools import stores
 
@@ -43,7 +44,7 @@ def fitted(database, tmp_path_factory):
         ["--type=exact", "--dtype=float16"],
         ["--type=SQ8"],
         ["--type=IVF4,SQ8", "--set=index.num_probes=4"],
-        ["--type=delf_tf.retrieval.index:ExactIndex"],
+        ["--type=delf_tf.retrieval.vectors.index:ExactIndex"],
     ],
 )
 def test_an_index_is_searched_like_its_store(database, tmp_path, capsys, arguments):

@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from delf_tf.models.presets import create_model
+from delf_tf.models.create import create_model
 from delf_tf.tools import command_line, convert_weights
 from tests.golden_weights import regenerate
 

@@ -5,7 +5,7 @@ import pytest
 
 from delf_tf import config
 from delf_tf.checks import InputError, UsageError
-from delf_tf.models import checkpoint
+from delf_tf.models.zoo import checkpoint
 from delf_tf.protos import experiment_pb2
 from delf_tf.tools import experiment
 

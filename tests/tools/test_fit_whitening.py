@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from delf_tf.features.store import FeatureStore
-from delf_tf.models import checkpoint, presets
-from delf_tf.retrieval.whitening import fit_pca, load_whitening
+from delf_tf.models import create
+from delf_tf.models.zoo import checkpoint
+from delf_tf.retrieval.vectors.whitening import fit_pca, load_whitening
 from delf_tf.tools import main
 from tests.tools import stores
 
@@ -28,14 +29,14 @@ def test_a_whitening_for_an_index(store, tmp_path):
 
 
 def test_weights_with_the_whitening_inside(store, tmp_path, capsys):
-    model = presets.create_model(
+    model = create.create_model(
         "compact_resnet20", seed=0, width_multiplier=0.125, feature_dim=16, fusion_dim=8
     )
     checkpoint.save_weights(model, tmp_path / "plain.npz", {"steps": 7})
     files = [f"--store={store}", f"--weights={tmp_path / 'plain.npz'}"]
     output = tmp_path / "whitened.npz"
     assert _fit(*files, "--dim=5", f"--output={output}") == 0
-    made = presets.create_model("compact_resnet20", output)
+    made = create.create_model("compact_resnet20", output)
     assert made.global_dim == 5
     assert checkpoint.read_options(output)["provenance"] == {"steps": 7}
     assert _fit(*files, "--dim=5", f"--output={output}") == 1

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from delf_tf.features.store import FeatureStore
-from delf_tf.retrieval import asmk, codebook, ranking_file
 from delf_tf.retrieval import local_index as local_index_module
+from delf_tf.retrieval import ranking_file
+from delf_tf.retrieval.words import asmk, codebook
 from delf_tf.tools import main
 from tests.tools import stores
 

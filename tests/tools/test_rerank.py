@@ -7,7 +7,8 @@ import pytest
 
 from delf_tf import matching
 from delf_tf.features.store import FeatureStore
-from delf_tf.retrieval import ranking_file, verifications
+from delf_tf.retrieval import ranking_file
+from delf_tf.retrieval.second_stage import verification_files
 from delf_tf.tools import main
 from delf_tf.types import Ranking
 from tests.tools import stores
@@ -86,7 +87,7 @@ def test_an_image_beyond_the_head_is_not_found(rerank, tmp_path):
 
 def test_every_verification_is_kept(rerank, database, tmp_path):
     assert rerank("--num_candidates=5") == 0
-    kept = verifications.load_verifications(tmp_path / "new.verifications")
+    kept = verification_files.load_verifications(tmp_path / "new.verifications")
     assert [len(one) for one in kept] == [5] * 16
     store = FeatureStore(database)
     ids = tuple(IMAGES)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from delf_tf.features.store import FeatureStore
-from delf_tf.retrieval import expansion, global_reranking, index, ranking_file
+from delf_tf.retrieval import ranking_file
+from delf_tf.retrieval.vectors import expansion, index, superglobal
 from delf_tf.tools import main
 from tests.tools import stores
 
@@ -70,7 +71,7 @@ def test_each_stage_is_what_the_library_gives(database, queries, tmp_path):
     _, ranking = _search(tmp_path / "dba.npz", *stored, *AUGMENTATION)
     np.testing.assert_array_equal(ranking.indices, augmented.search(asked, 18).indices)
 
-    refined = global_reranking.rerank_global(
+    refined = superglobal.rerank_global(
         plain, asked, held.vectors, num_candidates=8, num_neighbours=2
     )
     _, ranking = _search(tmp_path / "sg.npz", *stored, *REFINEMENT)

@@ -108,7 +108,7 @@ def test_a_killed_run_ends_bit_equal(work, undisturbed, number):
 
 
 def test_weights_tell_what_they_were_trained_on(undisturbed):
-    from delf_tf.models.checkpoint import read_options
+    from delf_tf.models.zoo.checkpoint import read_options
 
     facts = read_options(undisturbed / "weights.npz")["provenance"]
     assert facts["training_set"] == {"kind": "folder"}

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from delf_tf.datasets.sfm120k import image_path
-from delf_tf.models.checkpoint import read_options
+from delf_tf.models.zoo.checkpoint import read_options
 from delf_tf.tools import build_tfrecords, command_line, train
 
 CONFIG = """

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from delf_tf.datasets import record_files, tfrecords
+from delf_tf.datasets.records import files as record_files
+from delf_tf.datasets.records import schema
 
 NUM_CLASSES = 4
 
@@ -55,13 +56,13 @@ def _picture(label, number):
 def records_dir(tmp_path_factory):
     """Four classes of five images in two shards."""
     folder = tmp_path_factory.mktemp("records")
-    names = [tfrecords.shard_name("train", shard, 2) for shard in range(2)]
+    names = [schema.shard_name("train", shard, 2) for shard in range(2)]
     files = [(folder / name).open("wb") for name in names]
     for number in range(5 * NUM_CLASSES):
         label = number % NUM_CLASSES
         encoded = io.BytesIO()
         Image.fromarray(_picture(label, number)).save(encoded, "JPEG", quality=95)
-        example = tfrecords.make_example(f"i{number}", encoded.getvalue(), 24, 24, label)
+        example = schema.make_example(f"i{number}", encoded.getvalue(), 24, 24, label)
         record_files.write_record(files[number // 10], example)
     for file in files:
         file.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from delf_tf.datasets import synthetic
+from delf_tf import synthetic
 from delf_tf.extraction.engine import extract_image
 from delf_tf.matching import nearest
 

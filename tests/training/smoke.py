@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from delf_tf import config
-from delf_tf.datasets import record_builder, synthetic, training_images
+from delf_tf import config, synthetic
+from delf_tf.datasets.input import training_images
+from delf_tf.datasets.records import builder as record_builder
 from delf_tf.tools import main, train
 
 # Of each system the configs that are trained one after the other, each from the last one's weights.

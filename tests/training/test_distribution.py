@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from delf_tf.models.presets import create_model
+from delf_tf.models.create import create_model
 from delf_tf.training.objective import Objective
 from delf_tf.training.optimizers import Optimizer
 

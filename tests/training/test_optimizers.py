@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from delf_tf.checks import InputError
-from delf_tf.datasets import addons
+from delf_tf.datasets.input import addons
 from delf_tf.training.optimizers import RULES, Optimizer, Settings
 
 

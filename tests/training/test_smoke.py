@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from delf_tf import config
-from delf_tf.models.checkpoint import OPTIONS_KEY
+from delf_tf.models.zoo.checkpoint import OPTIONS_KEY
 from delf_tf.tools import experiment
 from tests.training import inliers, smoke
 

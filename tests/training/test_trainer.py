@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from delf_tf.checks import InputError
-from delf_tf.datasets import tfrecords
-from delf_tf.datasets.input_pipeline import InputPipeline, RecordStream
-from delf_tf.models import checkpoint
+from delf_tf.datasets.input.pipeline import InputPipeline, RecordStream
+from delf_tf.datasets.records import schema
+from delf_tf.models.zoo import checkpoint
 from delf_tf.training import optimizers, run_state, strategy
 from delf_tf.training import trainer as trainer_module
 from delf_tf.training.objective import Objective
@@ -21,7 +21,7 @@ NUM_CLASSES = 4
 
 
 def _pipeline(records_dir, **options):
-    records = tfrecords.open_records(str(records_dir))
+    records = schema.open_records(str(records_dir))
     stream = RecordStream(records.paths, records.counts, seed=1, shuffle_window=6)
     defaults = {"batch_size": 8, "image_size": 16, "crop": "squash", "num_classes": NUM_CLASSES}
     return InputPipeline(stream, **{**defaults, **options})

@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 
 from delf_tf.checks import InputError
-from delf_tf.datasets import tfrecords
-from delf_tf.datasets.input_pipeline import InputPipeline, RecordStream
-from delf_tf.datasets.record_lookup import locate_records
+from delf_tf.datasets.input.pipeline import InputPipeline, RecordStream
+from delf_tf.datasets.records import schema
+from delf_tf.datasets.records.lookup import locate_records
 from delf_tf.datasets.sfm120k import SfmSplit
 from delf_tf.training import optimizers, strategy
 from delf_tf.training.objective import Objective
@@ -27,7 +27,7 @@ NUM_NEGATIVES = 2
 
 @pytest.fixture(scope="module")
 def lookup(records_dir):
-    return locate_records(tfrecords.open_records(str(records_dir)).paths)
+    return locate_records(schema.open_records(str(records_dir)).paths)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def _stream(lookup, split, folder, asked=None, **options):
 
 def _ids(dataset):
     return [
-        (int(position), tfrecords.parse_example(one)["id"].numpy().decode())
+        (int(position), schema.parse_example(one)["id"].numpy().decode())
         for position, one in dataset
     ]
 
@@ -178,7 +178,7 @@ def _trainer(data, folder, *, distribution=None, loss="contrastive", steps=6, nu
         )
         optimizer = optimizers.Optimizer("adamw", objective.trainable_variables(), clip_norm=5.0)
     assert list(objective.weights) == ["tuple"]
-    records = tfrecords.open_records(str(data.records_dir))
+    records = schema.open_records(str(data.records_dir))
     miner = TupleMiner(
         data.split, num_queries=num_queries, pool_size=20, num_negatives=NUM_NEGATIVES
     )

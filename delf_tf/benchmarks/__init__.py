@@ -1,0 +1,1 @@
+"""Every benchmark and its peers. Layer 4."""

@@ -1,0 +1,187 @@
+"""Real pairs of images with known homographies: how many does verification solve?
+
+A folder holds NAME_1 and NAME_2 (.png or .jpg) and NAME.txt, the 3 x 3 homography of (x, y, 1) from
+the first to the second, as the EVD collection does. Features are OpenCV's SIFT with the square root
+of L1-normalised descriptors (RootSIFT, Arandjelović and Zisserman, 2012), the same for everyone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delf_tf.artifacts import StrPath
+from delf_tf.benchmarks import matching_peers
+from delf_tf.checks import as_array, invalid, require
+from delf_tf.matching.nearest import match
+from delf_tf.matching.ransac import RansacOptions, estimate_transform
+from delf_tf.types import LocalFeatures
+
+# Corner errors are averaged under the curve of solved pairs up to this many pixels.
+_AUC_LIMIT_PX = 20.0
+
+# A solver takes matched points (x, y) twice and returns a transform [3, 3], zeros if none.
+Solver = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RealPair:
+    """Two images' features and the truth.
+
+    Attributes:
+      name: of the pair.
+      query: features of the first image.
+      database: features of the second.
+      transform: [3, 3] of (x, y, 1), query to database.
+      size: (width, height) of the first image.
+    """
+
+    name: str
+    query: LocalFeatures
+    database: LocalFeatures
+    transform: np.ndarray
+    size: tuple[int, int]
+
+
+def load_pairs(directory: StrPath, num_features: int = 8000) -> list[RealPair]:
+    """Reads a folder of pairs and finds their features; needs OpenCV.
+
+    Raises:
+      InputError: no pairs there, an image missing or unreadable, or not a 3 x 3 homography.
+    """
+    truths = sorted(Path(directory).glob("*.txt"))
+    require(
+        bool(truths), "The folder must hold NAME.txt, NAME_1 and NAME_2.", directory=Path(directory)
+    )
+    return [_load(truth, num_features) for truth in truths]
+
+
+def corner_error(found: np.ndarray, truth: np.ndarray, size: tuple[int, int]) -> float:
+    """Returns the mean distance in pixels between where two transforms take an image's corners."""
+    if not np.any(found):
+        return float("inf")
+    width, height = size
+    corners = np.array([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1]], float).T
+    with np.errstate(all="ignore"):
+        a, b = (transform @ corners for transform in (found, truth))
+        errors = np.linalg.norm(a[:2] / a[2] - b[:2] / b[2], axis=0)
+    return float(errors.mean()) if np.isfinite(errors).all() else float("inf")
+
+
+def run(
+    directory: StrPath,
+    *,
+    max_ratio: float = 0.8,
+    threshold_px: float = 6.0,
+    opencv_threshold_px: float = 3.0,
+    num_features: int = 8000,
+) -> dict[str, Any]:
+    """Returns {"rows"}, one a solver: pairs solved by corner error, and the area under the curve.
+
+    Args:
+      directory: see `load_pairs`.
+      max_ratio: of the mutual matches that all solvers get.
+      threshold_px: ours.
+      opencv_threshold_px: OpenCV's, whose good settings differ.
+      num_features: an image, at most.
+    """
+    pairs = load_pairs(directory, num_features)
+    solvers = {
+        "ours": _ours(threshold_px),
+        "OpenCV USAC_ACCURATE": _opencv("USAC_ACCURATE", opencv_threshold_px),
+        "OpenCV USAC_MAGSAC": _opencv("USAC_MAGSAC", opencv_threshold_px),
+    }
+    rows = []
+    for name, solve in solvers.items():
+        errors = np.array([_error(pair, solve, max_ratio) for pair in pairs])
+        rows.append(
+            {
+                "solver": name,
+                "num_pairs": len(pairs),
+                "solved_10px": int((errors < 10).sum()),
+                "solved_20px": int((errors < 20).sum()),
+                "auc_20px": float(np.clip(1 - errors / _AUC_LIMIT_PX, 0, 1).mean()),
+            }
+        )
+    return {"rows": rows}
+
+
+def rootsift(image: np.ndarray, num_features: int) -> LocalFeatures:
+    """Returns OpenCV's SIFT features with RootSIFT descriptors [N, 128].
+
+    Args:
+      image: uint8 [H, W], grey levels.
+      num_features: at most, the strongest.
+
+    Raises:
+      InputError: OpenCV is not installed.
+    """
+    keypoints, descriptors = _cv2().SIFT_create(num_features).detectAndCompute(image, None)
+    if not keypoints:
+        return LocalFeatures.empty(128)
+    sums = np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9)
+    return LocalFeatures(
+        np.array([point.pt[::-1] for point in keypoints]),
+        np.sqrt(descriptors / sums),
+        np.array([point.response for point in keypoints]),
+        np.array([point.size for point in keypoints]),
+    )
+
+
+def _error(pair: RealPair, solve: Solver, max_ratio: float) -> float:
+    matches = match(pair.query, pair.database, max_ratio=max_ratio)
+    if len(matches) < 5:
+        return float("inf")
+    query, database = (
+        np.ascontiguousarray(features.locations[rows][:, ::-1], np.float64)
+        for features, rows in zip((pair.query, pair.database), matches.T)
+    )
+    return corner_error(solve(query, database), pair.transform, pair.size)
+
+
+def _ours(threshold_px: float) -> Solver:
+    options = RansacOptions("homography", threshold_px)
+    return lambda query, database: estimate_transform(query[:, ::-1], database[:, ::-1], options)[0]
+
+
+def _opencv(method: str, threshold_px: float) -> Solver:
+    def solve(query: np.ndarray, database: np.ndarray) -> np.ndarray:
+        cv2 = _cv2()
+        cv2.setRNGSeed(0)
+        found, _ = cv2.findHomography(
+            query, database, getattr(cv2, method), threshold_px, maxIters=10_000, confidence=0.999
+        )
+        return np.zeros((3, 3)) if found is None else found
+
+    return solve
+
+
+def _load(truth: Path, num_features: int) -> RealPair:
+    try:
+        transform = np.loadtxt(truth)
+    except ValueError:
+        transform = np.zeros(0)
+    transform = as_array(f"{truth.name}", transform, (3, 3), np.float64)
+    (query, size), (database, _) = (_features(truth, part, num_features) for part in (1, 2))
+    return RealPair(truth.stem, query, database, transform, size)
+
+
+def _features(truth: Path, part: int, num: int) -> tuple[LocalFeatures, tuple[int, int]]:
+    cv2 = _cv2()
+    found = [truth.with_name(f"{truth.stem}_{part}{end}") for end in (".png", ".jpg")]
+    paths = [path for path in found if path.is_file()]
+    image = cv2.imread(str(paths[0]), cv2.IMREAD_GRAYSCALE) if paths else None
+    if image is None:
+        raise invalid("Each NAME.txt must have readable images beside it.", image=found[0])
+    return rootsift(image, num), (image.shape[1], image.shape[0])
+
+
+def _cv2() -> Any:
+    # One wording for a missing library.
+    matching_peers.estimator("OpenCV affine")
+    return importlib.import_module("cv2")

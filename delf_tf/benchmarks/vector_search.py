@@ -1,0 +1,155 @@
+"""Indexes measured beside exact search: recall, time, memory, build time.
+
+On synthetic vectors that cluster as views of landmarks do, or on any store's descriptors.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from delf_tf.checks import invalid, require
+from delf_tf.retrieval.vectors.faiss_index import default_factory
+from delf_tf.retrieval.vectors.index import build_index
+from delf_tf.retrieval.vectors.vector_index import VectorIndex
+from delf_tf.retrieval.vectors.whitening import l2_normalise
+from delf_tf.types import GlobalDescriptors
+
+BLOCK_SIZE = 20_000
+_VIEWS_PER_LANDMARK = 50
+# Exact search comes first: the others' recall is against it.
+DEFAULT_TYPES = ("exact", "Flat", "SQ8", "compressed")
+
+
+def clustered_vectors(
+    num: int, dim: int, *, num_landmarks: int, seed: int = 0, noise: float = 0.5
+) -> Iterator[np.ndarray]:
+    """Yields blocks of unit vectors, float32 [at most BLOCK_SIZE, dim], `num` in all.
+
+    Each is a landmark's centre plus its own deviation, `noise` times as large; both have a spectrum
+    that falls as 1 / sqrt(component), as network descriptors' does. The centres depend on
+    `num_landmarks` and `dim` alone, so that other seeds give other views of the same landmarks.
+    """
+    spectrum = (np.arange(1, dim + 1) ** -0.5).astype(np.float32)
+    centres = np.random.default_rng(dim).standard_normal((num_landmarks, dim), np.float32)
+    rng = np.random.default_rng(seed)
+    for start in range(0, num, BLOCK_SIZE):
+        size = min(BLOCK_SIZE, num - start)
+        deviation = noise * rng.standard_normal((size, dim), np.float32)
+        landmarks = rng.integers(0, num_landmarks, size)
+        yield l2_normalise(spectrum * (centres[landmarks] + deviation))
+
+
+def run(
+    *,
+    num_images: int = 1_000_000,
+    dim: int = 512,
+    num_queries: int = 1000,
+    k: int = 10,
+    types: Sequence[str] = DEFAULT_TYPES,
+    database: np.ndarray | None = None,
+    queries: np.ndarray | None = None,
+    repeats: int = 3,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, Any]:
+    """Measures indexes one after the other on the same vectors.
+
+    Args:
+      num_images: N, of the synthetic database.
+      dim: D, of the synthetic vectors.
+      num_queries: Q, of the synthetic queries, searched in one batch.
+      k: results a query, and the k of recall k@k.
+      types: of `create_index`, or "compressed", what "auto" takes for many images; exact search is
+        always run first, as the oracle.
+      database: float32 [N, D] with unit rows instead of synthetic vectors, such as a store's; may
+        be mapped.
+      queries: float32 [Q, D] with unit rows, with `database`.
+      repeats: searches timed; the median counts, after one that warms up.
+      seed: of the synthetic vectors.
+      **options: of `FaissIndex`, such as num_probes and num_rescored.
+
+    Returns:
+      JSON-able: the sizes, and for each type its recall, milliseconds a query with the
+      spread of the repeats, megabytes beside the vectors, and seconds to build.
+
+    Raises:
+      InputError: as `build_index` and the searches.
+    """
+    require(repeats >= 1, "repeats must be 1 or more.", repeats=repeats)
+    if database is None:
+        database, queries = _synthetic(num_images, dim, num_queries, seed)
+    if queries is None:
+        raise invalid("queries must come with a database.", database=database)
+    asked = GlobalDescriptors(tuple(f"q{row}" for row in range(len(queries))), queries)
+    table: list[dict[str, Any]] = []
+    oracle: np.ndarray | None = None
+    compressed = default_factory(*database.shape)
+    named = [compressed if one == "compressed" else one for one in types]
+    for type_ in dict.fromkeys(["exact", *named]):
+        started = time.perf_counter()
+        index = _build(database, type_, options if type_ != "exact" else {})
+        build_s = time.perf_counter() - started
+        found, seconds = _timed_search(index, asked, k, repeats)
+        oracle = found if oracle is None else oracle
+        table.append(
+            {
+                "type": type_,
+                f"recall{k}@{k}": _recall(found, oracle),
+                "ms_per_query": 1000 * float(np.median(seconds)) / len(asked),
+                "ms_spread": 1000 * (max(seconds) - min(seconds)) / len(asked),
+                "megabytes": getattr(index, "num_bytes", 0) / 1e6,
+                "build_s": build_s,
+            }
+        )
+    return {
+        "num_images": len(database),
+        "dim": int(database.shape[1]),
+        "num_queries": len(asked),
+        "k": k,
+        "vectors_megabytes": database.nbytes / 1e6,
+        "indexes": table,
+    }
+
+
+def _synthetic(
+    num_images: int, dim: int, num_queries: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    num_landmarks = max(num_images // _VIEWS_PER_LANDMARK, 1)
+    database = np.empty((num_images, dim), np.float32)
+    start = 0
+    for block in clustered_vectors(num_images, dim, num_landmarks=num_landmarks, seed=seed):
+        database[start : start + len(block)] = block
+        start += len(block)
+    views = clustered_vectors(num_queries, dim, num_landmarks=num_landmarks, seed=seed + 1)
+    return database, np.concatenate([*views, np.zeros((0, dim), np.float32)])
+
+
+def _build(database: np.ndarray, type_: str, options: dict[str, Any]) -> VectorIndex:
+    def blocks() -> Iterator[tuple[list[str], np.ndarray]]:
+        for first in range(0, len(database), BLOCK_SIZE):
+            block = database[first : first + BLOCK_SIZE]
+            yield [str(row) for row in range(first, first + len(block))], block
+
+    return build_index(blocks, type_, num_images=len(database), **options)
+
+
+def _timed_search(
+    index: VectorIndex, queries: GlobalDescriptors, k: int, repeats: int
+) -> tuple[np.ndarray, list[float]]:
+    found = index.search(queries, k).indices
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        index.search(queries, k)
+        seconds.append(time.perf_counter() - started)
+    return found, seconds
+
+
+def _recall(found: np.ndarray, oracle: np.ndarray) -> float:
+    if not len(found):
+        return float("nan")
+    return float(np.mean([np.isin(true, got).mean() for true, got in zip(oracle, found)]))

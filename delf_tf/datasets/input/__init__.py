@@ -1,0 +1,1 @@
+"""Training's input: pipeline and augmentation."""

@@ -1,0 +1,1 @@
+"""TFRecords of training images: their schema, files, builder and lookup."""

@@ -1,0 +1,1 @@
+"""Local features and global descriptors in the files of other programs."""

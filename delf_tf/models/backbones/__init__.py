@@ -1,0 +1,1 @@
+"""Backbones: layers that turn normalised images into maps, named by their stride."""

@@ -1,0 +1,88 @@
+"""`create_model`: a network by name, with random weights or those of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from delf_tf.artifacts import StrPath
+from delf_tf.checks import require
+from delf_tf.models.registry import build, default_option
+from delf_tf.models.retrieval_model import FREE_OPTIONS, RetrievalModel
+from delf_tf.models.zoo import checkpoint, published
+
+
+def create_model(
+    name: str, weights: StrPath | None = None, seed: int | None = None, **kwargs: Any
+) -> RetrievalModel:
+    """Makes a network, with random weights or those of a file.
+
+    Args:
+      name: see `registry.build`.
+      weights: a weights file of ours; the name of one in the package (shipped.SHIPPED), or of a
+        published checkpoint (published.PUBLISHED), downloaded and converted once. It brings the
+        options and the preprocessing that it was made with; a keyword argument that contradicts
+        them is refused. Or "imagenet": the backbone's weights from tf.keras.applications,
+        downloaded once; the rest is drawn from `seed`.
+      seed: of random weights, the same on every TensorFlow; None draws one.
+      **kwargs: options of the model; None keeps the model's own default, which follows the paper.
+
+    Returns:
+      A built model: `model(images)` takes [B, H, W, 3] float32 RGB in 0..255 (see
+      RetrievalModel.call).
+
+    Raises:
+      InputError: unknown name, an option that the model does not take or may not have, a weights
+        file that is damaged, of another model or of other options, or a failed download.
+    """
+    if weights is None:
+        return build(name, seed, **kwargs)
+    if not Path(weights).is_file():
+        if str(weights) == published.IMAGENET:
+            model = build(name, seed, **published.imagenet_options(name, kwargs))
+            published.load_imagenet(model)
+            return model
+        weights = published.fetch(str(weights))
+    path = _weights_path(weights)
+    kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    # The values drawn are replaced at once.
+    model = build(name, 0, **_agreed(name, kwargs, checkpoint.read_options(path), path))
+    checkpoint.load_weights(model, path)
+    return model
+
+
+def _weights_path(weights: StrPath) -> Path:
+    path = Path(weights)
+    require(
+        path.is_file(),
+        "weights must be a file that exists.",
+        hint="Convert foreign weights with `delf_tf convert_weights`.",
+        weights=weights,
+    )
+    return path
+
+
+def _agreed(
+    name: str, kwargs: dict[str, Any], stored: dict[str, Any], path: StrPath
+) -> dict[str, Any]:
+    """Returns the file's options, with those of `kwargs` that may differ."""
+    require(
+        stored["name"] == name,
+        f"weights must be of a {name}.",
+        hint=f"Use the model {stored['name']}, or other weights.",
+        weights=path,
+        model=stored["name"],
+    )
+    options = {**stored["kwargs"], "preprocessing": stored["preprocessing"]}
+    for key, value in kwargs.items():
+        if key in FREE_OPTIONS:
+            continue
+        known = options.get(key, default_option(name, key))
+        require(
+            known == value,
+            f"{key} must agree with the weights, which were made with {known!r}.",
+            hint="Leave it out.",
+            weights=path,
+            **{key: value},
+        )
+    return {**options, **{key: kwargs[key] for key in FREE_OPTIONS if key in kwargs}}

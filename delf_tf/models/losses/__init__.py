@@ -1,0 +1,1 @@
+"""Losses of training, and the heads that own class centres."""

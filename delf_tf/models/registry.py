@@ -1,0 +1,163 @@
+"""The table of models: their names, and what builds them with random weights."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from delf_tf.checks import did_you_mean, invalid, require
+from delf_tf.models.backbones.create import KERAS_PREFIX
+from delf_tf.models.compact import Compact
+from delf_tf.models.delf import Delf
+from delf_tf.models.delg import Delg
+from delf_tf.models.dolg import Dolg
+from delf_tf.models.gem import Gem
+from delf_tf.models.options import check_options
+from delf_tf.models.retrieval_model import RetrievalModel
+from delf_tf.models.superfeatures import SuperFeatures
+
+# Name -> what makes the model, or the dotted path of it, imported when asked for. MobileNetV2 is
+# the compact form of every family: its heads are half as wide as the papers' or less. ResNet-14 is
+# for training from random weights in minutes.
+MODELS: dict[str, Callable[..., RetrievalModel] | str] = {
+    "gem_resnet20": functools.partial(Gem, "resnet20"),
+    "gem_resnet50": functools.partial(Gem, "resnet50"),
+    "gem_resnet101": functools.partial(Gem, "resnet101"),
+    "gem_resnet152": functools.partial(Gem, "resnet152"),
+    "gem_resnet50_v2": functools.partial(Gem, "resnet50_v2"),
+    "gem_mobilenet_v2": functools.partial(Gem, "mobilenet_v2"),
+    "delf_resnet50": functools.partial(Delf, "resnet50"),
+    "delf_resnet101": functools.partial(Delf, "resnet101"),
+    "delf_mobilenet_v2": functools.partial(Delf, "mobilenet_v2", attention_dim=256),
+    "delg_resnet50": functools.partial(Delg, "resnet50"),
+    "delg_resnet101": functools.partial(Delg, "resnet101"),
+    "delg_mobilenet_v2": functools.partial(
+        Delg, "mobilenet_v2", embedding_dim=512, attention_dim=256
+    ),
+    "dolg_resnet50": functools.partial(Dolg, "resnet50"),
+    "dolg_resnet101": functools.partial(Dolg, "resnet101"),
+    "dolg_mobilenet_v2": functools.partial(Dolg, "mobilenet_v2", fusion_dim=512),
+    "delf_resnet14": functools.partial(Delf, "resnet14", attention_dim=128),
+    "delg_resnet14": functools.partial(Delg, "resnet14", embedding_dim=256, attention_dim=128),
+    "dolg_resnet14": functools.partial(Dolg, "resnet14", fusion_dim=256),
+    "superfeatures_resnet14": functools.partial(
+        SuperFeatures, "resnet14", num_superfeatures=64, superfeature_dim=128, local_dim=64
+    ),
+    "compact_mobilenet_v2": functools.partial(Compact, "mobilenet_v2"),
+    "compact_resnet20": functools.partial(Compact, "resnet20", width_multiplier=0.5),
+    "superfeatures_resnet50": functools.partial(SuperFeatures, "resnet50"),
+    "superfeatures_resnet101": functools.partial(SuperFeatures, "resnet101"),
+    "superfeatures_mobilenet_v2": functools.partial(
+        SuperFeatures, "mobilenet_v2", num_superfeatures=128, superfeature_dim=256, local_dim=64
+    ),
+}
+
+# Families over any tf.keras.applications network: "delg_keras:EfficientNetB0".
+FAMILIES: dict[str, Callable[..., RetrievalModel]] = {
+    "gem": Gem,
+    "delf": Delf,
+    "delg": Delg,
+    "dolg": Dolg,
+    "superfeatures": SuperFeatures,
+}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Returns the names that create_model knows and `pattern` (as a shell's) matches, sorted.
+
+    Beside them, FAMILY_keras:NETWORK names any network of tf.keras.applications, and
+    "my_package.module:function" any function of yours.
+    """
+    return sorted(fnmatch.filter(MODELS, pattern))
+
+
+def build(name: str, seed: int | None = None, **kwargs: Any) -> RetrievalModel:
+    """Makes a network with random weights.
+
+    Args:
+      name: one of list_models(), "FAMILY_keras:NETWORK", or "my_package.module:function" for a
+        function of keyword arguments that returns a RetrievalModel.
+      seed: of the weights, the same on every TensorFlow; None draws one.
+      **kwargs: options of the model; None keeps the model's own default, which follows the paper.
+
+    Raises:
+      InputError: unknown name, an option that the model does not take or may not have.
+    """
+    make = _find(name)
+    kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    _check_options(name, make, kwargs)
+    model = make(**kwargs)
+    require(
+        isinstance(model, RetrievalModel),
+        "A model's function must return a delf_tf.models.retrieval_model.RetrievalModel.",
+        name=name,
+        returned=type(model).__name__,
+    )
+    model.record_options(name, {k: v for k, v in kwargs.items() if k != "preprocessing"})
+    model.initialize(seed)
+    return model
+
+
+def construct(name: str, **kwargs: Any) -> RetrievalModel:
+    """Returns the network called `name` without variables: what `build` makes, not built.
+
+    Args:
+      name: see `build`.
+      **kwargs: options that the model takes.
+    """
+    return _find(name)(**kwargs)
+
+
+def _find(name: str) -> Callable[..., RetrievalModel]:
+    """Returns what makes the model called `name`."""
+    if name in MODELS:
+        make = MODELS[name]
+        return _import(make) if isinstance(make, str) else make
+    family, _, network = name.partition("_")
+    if family in FAMILIES and network.startswith(KERAS_PREFIX):
+        return functools.partial(FAMILIES[family], network)
+    if ":" in name:
+        return _import(name)
+    raise invalid(
+        "name must be a model's.",
+        hint=f"{did_you_mean(name, MODELS)} Models: {', '.join(list_models())}; "
+        "or my_package.module:function.".strip(),
+        name=name,
+    )
+
+
+def _import(path: str) -> Callable[..., RetrievalModel]:
+    module, _, attribute = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise invalid(
+            "A dotted name must be module:function that can be imported.",
+            hint=f"Python says: {error}.",
+            name=path,
+        ) from None
+    is_function = inspect.isfunction(found) or inspect.isclass(found)
+    require(is_function, "A dotted name must name a function or a class.", name=path)
+    return found
+
+
+def default_option(name: str, key: str) -> Any:
+    """Returns what option `key` of a model is where it is not set; None without such an option."""
+    parameter = _parameters(_find(name)).get(key)
+    return None if parameter is None else parameter.default
+
+
+def _parameters(make: Callable[..., RetrievalModel]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(make).parameters
+    return {key: value for key, value in parameters.items() if key != "backbone"}
+
+
+def _check_options(name: str, make: Callable[..., RetrievalModel], kwargs: dict[str, Any]) -> None:
+    parameters = _parameters(make)
+    if any(value.kind is inspect.Parameter.VAR_KEYWORD for value in parameters.values()):
+        return
+    check_options(name, parameters, kwargs)

@@ -1,0 +1,1 @@
+"""Weights: our own files, those of other programs, the published and the shipped ones."""

@@ -1,0 +1,60 @@
+"""Weights that come with the package: trained by this project, used where nothing else is named."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from delf_tf.checks import invalid, require_choice
+
+_FOLDER = Path(__file__).with_name("weights")
+
+
+class Shipped(NamedTuple):
+    """One weights file of the package; docs/compact_model.md is its card.
+
+    Attributes:
+      file: in the folder delf_tf/models/zoo/weights.
+      sha256: of the file.
+      model: a name of create_model.
+      config: of the configs, what it was trained by.
+      licence: of the weights.
+    """
+
+    file: str
+    sha256: str
+    model: str
+    config: str
+    licence: str
+
+
+SHIPPED: dict[str, Shipped] = {
+    "compact": Shipped(
+        file="compact.npz",
+        sha256="887bc792c99096684054006ef869ff47e499c1c6c296a61e4fb5c6cdae886ee8",
+        model="compact_resnet20",
+        config="compact_train",
+        licence="Apache-2.0",
+    ),
+}
+
+
+def shipped_weights(name: str) -> Path:
+    """Returns the path of a weights file of the package, its checksum compared.
+
+    Raises:
+      InputError: no such name, or the file is not the one that was shipped.
+    """
+    require_choice("weights", name, SHIPPED)
+    record = SHIPPED[name]
+    path = _FOLDER / record.file
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+    if found != record.sha256:
+        raise invalid(
+            "The package's weights must be the file that was shipped.",
+            hint="Install the package again.",
+            path=path,
+            sha256=found,
+        )
+    return path

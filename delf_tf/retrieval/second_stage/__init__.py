@@ -1,0 +1,1 @@
+"""The second stage: geometric verification of a ranking's head, and the order it gives."""

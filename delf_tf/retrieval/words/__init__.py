@@ -1,0 +1,1 @@
+"""Search by visual words: codebooks, ASMK, VLAD."""
