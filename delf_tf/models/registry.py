@@ -161,3 +161,6 @@ def _check_options(name: str, make: Callable[..., RetrievalModel], kwargs: dict[
     if any(value.kind is inspect.Parameter.VAR_KEYWORD for value in parameters.values()):
         return
     check_options(name, parameters, kwargs)
+
+
+RetrievalModel.rebuild = staticmethod(build)

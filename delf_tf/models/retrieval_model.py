@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -40,6 +41,8 @@ class RetrievalModel(tf.keras.Model):
 
     output_names_available: tuple[str, ...] = ()
     local_output = "local"
+    # `registry.build`; the registry sets it, as it imports this module.
+    rebuild: ClassVar[Callable[..., RetrievalModel]]
 
     def __init__(self, backbone: tf.keras.layers.Layer, preprocessing: dict[str, Any]):
         # Images stay in float32 under a mixed policy until they are normalised.
@@ -132,3 +135,15 @@ class RetrievalModel(tf.keras.Model):
     def num_parameters(self) -> int:
         """Returns how many numbers all weights hold, the moving statistics included."""
         return sum(int(np.prod(tuple(variable.shape))) for variable in self.weights)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns `options`; Keras rebuilds the model from them."""
+        return self.options
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RetrievalModel:
+        """Returns a new model, its random weights not yet those of the old one."""
+        require("name" in config, "config must be made by get_config.", config=config)
+        return cls.rebuild(
+            config["name"], preprocessing=config["preprocessing"], **config["kwargs"]
+        )

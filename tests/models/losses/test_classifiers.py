@@ -140,7 +140,7 @@ def test_sampled_gradients_are_sparse():
 
 _TWO_REPLICAS = """
 import numpy as np, tensorflow as tf
-from delf_tf.models import classifiers, losses
+from delf_tf.models.losses import classifiers, functions as losses
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 x = np.random.default_rng(0).standard_normal((8, 4)).astype("float32")

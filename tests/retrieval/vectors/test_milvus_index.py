@@ -113,7 +113,7 @@ class Handler(logging.StreamHandler):
     def close(self):
         stream.write("closed")
 logging.getLogger().addHandler(Handler(stream))
-from delf_tf.retrieval import index
+from delf_tf.retrieval.vectors import index
 index.create_index("milvus", uri="x.db")
 assert stream.getvalue() == "", stream.getvalue()
 """

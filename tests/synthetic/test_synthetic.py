@@ -144,7 +144,7 @@ def test_views_are_deterministic_and_differ():
 
 def test_another_process_renders_the_same():
     script = (
-        "import hashlib; from delf_tf.datasets import synthetic\n"
+        "import hashlib; from delf_tf import synthetic\n"
         f"print(hashlib.sha256(synthetic.render_view(3, 1, {SIZE}).tobytes()).hexdigest())\n"
         "import sys; assert 'tensorflow' not in sys.modules"
     )
