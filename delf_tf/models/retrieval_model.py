@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from delf_tf.checks import require_choice
+from delf_tf.checks import require, require_choice
 from delf_tf.models.geometry import CellGrid
 from delf_tf.models.layers import Preprocessing
 from delf_tf.models.variables import draw_values
