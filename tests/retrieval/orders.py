@@ -12,14 +12,14 @@ import numpy as np
 import threadpoolctl
 
 from delf_tf.evaluation.voting import recognise
-from delf_tf.retrieval.aggregation import Aggregator
-from delf_tf.retrieval.asmk import AsmkIndex
-from delf_tf.retrieval.combination import fit_weight
-from delf_tf.retrieval.first_stage import build_first_stage, search_first_stage
-from delf_tf.retrieval.rerank import SCORES, make_head, reorder
-from delf_tf.retrieval.verifications import VerifiedHead
-from delf_tf.retrieval.whitening import fit_learned_whitening, fit_pca
-from delf_tf.retrieval.word_assignment import WordAssigner
+from delf_tf.retrieval.second_stage.inlier_weight import fit_weight
+from delf_tf.retrieval.second_stage.rerank import SCORES, make_head, reorder
+from delf_tf.retrieval.second_stage.verification_files import VerifiedHead
+from delf_tf.retrieval.vectors.first_stage import build_first_stage, search_first_stage
+from delf_tf.retrieval.vectors.whitening import fit_learned_whitening, fit_pca
+from delf_tf.retrieval.words.aggregation import Aggregator
+from delf_tf.retrieval.words.asmk import AsmkIndex
+from delf_tf.retrieval.words.word_assignment import WordAssigner
 from delf_tf.types import GlobalDescriptors, GroundTruth, Ranking, Verification
 
 NUM_DISTINCT, NUM_COPIES, DIM = 40, 6, 93

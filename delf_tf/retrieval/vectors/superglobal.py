@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from delf_tf.checks import require
-from delf_tf.retrieval.vectors.expansion import check_database
 from delf_tf.retrieval.ordering import descending, first_largest
+from delf_tf.retrieval.vectors.expansion import check_database
 from delf_tf.retrieval.vectors.table import VectorTable
 from delf_tf.types import GlobalDescriptors, Ranking
 
