@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from delf_tf.retrieval.ordering import TOLERANCE, descending, first_largest
-from delf_tf.retrieval.whitening import Whitening, fit_pca
-from delf_tf.retrieval.word_assignment import WordAssigner
+from delf_tf.retrieval.vectors.whitening import Whitening, fit_pca
+from delf_tf.retrieval.words.word_assignment import WordAssigner
 from tests.retrieval.orders import all_orders, copies
 
 # Instructions that OpenBLAS's kernels for a processor use.
