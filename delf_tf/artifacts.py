@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Union
+
+from delf_tf.checks import InputError, invalid
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 StrPath = Union[str, "os.PathLike[str]"]
 
@@ -38,7 +44,10 @@ def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
+        # What a full disk raises names no file.
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            error.filename = str(path)
         temporary.unlink(missing_ok=True)
         raise
 
@@ -95,6 +104,35 @@ def write_text(path: StrPath, text: str) -> Path:
 def write_json(path: StrPath, content: Any) -> Path:
     """Writes indented JSON atomically and returns the path; NaN is refused, as JSON has none."""
     return write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def refused(error: OSError, path: StrPath | None = None) -> InputError:
+    """Returns what the system refused as an error that names the path and says what to do.
+
+    Args:
+      error: of the system.
+      path: what was worked on, where the error names another file or none.
+    """
+    name = path or error.filename
+    if name is None:
+        return InputError(str(error))
+    if error.errno in _FULL:
+        must, hint = f"There must be room on the disk of {name}.", "free some space"
+    elif error.errno in _FORBIDDEN:
+        must, hint = f"{name} must be readable and writable.", "change its permissions, or choose"
+        hint += " another place,"
+    elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        must, hint = f"{name} must not have a file in a folder's place.", "choose another path"
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        must, hint = f"{name} must not be one open file too many.", "raise the limit (ulimit -n)"
+    else:
+        must, hint = f"{name} must be there and in order.", "mend that"
+    return invalid(
+        must,
+        hint=f"What was finished is kept: {hint} and run the same command again.",
+        reason=error.strerror,
+        file=error.filename,
+    )
 
 
 def fingerprint(*parts: bytes | str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import numpy as np
 
 _MAX_SHOWN = 200
+# Controls, line separators, marks that turn the direction of writing, halves of surrogate pairs:
+# a file's name can hold them all, and a terminal obeys them.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class InputError(ValueError):
@@ -73,6 +77,16 @@ def require_absent(
     """Requires that nothing is at `path`, which `name` stands for, unless it may be replaced."""
     absent = overwrite or not Path(path).exists()
     require(absent, f"{name} must not exist yet.", hint=hint, path=path)
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Returns `text` with what a terminal would obey escaped (\n, \x1b), save for `keep`."""
+
+    def escaped(found: re.Match[str]) -> str:
+        one = found.group()
+        return one if one in keep else repr(one)[1:-1]
+
+    return _UNPRINTABLE.sub(escaped, text)
 
 
 def did_you_mean(value: Any, choices: Iterable[Any]) -> str:

@@ -57,8 +57,8 @@ flags.DEFINE_boolean(
 flags.DEFINE_string(
     "codebook", None, "visual words of asmk, instead of the config's", flag_values=FLAGS
 )
-flags.DEFINE_integer(
-    "num_words", None, "words of a trained codebook, instead of the config's", flag_values=FLAGS
+command_line.define_count(
+    FLAGS, "num_words", None, "words of a trained codebook, instead of the config's"
 )
 flags.DEFINE_string("add_to", None, "an index to add the images to", flag_values=FLAGS)
 flags.DEFINE_string("collection", "delf_tf", "name in Milvus, for that type", flag_values=FLAGS)

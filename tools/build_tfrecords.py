@@ -51,14 +51,24 @@ flags.DEFINE_string(
     "split", "train", "name of the shards; sfm120k: train or val", flag_values=FLAGS
 )
 flags.DEFINE_float(
-    "validation_fraction", 0.0, "of each class, kept for split validation", flag_values=FLAGS
+    "validation_fraction",
+    0.0,
+    "of each class, kept for split validation",
+    lower_bound=0,
+    upper_bound=1,
+    flag_values=FLAGS,
 )
-flags.DEFINE_integer("num_shards", 128, "shards a split, at most the images", flag_values=FLAGS)
-flags.DEFINE_integer("num_processes", 1, "processes that work", flag_values=FLAGS)
+command_line.define_count(FLAGS, "num_shards", 128, "shards a split, at most the images")
+command_line.define_count(FLAGS, "num_processes", 1, "processes that work")
 flags.DEFINE_integer("seed", 0, "of shuffling and splitting", flag_values=FLAGS)
-flags.DEFINE_integer("max_image_size", 0, "shrink longer sides to it; 0 keeps", flag_values=FLAGS)
+command_line.define_count(FLAGS, "max_image_size", 0, "shrink longer sides to it; 0 keeps", least=0)
 flags.DEFINE_float(
-    "max_failed_fraction", 0.01, "exit 1 if more of the images cannot be read", flag_values=FLAGS
+    "max_failed_fraction",
+    0.01,
+    "exit 1 if more of the images cannot be read",
+    lower_bound=0,
+    upper_bound=1,
+    flag_values=FLAGS,
 )
 flags.DEFINE_boolean("overwrite", False, "replace another build", flag_values=FLAGS)
 

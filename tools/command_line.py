@@ -12,7 +12,8 @@ from typing import Any
 
 from absl import flags, logging
 
-from delf_tf.checks import InputError, UsageError
+from delf_tf import artifacts
+from delf_tf.checks import InputError, UsageError, printable
 
 DONE, FAILED, USAGE = 0, 1, 2
 INTERRUPTED = 130
@@ -55,9 +56,24 @@ def run(main: Main, flag_values: flags.FlagValues, argv: Sequence[str] | None = 
     except InputError as error:
         return _report(program, error, FAILED)
     except OSError as error:
-        return _report(program, error, FAILED)
+        return _report(program, artifacts.refused(error), FAILED)
     except KeyboardInterrupt:
         return _report(program, "interrupted; run the same command again to go on.", INTERRUPTED)
+
+
+def define_count(
+    flag_values: flags.FlagValues,
+    name: str,
+    default: int | None,
+    what: str,
+    *,
+    least: int = 1,
+    most: int | None = None,
+) -> None:
+    """Adds a flag of a whole number in `least`..`most` to a tool; others are refused as usage."""
+    flags.DEFINE_integer(
+        name, default, what, lower_bound=least, upper_bound=most, flag_values=flag_values
+    )
 
 
 def no_positional(arguments: Sequence[str]) -> None:
@@ -85,7 +101,7 @@ def required(flag_values: flags.FlagValues, *names: str) -> list[Any]:
 
 def write_result(text: str) -> None:
     """Writes a tool's result, the only thing that goes to standard output."""
-    sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.stdout.write(printable(text.rstrip("\n"), keep="\n\t") + "\n")
     sys.stdout.flush()
 
 
@@ -95,7 +111,7 @@ def to_json(content: Any) -> str:
 
 
 def _report(program: str, error: object, code: int) -> int:
-    sys.stderr.write(f"{program}: {' '.join(str(error).split())}\n")
+    sys.stderr.write(printable(f"{program}: {' '.join(str(error).split())}") + "\n")
     return code
 
 
@@ -106,7 +122,14 @@ def _start_logging() -> None:
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.set_stderrthreshold("info")
-    logging.get_absl_handler().setFormatter(python_logging.Formatter("%(message)s"))
+    logging.get_absl_handler().setFormatter(_OneLine())
+
+
+class _OneLine(python_logging.Formatter):
+    """Messages as one line each, whatever the names of files in them; tracebacks as they are."""
+
+    def formatMessage(self, record: python_logging.LogRecord) -> str:  # noqa: N802 - its name
+        return printable(record.message)
 
 
 def _flags_help(flag_values: flags.FlagValues) -> str:

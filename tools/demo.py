@@ -30,13 +30,11 @@ experiment.define_flags(FLAGS, default_config="compact")
 experiment.define_extraction_flags(FLAGS)
 flags.DEFINE_string("output_dir", "demo_output", "folder for everything made", flag_values=FLAGS)
 flags.DEFINE_string("photos_dir", None, "a folder of photographs of yours", flag_values=FLAGS)
-flags.DEFINE_integer("num_landmarks", 60, "places", flag_values=FLAGS)
-flags.DEFINE_integer("num_train_views", 24, "images of each to learn from", flag_values=FLAGS)
-flags.DEFINE_integer("num_views", 4, "other images of each, to retrieve", flag_values=FLAGS)
-flags.DEFINE_integer("num_distractors", 120, "images of no such place", flag_values=FLAGS)
-flags.DEFINE_integer(
-    "num_workers", 2, "processes that render, threads that verify", flag_values=FLAGS
-)
+command_line.define_count(FLAGS, "num_landmarks", 60, "places")
+command_line.define_count(FLAGS, "num_train_views", 24, "images of each to learn from")
+command_line.define_count(FLAGS, "num_views", 4, "other images of each, to retrieve")
+command_line.define_count(FLAGS, "num_distractors", 120, "images of no such place", least=0)
+command_line.define_count(FLAGS, "num_workers", 2, "processes that render, threads that verify")
 
 _SEED = 1
 _TRAIN_SIDE_PX, _SIDE_PX = 176, 320

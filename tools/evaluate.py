@@ -50,7 +50,7 @@ flags.DEFINE_enum(
 flags.DEFINE_string(
     "train_csv", "", "recognition: landmarks of the database's images", flag_values=FLAGS
 )
-flags.DEFINE_integer("num_voters", 5, "recognition: nearest images that vote", flag_values=FLAGS)
+command_line.define_count(FLAGS, "num_voters", 5, "recognition: nearest images that vote")
 flags.DEFINE_string(
     "submission", None, "Google Landmarks v2: submission (.csv) to write", flag_values=FLAGS
 )

@@ -30,14 +30,14 @@ experiment.define_extraction_flags(FLAGS)
 flags.DEFINE_string("images_dir", None, "folder of images, searched recursively", flag_values=FLAGS)
 flags.DEFINE_string("output_dir", None, "the feature store to write or complete", flag_values=FLAGS)
 flags.DEFINE_string("local_pca", None, "fitted PCA of local descriptors (.npz)", flag_values=FLAGS)
-flags.DEFINE_integer("shard_index", 0, "which shard this process extracts", flag_values=FLAGS)
-flags.DEFINE_integer("num_shards", 1, "processes that share the work", flag_values=FLAGS)
-flags.DEFINE_integer("num_threads", 2, "threads that decode images", flag_values=FLAGS)
-flags.DEFINE_integer(
+command_line.define_count(FLAGS, "shard_index", 0, "which shard this process extracts", least=0)
+command_line.define_count(FLAGS, "num_shards", 1, "processes that share the work")
+command_line.define_count(FLAGS, "num_threads", 2, "threads that decode images")
+command_line.define_count(
+    FLAGS,
     "batch_size",
     1,
     "images of like size that the network sees at once; 8 or more on an accelerator",
-    flag_values=FLAGS,
 )
 flags.DEFINE_boolean("overwrite", False, "start anew, whatever the store holds", flag_values=FLAGS)
 flags.DEFINE_multi_string(

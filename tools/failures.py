@@ -28,6 +28,8 @@ def define_flag(flag_values: flags.FlagValues) -> None:
         "max_failed_fraction",
         0.5,
         "exit with 1 if more of the images fail than this",
+        lower_bound=0,
+        upper_bound=1,
         flag_values=flag_values,
     )
 

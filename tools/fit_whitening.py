@@ -25,7 +25,7 @@ from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("store", None, "features of images to fit on", flag_values=FLAGS)
-flags.DEFINE_integer("dim", None, "components kept; not given: all", flag_values=FLAGS)
+command_line.define_count(FLAGS, "dim", None, "components kept; not given: all")
 flags.DEFINE_float("power", 0.5, "of the variances that components lose", flag_values=FLAGS)
 flags.DEFINE_string(
     "weights", None, "weights of the compact network that made the store", flag_values=FLAGS

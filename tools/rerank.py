@@ -24,7 +24,6 @@ from absl import flags
 
 from delf_tf import matching
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import require
 from delf_tf.datasets import folder
 from delf_tf.evaluation import metrics
 from delf_tf.features.store import FeatureStore
@@ -43,17 +42,17 @@ flags.DEFINE_string("ranking", None, "the first stage's ranking (.npz)", flag_va
 flags.DEFINE_string("database_store", None, "features of the database", flag_values=FLAGS)
 flags.DEFINE_string("query_store", None, "features of the queries", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "the new ranking (.npz)", flag_values=FLAGS)
-flags.DEFINE_integer("num_threads", 2, "threads that verify pairs", flag_values=FLAGS)
-flags.DEFINE_integer("num_candidates", None, "instead of the config's", flag_values=FLAGS)
+command_line.define_count(FLAGS, "num_threads", 2, "threads that verify pairs")
+command_line.define_count(FLAGS, "num_candidates", None, "instead of the config's")
 flags.DEFINE_string(
     "score", None, "inliers, weighted or combined, instead of the config's", flag_values=FLAGS
 )
 flags.DEFINE_float(
     "weight", None, "of the inliers in combined, instead of the config's", flag_values=FLAGS
 )
-flags.DEFINE_integer("min_inliers", None, "instead of the config's", flag_values=FLAGS)
-flags.DEFINE_integer(
-    "calibrate", 0, "pairs that do not match to learn min_inliers from; 0: no", flag_values=FLAGS
+command_line.define_count(FLAGS, "min_inliers", None, "instead of the config's", least=0)
+command_line.define_count(
+    FLAGS, "calibrate", 0, "pairs that do not match to learn min_inliers from; 0: no", least=0
 )
 flags.DEFINE_string("labels", None, "CSV with columns image and place", flag_values=FLAGS)
 flags.DEFINE_string(
@@ -237,7 +236,6 @@ def _experiment(flag_values: flags.FlagValues) -> experiment_pb2.Experiment:
     for name in ("num_candidates", "score", "weight", "min_inliers"):
         if flag_values[name].value is not None:
             setattr(message.rerank, name, flag_values[name].value)
-    require(flag_values.calibrate >= 0, "--calibrate must be 0 or more.", got=flag_values.calibrate)
     kept = _folder(flag_values)
     if flag_values.overwrite and (kept / "manifest.json").is_file():
         load_verifications(kept)

@@ -52,10 +52,8 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("labels", None, "CSV with columns image and place", flag_values=FLAGS)
 flags.DEFINE_string("output_dir", None, "folder for everything that is made", flag_values=FLAGS)
-flags.DEFINE_integer(
-    "num_threads", 2, "threads that decode images and verify pairs", flag_values=FLAGS
-)
-flags.DEFINE_integer("num_report_queries", 12, "queries shown in the report", flag_values=FLAGS)
+command_line.define_count(FLAGS, "num_threads", 2, "threads that decode images and verify pairs")
+command_line.define_count(FLAGS, "num_report_queries", 12, "queries shown in the report", least=0)
 flags.DEFINE_boolean(
     "overwrite", False, "start anew, whatever --output_dir holds", flag_values=FLAGS
 )

@@ -38,8 +38,8 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )
 flags.DEFINE_string("output", None, "the ranking (.npz)", flag_values=FLAGS)
-flags.DEFINE_integer(
-    "max_results", None, "results kept for a query, instead of the config's", flag_values=FLAGS
+command_line.define_count(
+    FLAGS, "max_results", None, "results kept for a query, instead of the config's"
 )
 
 

@@ -55,16 +55,18 @@ flags.DEFINE_string(
 flags.DEFINE_string("database_store", None, "features of the database", flag_values=FLAGS)
 flags.DEFINE_string("images_dir", None, "folder of the database's images", flag_values=FLAGS)
 flags.DEFINE_string("host", "127.0.0.1", "address to listen at", flag_values=FLAGS)
-flags.DEFINE_integer("port", 8000, "port to listen at; 0: any that is free", flag_values=FLAGS)
+command_line.define_count(
+    FLAGS, "port", 8000, "port to listen at; 0: any that is free", least=0, most=65535
+)
 flags.DEFINE_list(
     "allowed_hosts",
     [],
     "further names that browsers may call this server; * for any",
     flag_values=FLAGS,
 )
-flags.DEFINE_integer("num_threads", 2, "threads that verify pairs", flag_values=FLAGS)
-flags.DEFINE_integer("max_upload_mb", 20, "largest picture, 10^6 bytes", flag_values=FLAGS)
-flags.DEFINE_integer("max_queries", 4, "queries at once; more get 429", flag_values=FLAGS)
+command_line.define_count(FLAGS, "num_threads", 2, "threads that verify pairs")
+command_line.define_count(FLAGS, "max_upload_mb", 20, "largest picture, 10^6 bytes")
+command_line.define_count(FLAGS, "max_queries", 4, "queries at once; more get 429")
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Results beyond these are neither verified nor shown.
@@ -86,9 +88,6 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Runs the tool."""
     command_line.no_positional(arguments)
     source = read_source(flag_values)
-    for name, least in (("max_upload_mb", 1), ("max_queries", 1), ("port", 0)):
-        value = flag_values[name].value
-        require(value >= least, f"--{name} must be {least} or more.", **{name: value})
     app = create_app(source, flag_values)
     run(app, flag_values.host, flag_values.port)
 

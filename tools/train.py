@@ -44,6 +44,7 @@ flags.DEFINE_float(
     "peak_tflops",
     0.0,
     "of all devices together, to tell the share used; 0 measures one by a matrix product",
+    lower_bound=0,
     flag_values=FLAGS,
 )
 

@@ -25,9 +25,7 @@ from delf_tf.types import ImageRef
 FLAGS = flags.FlagValues()
 experiment.define_flags(FLAGS, default_config="compact")
 flags.DEFINE_string("output", "visualization.png", "the picture to write", flag_values=FLAGS)
-flags.DEFINE_integer(
-    "max_num_superfeatures", 6, "most super-features that are shown", flag_values=FLAGS
-)
+command_line.define_count(FLAGS, "max_num_superfeatures", 6, "most super-features that are shown")
 flags.DEFINE_string("local_pca", None, "fitted PCA of local descriptors (.npz)", flag_values=FLAGS)
 
 
@@ -48,8 +46,6 @@ def painter(
       A function of an image that gives a figure, at the size that the network sees it at; it raises
       InputError for an image that cannot be read, or a network without anything to show.
     """
-    if max_num_superfeatures < 1:
-        raise UsageError(f"--max_num_superfeatures must be positive, not {max_num_superfeatures}.")
     # TensorFlow takes seconds to load.
     from delf_tf.extraction import engine, inspection  # noqa: PLC0415
 

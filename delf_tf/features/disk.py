@@ -11,9 +11,8 @@ from pathlib import Path
 
 from absl import logging
 
-from delf_tf.checks import invalid
+from delf_tf import artifacts
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -86,14 +85,4 @@ def explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in _FULL
-        raise invalid(
-            f"There must be room on the disk of {folder}."
-            if full
-            else f"{folder} must be writable.",
-            hint="What was finished is kept: "
-            + ("free some space" if full else "mend that")
-            + " and run the same command again.",
-            reason=error.strerror,
-            file=error.filename,
-        ) from error
+        raise artifacts.refused(error, folder) from error

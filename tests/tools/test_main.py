@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import subprocess
 import sys
 
 import pytest
-from absl import flags
+from absl import flags, logging
 
+from delf_tf import artifacts
 from delf_tf.checks import InputError, UsageError
 from delf_tf.tools import command_line, main
 
@@ -57,6 +60,62 @@ def test_errors_are_one_line_and_an_exit_code(capsys, argv, code, line):
     assert captured.out == ""
     assert line in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "named", "told"),
+    [
+        # The system names a file when it is opened, not when it is written to.
+        (errno.ENOSPC, False, ("room on the disk of {}", "free some space")),
+        (errno.EDQUOT, False, ("room on the disk of {}", "free some space")),
+        (errno.EROFS, True, ("{} must be readable and writable", "choose another place")),
+        (errno.EACCES, True, ("{} must be readable and writable", "change its permissions")),
+        (errno.EMFILE, True, ("{} must not be one open file too many", "ulimit -n")),
+    ],
+)
+def test_what_a_disk_refuses_names_the_path(capsys, tmp_path, code, named, told):
+    path = tmp_path / "out.bin"
+
+    def tool(flag_values, arguments):
+        """Writes."""
+        with artifacts.atomic_write(path):
+            raise OSError(code, os.strerror(code), str(path) if named else None)
+
+    assert command_line.run(tool, FLAGS, ["delf_tf write"]) == 1
+    line = capsys.readouterr().err
+    for words in (*told, "run the same command again"):
+        assert words.format(path) in line
+    assert line.count("\n") == 1
+
+
+def test_what_a_name_does_to_a_terminal_is_escaped(capsys):
+    name = "a\x1b[2J\x9b\u202eb\udcff.jpg"
+
+    def tool(flag_values, arguments):
+        """Logs, prints, fails."""
+        logging.warning("%s\nnot a line of ours", name)
+        command_line.write_result(f"first\n{name}")
+        raise InputError(f"Bad {name}")
+
+    assert command_line.run(tool, FLAGS, ["delf_tf echo"]) == 1
+    shown = capsys.readouterr()
+    escaped = r"a\x1b[2J\x9b\u202eb\udcff.jpg"
+    assert shown.out == f"first\n{escaped}\n"
+    assert shown.err.splitlines() == [
+        rf"{escaped}\nnot a line of ours",
+        f"delf_tf echo: Bad {escaped}",
+    ]
+
+
+def test_numbers_out_of_range_are_usage_errors_of_every_tool(capsys):
+    for name in main.TOOLS:
+        tool = importlib.import_module(f"delf_tf.tools.{name}")
+        for flag in ("num_threads", "num_workers", "num_processes", "num_shards", "batch_size"):
+            if flag in tool.FLAGS:
+                assert main.main(["delf_tf", name, f"--{flag}=0"]) == 2
+                assert f"--{flag}=0" in capsys.readouterr().err
+    assert main.main(["delf_tf", "serve", "--port=99999"]) == 2
+    assert "--port=99999" in capsys.readouterr().err
 
 
 def test_help_lists_the_flags(capsys):

@@ -98,7 +98,7 @@ def test_mistakes_are_told(retrieved, tmp_path, capsys):
     _refused(capsys, 2, "--index must be given")
     out = f"--index={retrieved / 'out'}"
     _refused(capsys, 2, "--images_dir must be left out", out, f"--images_dir={tmp_path}")
-    _refused(capsys, 1, "--max_queries must be 1 or more", out, "--max_queries=0")
+    _refused(capsys, 2, "--max_queries=0: 0 is not", out, "--max_queries=0")
     _refused(capsys, 2, "--database_store and --images_dir must be given", f"--index={tmp_path}")
     _refused(
         capsys,
