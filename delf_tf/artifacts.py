@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Union
 
-from delf_tf.checks import InputError, invalid
+from delf_tf.checks import InputError, invalid, require
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -104,6 +104,28 @@ def write_text(path: StrPath, text: str) -> Path:
 def write_json(path: StrPath, content: Any) -> Path:
     """Writes indented JSON atomically and returns the path; NaN is refused, as JSON has none."""
     return write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: StrPath, what: str, *, hint: str = "", max_bytes: int = 256 << 20) -> Any:
+    """Returns the content of a JSON file that may come from a stranger.
+
+    Args:
+      path: the file.
+      what: it is, for errors.
+      hint: what to do when it is damaged, for errors.
+      max_bytes: longer files are not read.
+
+    Raises:
+      InputError: too long, not JSON, or nested too deep.
+    """
+    with Path(path).open("rb") as file:
+        raw = file.read(max_bytes + 1)
+    require(len(raw) <= max_bytes, f"{what} must be no longer than {max_bytes} bytes.", path=path)
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        fault = f"{type(error).__name__}: {error}"
+        raise invalid(f"{what} must be JSON.", hint=hint, path=path, fault=fault) from None
 
 
 def refused(error: OSError, path: StrPath | None = None) -> InputError:

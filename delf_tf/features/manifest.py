@@ -169,9 +169,14 @@ def read_ids(folder: Path, manifest: Manifest) -> tuple[str, ...]:
             hint="Run the extraction again with the same arguments: it restores the file.",
             path=path,
         )
-    ids = tuple(json.loads(raw))
-    require(len(ids) == manifest.num_images, "ids.json must list num_images ids.", path=path)
-    return ids
+    try:
+        ids = json.loads(raw)
+    except (ValueError, RecursionError):
+        ids = None
+    listed = isinstance(ids, list) and len(ids) == manifest.num_images
+    require(listed, "ids.json must list num_images ids.", path=path)
+    ids_text(ids)
+    return tuple(ids)
 
 
 def shard_prefix(shard: int, num_shards: int) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import tensorflow as tf
 from absl import logging
 
 from delf_tf import artifacts
+from delf_tf.checks import invalid
 
 
 class MetricsLog:
@@ -22,10 +24,16 @@ class MetricsLog:
         Args:
           folder: made if missing.
           start_step: lines of later steps, of a run killed after its last checkpoint, are dropped.
+
+        Raises:
+          InputError: a damaged `metrics.csv`, or a folder that cannot be written to.
         """
         self._path = Path(folder) / "metrics.csv"
         self._rows = [row for row in _read(self._path) if int(row["step"]) <= start_step]
-        self._writer = tf.summary.create_file_writer(str(Path(folder) / "tensorboard"))
+        self._events = Path(folder) / "tensorboard"
+        with self._written():
+            self._events.mkdir(parents=True, exist_ok=True)
+            self._writer = tf.summary.create_file_writer(str(self._events))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records scalars of a step; they stay if the run is killed right after."""
@@ -36,22 +44,47 @@ class MetricsLog:
         writer.writeheader()
         writer.writerows(self._rows)
         artifacts.write_text(self._path, text.getvalue())
-        with self._writer.as_default():
+        with self._written(), self._writer.as_default():
             for name, value in metrics.items():
                 _scalar(name, float(value), step)
-        self._writer.flush()
+            self._writer.flush()
         logging.info("step %d: %s", step, ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
 
     def close(self) -> None:
         """Closes TensorBoard's file."""
-        self._writer.close()
+        with self._written():
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """Turns TensorFlow's errors of the file system into ours."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise invalid(
+                f"{self._events} must be writable, with room on its disk.",
+                hint="Mend that and run the same command again: the last checkpoint is kept.",
+                reason=error.message,
+            ) from None
 
 
 def _read(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+        if all(None not in row and int(row["step"]) >= 0 for row in rows):
+            return rows
+        fault = "a line of another length, or a step below 0"
+    except (csv.Error, KeyError, ValueError) as error:
+        fault = f"{type(error).__name__}: {error}"
+    raise invalid(
+        "The metrics of a run must be as the training wrote them.",
+        hint="Move the file away: training goes on from its checkpoint, with a new one.",
+        path=path,
+        fault=fault,
+    )
 
 
 def _scalar(name: str, value: float, step: int) -> None:

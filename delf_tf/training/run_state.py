@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,20 @@ from delf_tf.checks import invalid, require
 FORMAT = "delf_tf training state 1"
 _HEADER = "header.json"
 _NAME = re.compile(r"step-(?P<step>\d{9})\.npz")
+# What zipfile, zlib, json and NumPy raise on damaged bytes; RuntimeError covers what zipfile takes
+# for an encryption or a compression that it does not know, and JSON that is nested too deep.
+_FAULTS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    RuntimeError,
+    OSError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    SyntaxError,
+    MemoryError,
+)
 # A fixed date, so that equal states are equal files.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -74,8 +89,10 @@ def load_state(path: artifacts.StrPath) -> RunState:
                 if name != _HEADER:
                     with archive.open(name) as one:
                         arrays[name[: -len(".npy")]] = np.lib.format.read_array(one)
+                        # The checksum is compared only when the end is reached.
+                        require(not one.read(1), "An array must end with its file.", array=name)
             return RunState(int(header["step"]), arrays, header["fingerprint"], header["facts"])
-    except (zipfile.BadZipFile, OSError, KeyError, TypeError, EOFError, ValueError) as error:
+    except _FAULTS as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise invalid(
             "A checkpoint must be whole.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 
@@ -204,6 +205,17 @@ def test_changed_list_of_ids_is_refused_and_mended(tmp_path):
     make(path, names(3))
     assert (path / "ids.json").read_bytes() == before
     assert FeatureStore(path).ids() == tuple(names(3))
+
+
+@pytest.mark.parametrize("text", ["5", "{}", '["a"]', '["a", 5]', '["a", "a"]', "[" * 100_000, ""])
+def test_a_list_of_ids_that_is_none(tmp_path, text):
+    path = make(tmp_path / "s", names(2))
+    (path / "ids.json").write_text(text)
+    content = json.loads((path / "manifest.json").read_text())
+    content["ids_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"ids\.json must|ids must be"):
+        FeatureStore(path)
 
 
 def test_store_writer_method(tmp_path):

@@ -127,6 +127,7 @@ def test_weights_tell_what_they_were_trained_on(undisturbed):
         (["--strategy=mirorred"], 1, "strategy must be one of"),
         (["--train_file_pattern=/nowhere/train*"], 1, "must match TFRecord shards"),
         (["--config=tinny"], 2, "config must be a file"),
+        (["--output_dir=/dev/null/run"], 1, "must not have a file in a folder's place"),
     ],
 )
 def test_what_is_refused_before_the_first_step(work, capsys, flags, code, message):

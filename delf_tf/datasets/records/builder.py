@@ -164,7 +164,8 @@ def _already_built(
     for path in (manifest, plan):
         if not path.is_file():
             continue
-        if json.loads(path.read_text(encoding="utf-8")).get("fingerprint") == fingerprint:
+        found = artifacts.read_json(path, "The notes of a build", hint="Delete the file.")
+        if isinstance(found, dict) and found.get("fingerprint") == fingerprint:
             if path == manifest:
                 return True
         elif overwrite:
@@ -296,15 +297,15 @@ def _write_failed(folder: Path) -> None:
     """Lists the failed images of all the folder's splits."""
     lines = ["image,split,reason"]
     for manifest in sorted(folder.glob("records-*.json")):
-        content = json.loads(manifest.read_text(encoding="utf-8"))
+        content = tfrecords.read_manifest(manifest)
         for image_id, reason in content["failed"]:
-            quoted = ['"' + text.replace('"', '""') + '"' for text in (image_id, reason)]
+            quoted = ['"' + str(text).replace('"', '""') + '"' for text in (image_id, reason)]
             lines.append(f"{quoted[0]},{content['split']},{quoted[1]}")
     artifacts.write_text(folder / "failed_images.csv", "\n".join(lines) + "\n")
 
 
 def _require_few_failures(manifest: Path, num_images: int, max_failed_fraction: float) -> None:
-    num_failed = len(json.loads(manifest.read_text(encoding="utf-8"))["failed"])
+    num_failed = len(tfrecords.read_manifest(manifest)["failed"])
     require(
         num_failed <= max_failed_fraction * num_images,
         "At most max_failed_fraction of the images may fail.",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,16 @@ ID = "image/id"
 LABEL = "image/class/label"
 NO_LABEL = -1
 
-MAX_MANIFEST_BYTES = 256 << 20
+_MANIFEST = {
+    "split": str,
+    "fingerprint": str,
+    "num_classes": int,
+    "source": dict,
+    "shards": list,
+    "failed": list,
+}
+_COUNTS = ("num_records", "num_bytes")
+_MANIFEST_HINT = "Delete it to use the shards without one, or run build_tfrecords again."
 _SHARD_NAME = re.compile(r"(?P<split>[\w.]+)-(?P<shard>\d{5})-of-(?P<num_shards>\d{5})")
 
 
@@ -133,6 +141,29 @@ def manifest_path(folder: artifacts.StrPath, split: str) -> Path:
     return Path(folder) / f"records-{split}.json"
 
 
+def read_manifest(path: artifacts.StrPath) -> Mapping[str, Any]:
+    """Reads `records-SPLIT.json`.
+
+    Raises:
+      InputError: not as build_tfrecords writes it.
+    """
+    what = "A manifest of shards"
+    content = artifacts.read_json(path, what, hint=_MANIFEST_HINT)
+    known = isinstance(content, dict) and all(
+        isinstance(content.get(name), kind) for name, kind in _MANIFEST.items()
+    )
+    known = known and all(
+        isinstance(shard, dict)
+        and isinstance(shard.get("name"), str)
+        and all(isinstance(shard.get(n), int) and shard[n] >= 0 for n in _COUNTS)
+        for shard in content["shards"]
+    )
+    known = known and all(isinstance(pair, list) and len(pair) == 2 for pair in content["failed"])
+    must = f"{what} must be as delf_tf build_tfrecords writes it."
+    require(known, must, hint=_MANIFEST_HINT, path=str(path))
+    return content
+
+
 def shard_name(split: str, shard: int, num_shards: int) -> str:
     """Returns a shard's file name, e.g. train-00000-of-00128."""
     return f"{split}-{shard:05d}-of-{num_shards:05d}"
@@ -176,17 +207,10 @@ def _common_manifest(paths: Sequence[str]) -> Mapping[str, Any] | None:
         return None
     folder, split = next(iter(found))
     path = manifest_path(folder or ".", split)
-    if "://" in folder or not path.is_file() or path.stat().st_size > MAX_MANIFEST_BYTES:
+    if "://" in folder or not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        named = {shard["name"] for shard in content["shards"]}
-    except (ValueError, KeyError, TypeError):
-        raise invalid(
-            "A manifest of shards must be JSON as delf_tf build_tfrecords writes it.",
-            hint="Delete it to use the shards without one.",
-            path=str(path),
-        ) from None
+    content = read_manifest(path)
+    named = {shard["name"] for shard in content["shards"]}
     return content if named == {Path(path).name for path in paths} else None
 
 
@@ -200,7 +224,7 @@ def _trusted_counts(
     for path in map(Path, paths):
         if path.stat().st_size != shards[path.name]["num_bytes"]:
             return None
-        counts.append(int(shards[path.name]["num_records"]))
+        counts.append(shards[path.name]["num_records"])
     return tuple(counts)
 
 

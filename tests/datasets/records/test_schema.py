@@ -240,6 +240,29 @@ def test_missing_shards_are_named(tree, tmp_path):
         schema.open_records(str(tmp_path / "out" / "tran*"))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["shards"][0].pop("num_bytes"),
+        lambda content: content["shards"][0].update(num_records="all"),
+        lambda content: content.update(shards=5),
+        lambda content: content.pop("num_classes"),
+        lambda content: content.update(failed=[[1]]),
+    ],
+)
+def test_a_changed_manifest_is_told(tree, tmp_path, change):
+    images = training_images.from_folder(tree)
+    path = record_builder.build_records(images, tmp_path, num_shards=2)
+    content = json.loads(path.read_text())
+    change(content)
+    for text in (json.dumps(content), "[" * 100_000, "5", ""):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"A manifest of shards must be.*Delete it"):
+            tfrecords.open_records(str(tmp_path / "train*"))
+        with pytest.raises(InputError, match=r"must be.*Delete|--overwrite"):
+            record_builder.build_records(images, tmp_path, num_shards=2)
+
+
 def test_index_and_test_sets_have_no_label(golden, tmp_path):
     images = training_images.from_id_list(golden / "img", golden / "train.csv", layout="flat")
     record_builder.build_records(images, tmp_path / "out", split="index", num_shards=2)
