@@ -43,7 +43,7 @@ flags.DEFINE_string("database_store", None, "features of the database", flag_val
 flags.DEFINE_string("query_store", None, "features of the queries", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "the new ranking (.npz)", flag_values=FLAGS)
 command_line.define_count(FLAGS, "num_threads", 2, "threads that verify pairs")
-command_line.define_count(FLAGS, "num_candidates", None, "instead of the config's")
+command_line.define_count(FLAGS, "num_candidates", None, "instead of the config's", least=0)
 flags.DEFINE_string(
     "score", None, "inliers, weighted or combined, instead of the config's", flag_values=FLAGS
 )

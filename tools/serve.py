@@ -10,7 +10,6 @@ at /api and /openapi.json. Needs pip install 'delf_tf[serve]'.
 
 from __future__ import annotations
 
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -89,7 +88,9 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     command_line.no_positional(arguments)
     source = read_source(flag_values)
     app = create_app(source, flag_values)
-    run(app, flag_values.host, flag_values.port)
+    from delf_tf.serving import server  # noqa: PLC0415 - an extra
+
+    server.run(app, flag_values.host, flag_values.port, on_ready=command_line.write_result)
 
 
 def read_source(flag_values: flags.FlagValues) -> Source:
@@ -184,22 +185,6 @@ def create_service(source: Source, *, num_threads: int = 2) -> RetrievalService:
         rerank=_reranker(message, store, num_threads) if two_stages else None,
         read_local=store.read_local if two_stages else None,
     )
-
-
-def run(app: FastAPI, host: str, port: int) -> None:
-    """Serves until interrupted."""
-    import uvicorn  # noqa: PLC0415 - an extra
-
-    options = uvicorn.Config(app, host=host, port=port, log_level="warning", server_header=False)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        # From here on requests wait for the server, whose address can be told.
-        listening.listen()
-        shown = f"[{host}]" if ":" in host else host
-        command_line.write_result(f"http://{shown}:{listening.getsockname()[1]}")
-        uvicorn.Server(options).run(sockets=[listening])
 
 
 def _local_pca(source: Source) -> Path | None:

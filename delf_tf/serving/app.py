@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 import delf_tf
 from delf_tf.checks import InputError
 from delf_tf.datasets import images
-from delf_tf.serving.limits import Gate, error
+from delf_tf.serving.limits import Gate, Uploads, error
 from delf_tf.serving.service import Answer, Hit, RetrievalService, UnknownItemError
 from delf_tf.types import Box, ImageRef
 
@@ -32,7 +32,6 @@ _STATIC = {
     "api.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
-_BODY_TIMEOUT_S = 30.0
 _CACHED_THUMBNAILS = 2048
 
 _BOX_HELP = "y0,x0,y1,x1 in pixels of the upright image; not given: all of it"
@@ -101,6 +100,8 @@ def create_app(
     max_pixels: int = 50_000_000,
     max_queries: int = 4,
     max_requests: int = 64,
+    max_uploads: int = 8,
+    upload_timeout_s: float = 30.0,
 ) -> FastAPI:
     """Makes the application.
 
@@ -112,6 +113,8 @@ def create_app(
       max_pixels: of a picture; larger ones are not decoded.
       max_queries: that wait or are worked on; more are answered with 429.
       max_requests: of any kind at once.
+      max_uploads: that are being received; one more ends the one that has taken longest.
+      upload_timeout_s: seconds that a picture may take to arrive.
     """
     app = FastAPI(
         title="delf_tf",
@@ -121,11 +124,12 @@ def create_app(
         redoc_url=None,
         responses={code: {"model": ErrorModel} for code in (400, 404, 422, 429)},
     )
-    app.middleware("http")(Gate(allowed_hosts, max_requests))
+    app.add_middleware(Gate, hosts=allowed_hosts, max_requests=max_requests)
+    uploads = Uploads(max_uploads, max_upload_bytes, upload_timeout_s)
     _add_errors(app)
     _add_pages(app)
     _add_collection(app, service, name)
-    _add_queries(app, service, max_upload_bytes, max_pixels, max_queries)
+    _add_queries(app, service, uploads, max_pixels, max_queries)
     return app
 
 
@@ -194,7 +198,7 @@ def _add_collection(app: FastAPI, service: RetrievalService, name: str) -> None:
 def _add_queries(
     app: FastAPI,
     service: RetrievalService,
-    max_upload_bytes: int,
+    uploads: Uploads,
     max_pixels: int,
     max_queries: int,
 ) -> None:
@@ -218,7 +222,7 @@ def _add_queries(
     async def query(request: Request, box: BoxText = None) -> Any:
         """Searches with a picture, the body of the request: JPEG, PNG, WebP, GIF or BMP."""
         chosen = _box(box)
-        body = await _read_body(request, max_upload_bytes)
+        body = await uploads.read(request)
         if isinstance(body, Response):
             return body
 
@@ -252,28 +256,6 @@ def _add_queries(
             num_inliers=int(found.inliers.sum()),
             database_height=_height(service.ref(number)),
         )
-
-
-async def _read_body(request: Request, limit: int) -> bytes | Response:
-    """Returns the body; an error if it is too large, before it is all here, or too slow."""
-    too_large = error(413, f"A picture must have at most {limit} bytes.")
-    announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > limit:
-        return too_large
-    body = bytearray()
-
-    async def read() -> bool:
-        async for chunk in request.stream():
-            body.extend(chunk)
-            if len(body) > limit:
-                return False
-        return True
-
-    try:
-        whole = await asyncio.wait_for(read(), _BODY_TIMEOUT_S)
-    except asyncio.TimeoutError:
-        return error(408, f"A picture must arrive within {_BODY_TIMEOUT_S:.0f} s.")
-    return bytes(body) if whole else too_large
 
 
 def _height(ref: ImageRef) -> int:

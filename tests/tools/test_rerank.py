@@ -182,9 +182,9 @@ def test_query_store_and_config(rerank, database, tmp_path):
     ("arguments", "code", "message"),
     [
         (["--score=best"], 1, "score must be one of"),
-        (["--num_candidates=-1"], 1, "num_candidates must be 0 or more"),
-        (["--num_threads=0"], 1, "num_threads"),
-        (["--calibrate=-1"], 1, "--calibrate must be 0 or more"),
+        (["--num_candidates=-1"], 2, "--num_candidates=-1"),
+        (["--num_threads=0"], 2, "--num_threads=0"),
+        (["--calibrate=-1"], 2, "--calibrate=-1"),
         (["--calibrate=9", "--num_candidates=15"], 1, "pairs of images that do not match"),
         (["--labels=none.csv"], 1, "none.csv"),
         (["--database_store=none"], 1, "none"),

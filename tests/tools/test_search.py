@@ -127,7 +127,7 @@ def test_expansion_finds_what_one_view_alone_does_not(tmp_path):
         (["--database_store=none"], 1, "none"),
         (["--database_store=DB", "--query_store=OTHER"], 1, "the same model and settings"),
         (["--index=none", "--query_store=DB"], 1, "Build it first: build_index"),
-        (["--database_store=DB", "--max_results=0"], 1, "max_results must be 1 or more"),
+        (["--database_store=DB", "--max_results=0"], 2, "--max_results=0"),
         (["--database_store=DB", "--set=query_expansion.alpha=-1"], 1, "alpha must be 0 or more"),
         (["--database_store=DB", "--set=global_rerank.num_candidates=-1"], 1, "num_candidates"),
         (["--database_store=DB", "--set=index.type=IVF9999,Flat"], 1, "faiss factory string"),
