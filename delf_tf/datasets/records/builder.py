@@ -297,7 +297,7 @@ def _write_failed(folder: Path) -> None:
     """Lists the failed images of all the folder's splits."""
     lines = ["image,split,reason"]
     for manifest in sorted(folder.glob("records-*.json")):
-        content = tfrecords.read_manifest(manifest)
+        content = schema.read_manifest(manifest)
         for image_id, reason in content["failed"]:
             quoted = ['"' + str(text).replace('"', '""') + '"' for text in (image_id, reason)]
             lines.append(f"{quoted[0]},{content['split']},{quoted[1]}")
@@ -305,7 +305,7 @@ def _write_failed(folder: Path) -> None:
 
 
 def _require_few_failures(manifest: Path, num_images: int, max_failed_fraction: float) -> None:
-    num_failed = len(tfrecords.read_manifest(manifest)["failed"])
+    num_failed = len(schema.read_manifest(manifest)["failed"])
     require(
         num_failed <= max_failed_fraction * num_images,
         "At most max_failed_fraction of the images may fail.",

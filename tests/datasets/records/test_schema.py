@@ -258,7 +258,7 @@ def test_a_changed_manifest_is_told(tree, tmp_path, change):
     for text in (json.dumps(content), "[" * 100_000, "5", ""):
         path.write_text(text)
         with pytest.raises(InputError, match=r"A manifest of shards must be.*Delete it"):
-            tfrecords.open_records(str(tmp_path / "train*"))
+            schema.open_records(str(tmp_path / "train*"))
         with pytest.raises(InputError, match=r"must be.*Delete|--overwrite"):
             record_builder.build_records(images, tmp_path, num_shards=2)
 
