@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.resources
+import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -170,6 +171,26 @@ def set_fields(message: protobuf_message.Message) -> dict[str, Any]:
         field.name: list(value) if _is_repeated(field) else value
         for field, value in message.ListFields()
         if field.message_type is None
+    }
+
+
+def arguments(message: protobuf_message.Message, *functions: Callable[..., Any]) -> dict[str, Any]:
+    """Returns keyword arguments for library code: the scalar fields that are set, and defaults.
+
+    Args:
+      message: a section of a config.
+      *functions: whose own defaults count for the fields that are not set; the first that has one.
+    """
+    defaults = {
+        name: parameter.default
+        for function in reversed(functions)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    names = {field.name for field in message.DESCRIPTOR.fields}
+    return {
+        **{name: value for name, value in defaults.items() if name in names},
+        **set_fields(message),
     }
 
 

@@ -1,8 +1,10 @@
-"""The architecture's import rules: layers point down, and the light packages load no TensorFlow."""
+"""The architecture's import rules: layers point down, no circles, light packages stay light."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
+import re
 import subprocess
 import sys
 
@@ -13,9 +15,11 @@ LAYERS = {
     1: ["datasets", "synthetic", "models", "features", "matching", "evaluation"],
     2: ["extraction", "training", "retrieval"],
     3: ["report", "export", "serving"],
-    4: ["benchmarks"],
+    4: ["pipelines", "benchmarks"],
     5: ["tools"],
 }
+# Modules that are named in strings are imported from there, such as "delf_tf.types:Ranking".
+DOTTED = re.compile(r"delf_tf(\.\w+)+(:\w+)?")
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 FOLDERS = {"protos": "protos", "tools": "tools"}
 MAX_MODULES = 15
@@ -27,18 +31,45 @@ def _sources(repository, part):
     return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
 
 
-def _imported_parts(source):
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+def _imported(source, *, for_types=True):
+    """Yields every dotted name of the package that a file imports, lazily or by a string too."""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    skipped = set() if for_types else _for_types_alone(tree)
+    for node in ast.walk(tree):
+        names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "delf_tf" and len(parts) > 1 and parts[1] in LAYER_OF:
-                yield parts[1]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names = [node.value.replace(":", ".")] if DOTTED.fullmatch(node.value) else []
+        if node not in skipped:
+            yield from (name for name in names if name.startswith("delf_tf."))
+
+
+def _for_types_alone(tree):
+    """Returns the nodes below `if TYPE_CHECKING`, which are never run."""
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+    named = [node for node in blocks if getattr(node.test, "id", "") == "TYPE_CHECKING"]
+    return {below for node in named for below in ast.walk(node)}
+
+
+def _imported_parts(source):
+    for name in _imported(source):
+        part = name.split(".")[1]
+        if part in LAYER_OF:
+            yield part
+
+
+def _modules(repository):
+    """Returns every module of the package by its dotted name."""
+    modules = {}
+    for part, folder in [("", "delf_tf"), *((f".{name}", name) for name in FOLDERS)]:
+        for source in (repository / folder).rglob("*.py"):
+            relative = source.relative_to(repository / folder).with_suffix("")
+            name = ".".join((f"delf_tf{part}", *relative.parts))
+            modules[name.removesuffix(".__init__")] = source
+    return modules
 
 
 @pytest.mark.parametrize("part", LAYER_OF)
@@ -51,6 +82,30 @@ def test_imports_point_down(repository, part):
             # The modules of layer 0 may use each other.
             allowed = allowed or LAYER_OF[imported] == LAYER_OF[part] == 0
             assert allowed, f"{source} (layer {LAYER_OF[part]}) imports {imported}"
+
+
+def test_the_public_names_are_of_layers_below_the_tools(repository):
+    parts = set(_imported_parts(repository / "delf_tf" / "__init__.py"))
+    assert "types" in parts
+    assert parts <= {part for part in LAYER_OF if LAYER_OF[part] < LAYER_OF["tools"]}
+
+
+def test_no_module_imports_itself_by_way_of_others(repository):
+    modules = _modules(repository)
+    graph = {}
+    for name, source in modules.items():
+        found = set()
+        for imported in _imported(source, for_types=False):
+            owner = imported
+            while owner not in modules:
+                owner = owner.rpartition(".")[0]
+            found.add(owner)
+        # A package's __init__ is a facade: it names its modules, which may name the package.
+        graph[name] = set() if source.name == "__init__.py" else found - {name}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"a circle: {' <- '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("part", NO_TENSORFLOW)

@@ -26,19 +26,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
-from delf_tf.checks import UsageError, require, require_absent
+from delf_tf.checks import UsageError
 from delf_tf.features.store import FeatureStore
-from delf_tf.protos import experiment_pb2
-from delf_tf.retrieval import local_search
-from delf_tf.retrieval.vectors import first_stage, index, vector_export
-from delf_tf.retrieval.vectors.vector_index import VectorIndex
-from delf_tf.tools import command_line, local_indexes, settings
-from delf_tf.types import GlobalDescriptors
+from delf_tf.pipelines import indexing
+from delf_tf.retrieval.vectors import vector_export
+from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
-settings.define_flags(FLAGS)
+command_line.define_config_flags(FLAGS, weights=False)
 flags.DEFINE_string("database_store", None, "features of the database", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "the index", flag_values=FLAGS)
 flags.DEFINE_string(
@@ -75,93 +72,30 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     (store_path,) = command_line.required(flag_values, "database_store")
     if not (flag_values.output or flag_values.add_to or flag_values.export):
         raise UsageError("--output, --add_to or --export must be given.")
-    message = _experiment(flag_values)
-    output = Path(flag_values.output or flag_values.add_to or "")
-    store = FeatureStore(store_path)
+    message = command_line.read_config(flag_values, optional=True)
+    if not message.index.HasField("type"):
+        message.index.type = "auto"
+    command_line.override_by_flags(flag_values, message.index, "type", "whitening", "dtype")
+    command_line.override_by_flags(flag_values, message.index.asmk, "codebook", "num_words")
+    store, overwrite = FeatureStore(store_path), flag_values.overwrite
     if flag_values.add_to:
-        command_line.write_result(str(_add(flag_values, store, output)))
-    elif flag_values.output and local_indexes.is_type(message.index.type):
-        folder = local_indexes.build(message, store, output, overwrite=flag_values.overwrite)
-        command_line.write_result(str(folder))
+        path = indexing.add(
+            flag_values.add_to, store, flag_values.output or None, overwrite=overwrite
+        )
+        command_line.write_result(str(path))
     elif flag_values.output:
-        _require_new(flag_values, output)
-        made = build(message, store, **_extra_arguments(flag_values, message.index.type, output))
-        command_line.write_result(str(made.save(output)))
+        extra = _extra_arguments(flag_values, message.index.type, Path(flag_values.output))
+        path = indexing.build(message, store, flag_values.output, overwrite=overwrite, **extra)
+        command_line.write_result(str(path))
     if flag_values.export:
         folder = vector_export.export_vectors(
             flag_values.export,
             store.global_blocks,
             fingerprint=store.fingerprint,
-            whitening=settings.index_arguments(message)["whitening"],
+            whitening=indexing.whitening_of(message),
             formats=flag_values.export_formats,
         )
         command_line.write_result(str(folder))
-
-
-def build(message: experiment_pb2.Experiment, store: FeatureStore, **kwargs: Any) -> VectorIndex:
-    """Builds the index that the config names, of a store's global descriptors.
-
-    Raises:
-      InputError: a store without global descriptors or images, settings that do not fit.
-    """
-    made = first_stage.build_first_stage(
-        store.global_blocks,
-        message.index.type,
-        num_images=len(store.ids()),
-        database_augmentation=settings.augmentation_arguments(message),
-        fingerprint=store.fingerprint,
-        **settings.index_arguments(message),
-        **kwargs,
-    )
-    settings.set_effort(made, message)
-    return made
-
-
-def add_images(path: str, store: FeatureStore) -> VectorIndex:
-    """Returns the index at `path` with the images of the store that it lacks; nothing is written.
-
-    Raises:
-      InputError: no index, or one of other features.
-    """
-    made = index.load_index(path, fingerprint=store.fingerprint)
-    known = set(made.ids)
-    before = len(made)
-    for ids, vectors in store.global_blocks():
-        new = [row for row, one in enumerate(ids) if one not in known]
-        if new:
-            made.add(GlobalDescriptors(tuple(ids[row] for row in new), vectors[new]))
-    _log_added(len(made) - before, store)
-    return made
-
-
-def _add(flag_values: flags.FlagValues, store: FeatureStore, output: Path) -> Path:
-    if not local_search.is_local(flag_values.add_to):
-        if flag_values.output:
-            _require_new(flag_values, output)
-        return add_images(flag_values.add_to, store).save(output)
-    require(
-        not flag_values.output,
-        "An index of local features must be added to where it is.",
-        hint="Leave out --output, or copy the folder first.",
-        output=output,
-    )
-    read = local_indexes.reader(store)
-    folder, num_added = local_search.add_to_local(
-        output, store.ids(), read, fingerprint=store.fingerprint
-    )
-    _log_added(num_added, store)
-    return folder
-
-
-def _require_new(flag_values: flags.FlagValues, output: Path) -> None:
-    require_absent(
-        "The index", output, flag_values.overwrite, hint="--overwrite replaces it, --add_to adds."
-    )
-
-
-def _log_added(num_added: int, store: FeatureStore) -> None:
-    num_there = len(store.ids()) - num_added
-    logging.info("%d images added; %d were there already.", num_added, num_there)
 
 
 def _extra_arguments(flag_values: flags.FlagValues, type_: str, output: Path) -> dict[str, Any]:
@@ -173,19 +107,6 @@ def _extra_arguments(flag_values: flags.FlagValues, type_: str, output: Path) ->
         extra["collection"] = flag_values.collection
         extra["replace"] = flag_values.overwrite
     return extra
-
-
-def _experiment(flag_values: flags.FlagValues) -> experiment_pb2.Experiment:
-    message = settings.optional_experiment(flag_values)
-    if not message.index.HasField("type"):
-        message.index.type = "auto"
-    for name in ("type", "whitening", "dtype"):
-        if flag_values[name].value is not None:
-            setattr(message.index, name, flag_values[name].value)
-    for name in ("codebook", "num_words"):
-        if flag_values[name].value is not None:
-            setattr(message.index.asmk, name, flag_values[name].value)
-    return message
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from typing import Any
 
 from absl import flags, logging
 
-from delf_tf import artifacts
+from delf_tf import artifacts, config
 from delf_tf.checks import InputError, UsageError, printable
+from delf_tf.protos import experiment_pb2
 
 DONE, FAILED, USAGE = 0, 1, 2
 INTERRUPTED = 130
@@ -74,6 +75,107 @@ def define_count(
     flags.DEFINE_integer(
         name, default, what, lower_bound=least, upper_bound=most, flag_values=flag_values
     )
+
+
+def define_config_flags(
+    flag_values: flags.FlagValues,
+    default_config: str | None = None,
+    *,
+    weights: bool = True,
+    extraction: bool = False,
+) -> None:
+    """Adds --config and --set to a tool's flags; --weights; --precision and --local_codec."""
+    flags.DEFINE_string(
+        "config",
+        default_config,
+        "experiment: a .textproto file or the name of a shipped config",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_multi_string(
+        "set",
+        [],
+        "override of the config, path.to.field=value; repeatable",
+        flag_values=flag_values,
+    )
+    if weights:
+        flags.DEFINE_string(
+            "weights",
+            None,
+            "weights .npz or preset name, instead of the config's",
+            flag_values=flag_values,
+        )
+    if extraction:
+        flags.DEFINE_enum(
+            "precision",
+            None,
+            ["auto", "float32", "bfloat16"],
+            "numbers of the network, instead of the config's; auto: bfloat16 where the machine has "
+            "it",
+            flag_values=flag_values,
+        )
+        flags.DEFINE_string(
+            "local_codec",
+            None,
+            "float32, float16, int8 or the file of a trained codec: how local features are stored",
+            flag_values=flag_values,
+        )
+
+
+def read_config(
+    flag_values: flags.FlagValues, *, optional: bool = False
+) -> experiment_pb2.Experiment:
+    """Reads the experiment that the flags of `define_config_flags` describe.
+
+    Args:
+      flag_values: the parsed flags.
+      optional: without --config, the overrides of all defaults.
+
+    Raises:
+      UsageError: no --config, or a config or an override that cannot be understood.
+    """
+    if flag_values.config:
+        message = config.load_experiment(flag_values.config, flag_values["set"].value)
+    elif optional:
+        message = experiment_pb2.Experiment()
+        for override in flag_values["set"].value:
+            config.apply_override(message, override)
+    else:
+        raise UsageError(f"--config must be given. Shipped: {', '.join(config.list_configs())}.")
+    override_by_flags(flag_values, message.model, "weights")
+    override_by_flags(flag_values, message.extraction, "precision", "local_codec")
+    return message
+
+
+def override_by_flags(flag_values: flags.FlagValues, section: Any, *names: str) -> None:
+    """Sets the fields of a config's section whose flags, if the tool has them, are given."""
+    for name in names:
+        if name in flag_values and flag_values[name].value not in (None, ""):
+            setattr(section, name, flag_values[name].value)
+
+
+def define_failed_flag(flag_values: flags.FlagValues) -> None:
+    """Adds --max_failed_fraction to a tool's flags."""
+    flags.DEFINE_float(
+        "max_failed_fraction",
+        0.5,
+        "exit with 1 if more of the images fail than this",
+        lower_bound=0,
+        upper_bound=1,
+        flag_values=flag_values,
+    )
+
+
+def exit_code(num_failed: int, num_images: int, max_failed_fraction: float = 0.5) -> int:
+    """Returns 1 if more than the fraction of the images failed, else 0."""
+    if num_failed <= max_failed_fraction * num_images:
+        return DONE
+    logging.error(
+        "%d of %d images failed, more than --max_failed_fraction=%g; failed_images.csv tells why.",
+        num_failed,
+        num_images,
+        max_failed_fraction,
+    )
+    return FAILED
 
 
 def no_positional(arguments: Sequence[str]) -> None:

@@ -18,7 +18,8 @@ from absl import flags
 from delf_tf.checks import UsageError
 from delf_tf.features.formats import interchange
 from delf_tf.features.store import FeatureStore
-from delf_tf.tools import command_line, failures
+from delf_tf.pipelines import extraction
+from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_enum(
@@ -36,7 +37,7 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )
 flags.DEFINE_boolean("overwrite", False, "replace what is at --output", flag_values=FLAGS)
-failures.define_flag(FLAGS)
+command_line.define_failed_flag(FLAGS)
 
 
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
@@ -62,10 +63,10 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
         overwrite=flag_values.overwrite,
     )
     store = FeatureStore(path)
-    failures.log_summary(store)
-    failures.write(store.failed().items(), output)
+    extraction.log_summary(store)
+    extraction.write_failures(store.failed().items(), output)
     command_line.write_result(str(path))
-    return failures.exit_code(store, flag_values.max_failed_fraction)
+    return command_line.exit_code(len(store.failed()), len(store), flag_values.max_failed_fraction)
 
 
 if __name__ == "__main__":

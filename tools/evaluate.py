@@ -22,15 +22,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
 from delf_tf.checks import UsageError
-from delf_tf.datasets import gldv2
 from delf_tf.evaluation import results
+from delf_tf.pipelines import protocols
 from delf_tf.retrieval import ranking_file
-from delf_tf.tools import command_line, protocols
+from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
@@ -71,7 +70,7 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
         raise UsageError("--submission is of a solution of Google Landmarks v2 alone.")
     scored, lines = protocols.PROTOCOLS[protocol](task)
     if flag_values.submission:
-        _write_submission(flag_values.submission, task)
+        protocols.write_submission(flag_values.submission, task)
     if flag_values.output:
         results.save_results(flag_values.output, scored)
     command_line.write_result(
@@ -106,16 +105,6 @@ def _task(flag_values: flags.FlagValues) -> protocols.Task:
         flag_values.train_csv,
         flag_values.num_voters,
     )
-
-
-def _write_submission(path: str, task: protocols.Task) -> Path:
-    if protocols.is_recognition(task.truth_path):
-        solution = gldv2.read_recognition_solution(task.truth_path)
-        answers = protocols.recognition_predictions(task, solution)
-        return gldv2.write_recognition_submission(path, answers, list(solution))
-    solution = gldv2.read_retrieval_solution(task.truth_path)
-    retrieved = protocols.retrieval_predictions(task, solution)
-    return gldv2.write_retrieval_submission(path, retrieved, list(solution))
 
 
 if __name__ == "__main__":

@@ -8,25 +8,19 @@ delf_tf extract … --precision=bfloat16 --local_codec=float16    (twice as fast
 
 from __future__ import annotations
 
-import functools
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
 
-from absl import flags, logging
+from absl import flags
 
-from delf_tf import artifacts
 from delf_tf.datasets import folder
 from delf_tf.features.store import FeatureStore
-from delf_tf.protos import experiment_pb2
-from delf_tf.tools import command_line, experiment, failures
-from delf_tf.types import ImageRef
+from delf_tf.pipelines import extraction
+from delf_tf.pipelines.runtime import Runtime
+from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
-experiment.define_flags(FLAGS)
-experiment.define_extraction_flags(FLAGS)
+command_line.define_config_flags(FLAGS, extraction=True)
 flags.DEFINE_string("images_dir", None, "folder of images, searched recursively", flag_values=FLAGS)
 flags.DEFINE_string("output_dir", None, "the feature store to write or complete", flag_values=FLAGS)
 flags.DEFINE_string("local_pca", None, "fitted PCA of local descriptors (.npz)", flag_values=FLAGS)
@@ -46,111 +40,28 @@ flags.DEFINE_multi_string(
     "flag of Apache Beam, such as --runner=FlinkRunner; extracts all shards; repeatable",
     flag_values=FLAGS,
 )
-failures.define_flag(FLAGS)
-
-
-class Sharding(NamedTuple):
-    """Which part of the work is this process's; see engine.extract_to_store."""
-
-    shard_index: int = 0
-    num_shards: int = 1
-    num_threads: int = 2
-    batch_size: int = 1
-    overwrite: bool = False
-
-
-def extract(
-    message: experiment_pb2.Experiment,
-    refs: Sequence[ImageRef],
-    store_dir: artifacts.StrPath,
-    *,
-    local_pca: artifacts.StrPath | None = None,
-    sharding: Sharding = Sharding(),  # noqa: B008 - immutable
-) -> Path:
-    """Extracts `refs` with the experiment's model into a store and returns the store's path."""
-    from delf_tf.extraction import engine  # noqa: PLC0415 - TensorFlow takes seconds to load
-
-    start = time.monotonic()
-    path = engine.extract_to_store(
-        refs,
-        experiment.create_extractor(message, local_pca=local_pca),
-        store_dir,
-        loader=experiment.create_loader(message),
-        **_store_options(message, local_pca),
-        **sharding._asdict(),
-    )
-    logging.info("Extracted into %s in %.1f s.", path, time.monotonic() - start)
-    return path
-
-
-def extract_by_beam(
-    message: experiment_pb2.Experiment,
-    images_dir: artifacts.StrPath,
-    store_dir: artifacts.StrPath,
-    beam_flags: Sequence[str],
-    *,
-    local_pca: artifacts.StrPath | None = None,
-    sharding: Sharding = Sharding(),  # noqa: B008 - immutable
-) -> Path:
-    """Extracts all shards of a folder by an Apache Beam pipeline; returns the store's path."""
-    from delf_tf.extraction import beam  # noqa: PLC0415 - an extra
-
-    options = _store_options(message, local_pca)
-    job = beam.ExtractionJob(
-        list_images=functools.partial(folder.list_images, images_dir),
-        make_extractor=functools.partial(experiment.create_extractor, message, local_pca=local_pca),
-        make_loader=functools.partial(experiment.create_loader, message),
-        store_dir=store_dir,
-        fingerprint=options.pop("fingerprint"),
-        num_shards=sharding.num_shards,
-        options={
-            **options,
-            "num_threads": sharding.num_threads,
-            "batch_size": sharding.batch_size,
-            "overwrite": sharding.overwrite,
-        },
-    )
-    return beam.run(job, beam_flags)
-
-
-def _store_options(
-    message: experiment_pb2.Experiment, local_pca: artifacts.StrPath | None
-) -> dict[str, Any]:
-    """Returns what engine.extract_to_store needs to make or continue the store."""
-    return {
-        "fingerprint": store_fingerprint(message, local_pca),
-        "local_codec": message.extraction.local_codec,
-        "block_size": message.extraction.block_size,
-    }
-
-
-def store_fingerprint(
-    message: experiment_pb2.Experiment, local_pca: artifacts.StrPath | None
-) -> str:
-    """Returns the fingerprint of the stores that `extract` makes with these arguments."""
-    files = [path for path in (local_pca, message.extraction.local_codec) if path]
-    contents = [artifacts.file_fingerprint(path) for path in files if Path(path).is_file()]
-    return experiment.extraction_fingerprint(message, *contents)
+command_line.define_failed_flag(FLAGS)
 
 
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
     """Runs the tool."""
     command_line.no_positional(arguments)
     images_dir, output_dir = command_line.required(flag_values, "images_dir", "output_dir")
-    message = experiment.from_flags(flag_values)
-    options = {
-        "local_pca": flag_values.local_pca,
-        "sharding": Sharding(**{name: flag_values[name].value for name in Sharding._fields}),
-    }
+    runtime = Runtime(command_line.read_config(flag_values), local_pca=flag_values.local_pca)
+    sharding = extraction.Sharding(
+        **{name: flag_values[name].value for name in extraction.Sharding._fields}
+    )
     if flag_values.beam:
-        path = extract_by_beam(message, images_dir, output_dir, flag_values.beam, **options)
+        path = extraction.extract_by_beam(
+            runtime, images_dir, output_dir, flag_values.beam, sharding
+        )
     else:
-        path = extract(message, folder.list_images(images_dir), output_dir, **options)
+        path = extraction.extract(runtime, folder.list_images(images_dir), output_dir, sharding)
     store = FeatureStore(path, allow_incomplete=flag_values.num_shards > 1)
-    failures.log_summary(store)
-    failures.write(store.failed().items(), output_dir)
+    extraction.log_summary(store)
+    extraction.write_failures(store.failed().items(), output_dir)
     command_line.write_result(str(path))
-    return failures.exit_code(store, flag_values.max_failed_fraction)
+    return command_line.exit_code(len(store.failed()), len(store), flag_values.max_failed_fraction)
 
 
 if __name__ == "__main__":

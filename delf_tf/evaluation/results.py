@@ -21,6 +21,10 @@ from delf_tf.checks import invalid, require
 from delf_tf.evaluation.metrics import RankingMetrics, mean_by_place
 from delf_tf.evaluation.significance import bootstrap_interval
 
+# Names in metrics files: of the stages, and of the one protocol of a labelled folder.
+SINGLE_STAGE, TWO_STAGE = "single_stage", "two_stage"
+LABELS = "labels"
+
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:

@@ -72,7 +72,7 @@ class Extractor(tf.Module):
         """Checks the arguments against the model.
 
         Args:
-          model: of delf_tf.create_model.
+          model: of delf_tf.create_model, or its folding.inference_copy, which runs as it is.
           image_scales: pyramid factors.
           global_scales_ind: indices into image_scales for the global descriptor; empty for all.
           use_global_features: give "global_descriptor".
@@ -299,6 +299,8 @@ def _inference_model(
     model: tf.keras.Model, precision: str, fold_normalization: bool
 ) -> tuple[tf.keras.Model, str]:
     """Returns the network that runs and its precision; networks not of ours run as they are."""
+    if isinstance(model, RetrievalModel) and model.inference_precision is not None:
+        return model, model.inference_precision
     resolved = resolve_precision(precision)
     if fold_normalization and isinstance(model, RetrievalModel):
         return folding.inference_copy(model, resolved), resolved

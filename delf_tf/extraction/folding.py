@@ -110,6 +110,7 @@ def inference_copy(model: RetrievalModel, precision: str = FLOAT32) -> Retrieval
         with _policy(BFLOAT16):
             _take_convolutions(copy, registry.construct(options["name"], **make))
     copy.record_options(options["name"], options["kwargs"])
+    copy.inference_precision = precision
     epsilons = dict(_fold_layers(copy))
     copy.call(tf.zeros([1, 32, 32, 3]))
     copy.built = True

@@ -60,7 +60,7 @@ def network_maps(
     height, width = image.shape[:2]
     offset = (model.local_offset(height), model.local_offset(width))
     return [
-        NetworkMap(title, np.asarray(values, np.float32), offset, float(model.local_stride))
+        NetworkMap(title, tf.cast(values, tf.float32).numpy(), offset, float(model.local_stride))
         for title, values in named.items()
     ]
 

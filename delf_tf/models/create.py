@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
 from delf_tf.models.registry import build, default_option
 from delf_tf.models.retrieval_model import FREE_OPTIONS, RetrievalModel
-from delf_tf.models.zoo import checkpoint, published
+from delf_tf.models.zoo import checkpoint, conversion, foreign_files, published
 
 
 def create_model(
@@ -19,9 +21,10 @@ def create_model(
 
     Args:
       name: see `registry.build`.
-      weights: a weights file of ours; the name of one in the package (shipped.SHIPPED), or of a
-        published checkpoint (published.PUBLISHED), downloaded and converted once. It brings the
-        options and the preprocessing that it was made with; a keyword argument that contradicts
+      weights: a weights file of ours, or one of another program, if the names of its arrays tell
+        which (`convert_weights` lists them); the name of one in the package (shipped.SHIPPED), or
+        of a published checkpoint (published.PUBLISHED), downloaded and converted once. It brings
+        the options and the preprocessing that it was made with; a keyword argument that contradicts
         them is refused. Or "imagenet": the backbone's weights from tf.keras.applications,
         downloaded once; the rest is drawn from `seed`.
       seed: of random weights, the same on every TensorFlow; None draws one.
@@ -45,10 +48,24 @@ def create_model(
         weights = published.fetch(str(weights))
     path = _weights_path(weights)
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    if not checkpoint.is_weights_file(path):
+        arrays = foreign_files.read_arrays(path)
+        source = conversion.recognise(arrays)
+        if source is not None:
+            logging.info("Converting %s from %s; convert_weights keeps the result.", path, source)
+            return _convert(name, kwargs, source, arrays, path)
     # The values drawn are replaced at once.
     model = build(name, 0, **_agreed(name, kwargs, checkpoint.read_options(path), path))
     checkpoint.load_weights(model, path)
     return model
+
+
+def _convert(
+    name: str, kwargs: dict[str, Any], source: str, arrays: conversion.Arrays, path: Path
+) -> RetrievalModel:
+    known, options = conversion.describe_arrays(source, arrays)
+    stored = {"name": known, "kwargs": options, "preprocessing": options.get("preprocessing")}
+    return conversion.convert_arrays(source, arrays, **_agreed(name, kwargs, stored, path))
 
 
 def _weights_path(weights: StrPath) -> Path:

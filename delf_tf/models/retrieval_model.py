@@ -31,6 +31,8 @@ class RetrievalModel(tf.keras.Model):
       global_dim: width of the global descriptor, or None.
       local_dim: width of local descriptors, or None.
       local_stride: distance of neighbouring local features, input pixels.
+      inference_precision: of an inference copy (extraction.folding), whose weights are not for
+        training; None for every other network.
       local_output: which output holds the local features: "local", or "superfeatures", which lie
         where their attention does.
 
@@ -41,6 +43,7 @@ class RetrievalModel(tf.keras.Model):
 
     output_names_available: tuple[str, ...] = ()
     local_output = "local"
+    inference_precision: str | None = None
     # `registry.build`; the registry sets it, as it imports this module.
     rebuild: ClassVar[Callable[..., RetrievalModel]]
 

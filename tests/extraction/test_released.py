@@ -131,23 +131,23 @@ def test_bad_arguments(released):
 
 
 def test_an_experiment_of_a_released_model(released, tmp_path):
-    from delf_tf import load_extractor
-    from delf_tf.tools import experiment
+    from delf_tf import config, load_extractor
+    from delf_tf.pipelines.runtime import Runtime
 
-    config = tmp_path / "released.textproto"
-    config.write_text("extraction { image_scales: 1.0 use_local_features: true }")
-    extractor = load_extractor(config, weights=released)
+    path = tmp_path / "released.textproto"
+    path.write_text("extraction { image_scales: 1.0 use_local_features: true }")
+    extractor = load_extractor(path, weights=released)
     assert isinstance(extractor, ReleasedExtractor)
     assert extractor(np.zeros((16, 16, 3), np.uint8))["locations"].shape == (1, 2)
     with pytest.raises(InputError, match="is one already"):
         savedmodel.export_extractor(extractor, tmp_path / "again")
     with pytest.raises(InputError, match="must be left out"):
-        load_extractor(config, weights=released, overrides=["extraction.nms_iou=0.5"])
+        load_extractor(path, weights=released, overrides=["extraction.nms_iou=0.5"])
 
-    def fingerprint(path):
-        message = experiment.config.load_experiment(str(config))
-        message.model.weights = str(path)
-        return experiment.extraction_fingerprint(message)
+    def fingerprint(weights):
+        message = config.load_experiment(str(path))
+        message.model.weights = str(weights)
+        return Runtime(message).fingerprint()
 
     copy = shutil.copytree(released, tmp_path / "copy")
     assert fingerprint(copy) == fingerprint(released)

@@ -5,7 +5,7 @@ import pytest
 
 from delf_tf.features.store import FeatureStore
 from delf_tf.retrieval import ranking_file
-from delf_tf.retrieval.vectors import expansion, index, superglobal
+from delf_tf.retrieval.vectors.table import expansion, index, superglobal
 from delf_tf.tools import main
 from tests.tools import stores
 
@@ -131,7 +131,7 @@ def test_expansion_finds_what_one_view_alone_does_not(tmp_path):
         (["--database_store=DB", "--set=query_expansion.alpha=-1"], 1, "alpha must be 0 or more"),
         (["--database_store=DB", "--set=global_rerank.num_candidates=-1"], 1, "num_candidates"),
         (["--database_store=DB", "--set=index.type=IVF9999,Flat"], 1, "faiss factory string"),
-        (["--database_store=DB", "--set=index.num_probes=0"], 1, "index.num_probes must be 1"),
+        (["--database_store=DB", "--set=index.num_probes=0"], 1, "num_probes must be 1"),
         (["--database_store=LOCAL"], 1, "must hold global descriptors"),
     ],
 )

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from delf_tf.checks import InputError
-from delf_tf.tools import main, retrieval_folder
+from delf_tf.pipelines import retrieve
+from delf_tf.tools import main
 
 CONFIG = """
 model { name: "gem_mobilenet_v2" width_multiplier: 0.35 seed: 1 }
@@ -118,15 +119,15 @@ def test_features_of_another_model_are_refused(retrieved, capsys):
 
 
 def test_a_folder_remembers_how_it_was_made(retrieved):
-    found = retrieval_folder.read(retrieved / "out")
+    found = retrieve.read_folder(retrieved / "out")
     assert found.message.model.name == "gem_mobilenet_v2"
     assert found.images_dir == (retrieved / "images").resolve()
-    assert retrieval_folder.is_one(retrieved / "out")
-    assert not retrieval_folder.is_one(retrieved / "images")
+    assert retrieve.is_folder(retrieved / "out")
+    assert not retrieve.is_folder(retrieved / "images")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"config": "modl {}", "images_dir": "x"}'])
 def test_damaged_folders_are_refused(tmp_path, text):
     (tmp_path / "retrieval.json").write_text(text)
-    with pytest.raises((InputError, ValueError), match=r"retrieve made|has no field"):
-        retrieval_folder.read(tmp_path)
+    with pytest.raises((InputError, ValueError), match=r"folder of retrieve|has no field"):
+        retrieve.read_folder(tmp_path)

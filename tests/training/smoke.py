@@ -10,7 +10,8 @@ from typing import NamedTuple
 from delf_tf import config, synthetic
 from delf_tf.datasets.input import training_images
 from delf_tf.datasets.records import builder as record_builder
-from delf_tf.tools import main, train
+from delf_tf.pipelines import train
+from delf_tf.tools import main
 
 # Of each system the configs that are trained one after the other, each from the last one's weights.
 SYSTEMS = {

@@ -9,7 +9,7 @@ import pytest
 
 from delf_tf import config
 from delf_tf.models.zoo.checkpoint import OPTIONS_KEY
-from delf_tf.tools import experiment
+from delf_tf.pipelines.runtime import Runtime
 from tests.training import inliers, smoke
 
 # Every image as it is, so that a loss falls by learning alone.
@@ -91,5 +91,5 @@ def test_attention_selects_more_true_inliers_than_chance(trained):
     message = config.load_experiment("smoke_delf_attention")
     message.model.weights = str(trained("delf"))
     message.extraction.max_num_features = 1000
-    by_attention, by_chance = inliers.shares(experiment.create_extractor(message))
+    by_attention, by_chance = inliers.shares(Runtime(message).extractor())
     assert by_attention > 1.2 * by_chance

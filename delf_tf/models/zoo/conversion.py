@@ -152,12 +152,19 @@ def recognise(arrays: Arrays) -> str | None:
     return None
 
 
-def convert_arrays(source: str, arrays: Arrays) -> RetrievalModel:
+def describe_arrays(source: str, arrays: Arrays) -> tuple[str, dict[str, Any]]:
+    """Returns the name and the options, preprocessing among them, of foreign arrays' network."""
+    require_choice("source", source, SOURCES)
+    return SOURCES[source].options(arrays)
+
+
+def convert_arrays(source: str, arrays: Arrays, **options: Any) -> RetrievalModel:
     """Builds the network that foreign arrays belong to, and gives it their values.
 
     Args:
       source: a key of SOURCES.
       arrays: foreign name -> array.
+      **options: of the network, which change no variable.
 
     Returns:
       The model; its options and preprocessing are the foreign program's.
@@ -166,13 +173,11 @@ def convert_arrays(source: str, arrays: Arrays) -> RetrievalModel:
       InputError: arrays that are missing, unknown, of another shape, not numbers, NaN or infinite:
         each is listed with its shape.
     """
-    require_choice("source", source, SOURCES)
-    names, describe, _ = SOURCES[source]
-    model_name, kwargs = describe(arrays)
-    model = build(model_name, seed=0, **kwargs)
+    model_name, kwargs = describe_arrays(source, arrays)
+    model = build(model_name, seed=0, **{**kwargs, **options})
     variables = variables_by_path(model)
     shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
-    values = translate(names, arrays, shapes)
+    values = translate(SOURCES[source].names, arrays, shapes)
     for path, variable in variables.items():
         variable.assign(values[path])
     return model

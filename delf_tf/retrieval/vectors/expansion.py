@@ -10,6 +10,7 @@ from delf_tf.retrieval.vectors.topk import search_blocks
 from delf_tf.retrieval.vectors.whitening import l2_normalise
 from delf_tf.types import GlobalDescriptors, Ranking
 
+NUM_NEIGHBOURS = 10
 _BATCH = 64
 
 
@@ -18,7 +19,7 @@ def expand_queries(
     ranking: Ranking,
     database: np.ndarray | VectorTable,
     *,
-    num_neighbours: int = 10,
+    num_neighbours: int = NUM_NEIGHBOURS,
     alpha: float = 3.0,
 ) -> GlobalDescriptors:
     """Adds to each query its best images: q ← L2(q + Σ_i max(q · x_i, 0)^α x_i).
@@ -50,7 +51,7 @@ def expand_queries(
 
 
 def augment_database(
-    descriptors: GlobalDescriptors, *, num_neighbours: int = 10, alpha: float = 3.0
+    descriptors: GlobalDescriptors, *, num_neighbours: int = NUM_NEIGHBOURS, alpha: float = 3.0
 ) -> GlobalDescriptors:
     """Adds to each database image its nearest others, as `expand_queries` does to a query.
 

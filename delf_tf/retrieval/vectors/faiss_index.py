@@ -28,6 +28,7 @@ class FaissIndex(VectorIndex):
     """A faiss index by its factory string, with exact re-scoring of the head."""
 
     kind = "faiss"
+    learns = True
 
     def __init__(
         self,
@@ -54,11 +55,9 @@ class FaissIndex(VectorIndex):
             first `add`, when the width is known.
         """
         super().__init__(**kwargs)
-        require(num_probes >= 1, "num_probes must be 1 or more.", num_probes=num_probes)
-        require(num_rescored >= 0, "num_rescored must be 0 or more.", num_rescored=num_rescored)
         self.factory = factory
-        self.num_probes = num_probes
-        self.num_rescored = num_rescored
+        self.num_probes, self.num_rescored = num_probes, num_rescored
+        self.set_effort(num_probes=num_probes, num_rescored=num_rescored)
         self.keep_vectors = keep_vectors
         self._codes: faiss.Index | None = None
 
@@ -73,6 +72,19 @@ class FaissIndex(VectorIndex):
     def num_bytes(self) -> int:
         """Size of the codes and cells, without ids and vectors; 0 while it is untrained."""
         return len(faiss.serialize_index(self._codes)) if self._codes is not None else 0
+
+    @property
+    def lacks_vectors(self) -> bool:
+        """See VectorIndex."""
+        return len(self._table) < len(self)
+
+    def set_effort(self, *, num_probes: int | None = None, num_rescored: int | None = None) -> None:
+        """See VectorIndex."""
+        super().set_effort(num_probes=num_probes, num_rescored=num_rescored)
+        if num_probes is not None:
+            self.num_probes = num_probes
+        if num_rescored is not None:
+            self.num_rescored = num_rescored
 
     def train(self, vectors: np.ndarray) -> None:
         """Fits cells and codes to a sample; without it the first `add` does, with what it adds.

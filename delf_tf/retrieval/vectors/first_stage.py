@@ -13,9 +13,13 @@ import numpy as np
 
 from delf_tf.checks import require
 from delf_tf.retrieval.rankings import cut
-from delf_tf.retrieval.vectors.expansion import augment_database, expand_queries
+from delf_tf.retrieval.vectors.expansion import (
+    NUM_NEIGHBOURS,
+    augment_database,
+    expand_queries,
+)
 from delf_tf.retrieval.vectors.index import build_index, create_index
-from delf_tf.retrieval.vectors.superglobal import rerank_global
+from delf_tf.retrieval.vectors.superglobal import NUM_CANDIDATES, rerank_global
 from delf_tf.retrieval.vectors.table import VectorTable
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
 from delf_tf.types import GlobalDescriptors, Ranking
@@ -94,13 +98,13 @@ def search_first_stage(
     table = _all_vectors(index)
     queries = index.whiten(queries)
     if query_expansion is not None:
-        needed = query_expansion.get("num_neighbours", 10)
+        needed = query_expansion.get("num_neighbours", NUM_NEIGHBOURS)
         near = min(max(needed, 1), most)
         found = index.search(queries, near, exclude_self=exclude_self, whitened=True)
         queries = expand_queries(queries, found, table, **query_expansion)
     if global_rerank is None:
         return index.search(queries, limit, exclude_self=exclude_self, whitened=True)
-    depth = min(max(limit, global_rerank.get("num_candidates", 400)), most)
+    depth = min(max(limit, global_rerank.get("num_candidates", NUM_CANDIDATES)), most)
     found = index.search(queries, depth, exclude_self=exclude_self, whitened=True)
     return cut(rerank_global(found, queries, table, **global_rerank), limit)
 

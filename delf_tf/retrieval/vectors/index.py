@@ -1,11 +1,10 @@
-"""Indexes of global descriptors: the protocol, the exact index, and kinds by name."""
+"""Indexes of global descriptors: the exact index, and kinds by name."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,34 +15,17 @@ from delf_tf.retrieval.index_file import map_index
 from delf_tf.retrieval.rankings import cut, without_self
 from delf_tf.retrieval.vectors.topk import search_blocks
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
-from delf_tf.types import GlobalDescriptors, Ranking
+from delf_tf.types import GlobalDescriptors
 
 __all__ = [
     "INDEX_KINDS",
     "ExactIndex",
-    "Index",
     "build_index",
     "create_index",
     "cut",
     "load_index",
     "without_self",
 ]
-
-
-class Index(Protocol):
-    """What finds the database images nearest to a query."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def add(self, descriptors: GlobalDescriptors) -> None:
-        """Adds images; their rows follow those added before."""
-
-    def search(self, queries: GlobalDescriptors, k: int, *, exclude_self: bool = False) -> Ranking:
-        """Returns the `k` best images of each query."""
-
-    def save(self, path: StrPath) -> Path:
-        """Writes the index atomically and returns `path`."""
 
 
 class ExactIndex(VectorIndex):
@@ -133,9 +115,8 @@ def build_index(
     dim = next((vectors.shape[1] for _, vectors in blocks() if len(vectors)), 0)
     require(dim > 0, "An index must be built of at least one image.", num_images=num_images)
     index = create_index(type_, num_images=num_images, dim=dim, **kwargs)
-    train = getattr(index, "train", None)
-    if train is not None:
-        train(_sample(blocks(), num_images))
+    if index.learns:
+        index.train(_sample(blocks(), num_images))
     with Progress(num_images, "images", "Indexing") as progress:
         for ids, vectors in blocks():
             index.add(GlobalDescriptors(tuple(ids), vectors))

@@ -15,13 +15,15 @@ from delf_tf.retrieval.vectors.expansion import check_database
 from delf_tf.retrieval.vectors.table import VectorTable
 from delf_tf.types import GlobalDescriptors, Ranking
 
+NUM_CANDIDATES = 400
+
 
 def rerank_global(
     ranking: Ranking,
     queries: GlobalDescriptors,
     database: np.ndarray | VectorTable,
     *,
-    num_candidates: int = 400,
+    num_candidates: int = NUM_CANDIDATES,
     num_neighbours: int = 9,
     beta: float = 0.15,
 ) -> Ranking:

@@ -24,6 +24,8 @@ class VectorIndex:
     """Ids, vectors, whitening and files: all that an index has besides its way of searching."""
 
     kind = ""
+    # Whether `train` learns something, for which a sample is then drawn.
+    learns = False
 
     def __init__(
         self,
@@ -79,6 +81,37 @@ class VectorIndex:
     def vectors(self) -> VectorTable:
         """What it holds, [N, D] after whitening; empty if it keeps codes alone."""
         return self._table
+
+    @property
+    def lacks_vectors(self) -> bool:
+        """Whether it holds images whose vectors `attach` must give before stages that need them."""
+        return False
+
+    def set_effort(self, *, num_probes: int | None = None, num_rescored: int | None = None) -> None:
+        """Sets how much of the index a query looks at; None leaves what is set.
+
+        Args:
+          num_probes: cells visited a query, where there are cells.
+          num_rescored: results that are scored again exactly, where codes approximate them.
+
+        Raises:
+          InputError: a count out of range.
+        """
+        given = (("num_probes", num_probes, 1), ("num_rescored", num_rescored, 0))
+        for name, value, least in given:
+            fits = value is None or value >= least
+            require(fits, f"{name} must be {least} or more.", **{name: value})
+
+    def train(self, vectors: np.ndarray) -> None:
+        """Learns from a sample, float32 [N, D], of what will be added; most kinds learn nothing."""
+
+    def attach(self, vectors: np.ndarray) -> None:
+        """Gives an index that lacks its vectors, [N, D] as it compares them, those vectors.
+
+        Raises:
+          InputError: the index lacks none, or these are others.
+        """
+        raise invalid("The index must lack its vectors to be given them.", vectors=vectors)
 
     def whiten(self, descriptors: GlobalDescriptors) -> GlobalDescriptors:
         """Returns descriptors as the index compares them; without a whitening, as they are."""

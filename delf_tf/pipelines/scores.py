@@ -1,16 +1,27 @@
-"""From rankings to the metrics file and the table that compares single-stage with two-stage."""
+"""What the stages of a run score and cost: the metrics file, and the table beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from delf_tf.datasets import folder
 from delf_tf.evaluation import metrics, results
+from delf_tf.evaluation.results import SINGLE_STAGE, TWO_STAGE
+from delf_tf.features.store import FeatureStore
+from delf_tf.pipelines import indexing
+from delf_tf.pipelines.runtime import Runtime
+from delf_tf.protos import experiment_pb2
 from delf_tf.report.html import Table
-from delf_tf.types import Ranking
+from delf_tf.types import ImageRef, Ranking
 
-SINGLE_STAGE, TWO_STAGE = "single_stage", "two_stage"
+# Images whose extraction is timed.
+_NUM_TIMED = 5
+# A search that took less is run a second time, warm.
+_QUICK_S = 2.0
 _TITLES = {SINGLE_STAGE: "single-stage", TWO_STAGE: "two-stage"}
 
 # Column title, key in the metrics, format.
@@ -25,6 +36,53 @@ _COSTS = (
     ("bytes/image", "bytes_per_image", "{:,.0f}"),
     ("ms/query", "seconds_per_query", "{:.1f}"),
 )
+
+# Whether global descriptors and local features are extracted.
+Kinds = tuple[bool, bool]
+
+
+def timed_search(search: Callable[[], Ranking]) -> tuple[Ranking, float]:
+    """Returns a ranking and the seconds a query that it took: all in one batch, warm if quick."""
+    ranking, seconds = timed(search)
+    if seconds < _QUICK_S:
+        ranking, seconds = timed(search)
+    return ranking, seconds / max(1, len(ranking.query_ids))
+
+
+def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    """Returns what a function gives, and the seconds that it took."""
+    start = time.perf_counter()
+    return function(), time.perf_counter() - start
+
+
+def needed_kinds(message: experiment_pb2.Experiment, stage: str) -> Kinds:
+    """Returns the features that a stage needs, the stage before it included.
+
+    A single stage needs global descriptors alone; one that searches local features, these alone.
+    """
+    by_local = indexing.by_local_features(message)
+    use_global = message.extraction.use_global_features and not by_local
+    return use_global, by_local or stage == TWO_STAGE
+
+
+def extraction_costs(
+    runtime: Runtime, refs: Sequence[ImageRef], store: FeatureStore, kinds: Mapping[str, Kinds]
+) -> dict[str, dict[str, float]]:
+    """Returns by stage the seconds and bytes an image that its kinds of features take.
+
+    Images are timed from file to features, warm, the stages interleaved; medians.
+    """
+    size = store.bytes_per_image()
+    readable = set(store.ids())
+    shown = [ref for ref in refs if ref.id in readable][:: max(1, len(readable) // _NUM_TIMED)]
+    seconds = _time_extraction(runtime, shown[:_NUM_TIMED], sorted(set(kinds.values())))
+    return {
+        stage: {
+            "seconds_per_image": seconds[use_global, use_local],
+            "bytes_per_image": size["global"] * use_global + size["local"] * use_local,
+        }
+        for stage, (use_global, use_local) in kinds.items()
+    }
 
 
 def score_rankings(
@@ -83,6 +141,23 @@ def summary_table(scored: Mapping[str, Any]) -> Table:
             for stage in stages
         ],
     )
+
+
+def _time_extraction(
+    runtime: Runtime, refs: Sequence[ImageRef], kinds: Sequence[Kinds]
+) -> dict[Kinds, float]:
+    from delf_tf.extraction import engine  # noqa: PLC0415 - TensorFlow takes seconds to load
+
+    loader = runtime.loader()
+    times: dict[Kinds, list[float]] = {one: [] for one in kinds}
+    for ref in refs:
+        for one, values in times.items():
+            extractor = runtime.extractor(use_global=one[0], use_local=one[1])
+            engine.extract_image(extractor, *loader.load(ref))
+            start = time.perf_counter()
+            engine.extract_image(extractor, *loader.load(ref))
+            values.append(time.perf_counter() - start)
+    return {one: float(np.median(values)) for one, values in times.items()}
 
 
 def _cell(value: float | None, key: str, form: str) -> str:

@@ -1,4 +1,4 @@
-"""The report of `retrieve`: which queries are shown, with which pictures and words."""
+"""The page of `retrieve`: which queries are shown, with which pictures and words."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from delf_tf import artifacts
 from delf_tf.checks import InputError
 from delf_tf.datasets import folder, images
 from delf_tf.evaluation.curves import mean_precision_at_recall
+from delf_tf.evaluation.results import SINGLE_STAGE, TWO_STAGE
 from delf_tf.report import comparison_plots, html
 from delf_tf.report.plots import figure_bytes, matches_figure
 from delf_tf.retrieval.second_stage.rerank import Verifications
-from delf_tf.tools.score import SINGLE_STAGE, TWO_STAGE
 from delf_tf.types import GroundTruth, ImageRef, LocalFeatures, Ranking, Verification
 
 _NUM_HITS = 8
@@ -29,9 +29,13 @@ _MATCH_SIDE_PX = 400
 # Queries that are shown with what the network sees in them.
 _NUM_MAPS, _MAPS_DPI = 3, 80
 
-# A query's and a database image's features with their verification.
-Verified = tuple[LocalFeatures, LocalFeatures, Verification]
-Verify = Callable[[str, str], Verified]
+
+class Verified(NamedTuple):
+    """What the second stage found, for each query by database row, and of which features."""
+
+    verifications: Verifications
+    read_query: Callable[[str], LocalFeatures]
+    read_database: Callable[[str], LocalFeatures]
 
 
 class Pictures(NamedTuple):
@@ -48,7 +52,7 @@ def write(
     pictures: Pictures,
     places: Mapping[str, str] | None,
     average_precisions: Mapping[str, Mapping[str, float]],
-    verify: Verify | None,
+    verified: Verified | None,
     paint: Callable[[ImageRef], Figure] | None = None,
     table: html.Table,
     plots: Sequence[html.Picture] = (),
@@ -63,7 +67,7 @@ def write(
       pictures: where the images are.
       places: by image id; None without labels.
       average_precisions: by stage and query id, for scored queries.
-      verify: gives the matches of a pair; None for single-stage retrieval.
+      verified: of the second stage; None for single-stage retrieval.
       paint: draws what the network sees in an image; None, or its refusal, leaves that out.
       table: scores and costs.
       plots: below the table.
@@ -74,7 +78,12 @@ def write(
     rows = choose_queries(first, average_precisions, num_queries)
     sections = [
         _section(
-            row, rankings, pictures=pictures, places=places, aps=average_precisions, verify=verify
+            row,
+            rankings,
+            pictures=pictures,
+            places=places,
+            aps=average_precisions,
+            verified=verified,
         )
         for row in rows
     ]
@@ -205,7 +214,7 @@ def _section(
     pictures: Pictures,
     places: Mapping[str, str] | None,
     aps: Mapping[str, Mapping[str, float]],
-    verify: Verify | None,
+    verified: Verified | None,
 ) -> html.QuerySection:
     query = rankings[SINGLE_STAGE].query_ids[row]
     rows = []
@@ -221,12 +230,17 @@ def _section(
     place = (places or {}).get(query, "")
     caption = f"{query} ({place})" if place else query
     matches = []
-    if verify is not None:
-        last = rankings[TWO_STAGE]
-        heads = [
-            last.database_ids[index] for index in last.indices[row, :_NUM_MATCHES] if index >= 0
+    if verified is not None:
+        last, found = rankings[TWO_STAGE], verified.verifications[row]
+        matches = [
+            match_picture(
+                (pictures.queries[query], pictures.database[last.database_ids[index]]),
+                (verified.read_query(query), verified.read_database(last.database_ids[index])),
+                found[index],
+            )
+            for index in last.indices[row, :_NUM_MATCHES].tolist()
+            if index in found
         ]
-        matches = [_match(query, head, pictures, verify) for head in heads]
     thumbnail = html.thumbnail(images.read_image(pictures.queries[query]))
     return html.QuerySection(query, thumbnail, caption, rows, matches)
 
@@ -243,23 +257,26 @@ def _hit(
     )
 
 
-def _match(query: str, hit: str, pictures: Pictures, verify: Verify) -> html.Picture:
-    query_features, database_features, found = verify(query, hit)
-    query_image, query_factor = _small(pictures.queries[query])
-    database_image, database_factor = _small(pictures.database[hit])
+def match_picture(
+    refs: tuple[ImageRef, ImageRef],
+    features: tuple[LocalFeatures, LocalFeatures],
+    found: Verification,
+) -> html.Picture:
+    """Returns a query beside a database image with lines between their matches."""
+    (query_image, query_factor), (database_image, database_factor) = map(_small, refs)
     figure = matches_figure(
         query_image,
         database_image,
-        query_features.locations[found.matches[:, 0]] * query_factor,
-        database_features.locations[found.matches[:, 1]] * database_factor,
+        features[0].locations[found.matches[:, 0]] * query_factor,
+        features[1].locations[found.matches[:, 1]] * database_factor,
         found.inlier_mask,
         transform=_scaling(database_factor) @ found.transform @ _scaling(1 / query_factor),
     )
     words = f"{found.num_inliers} inliers of {len(found.matches)} matches"
     return html.Picture(
         html.data_uri(figure_bytes(figure, "jpg"), "image/jpeg"),
-        f"{query} and {hit}: {words}",
-        f"{query} beside {hit} with lines between {words}",
+        f"{refs[0].id} and {refs[1].id}: {words}",
+        f"{refs[0].id} beside {refs[1].id} with lines between {words}",
     )
 
 

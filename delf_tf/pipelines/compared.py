@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,27 +14,18 @@ from absl import logging
 
 from delf_tf import artifacts, config
 from delf_tf.checks import InputError
+from delf_tf.evaluation.results import SINGLE_STAGE, TWO_STAGE
 from delf_tf.features.store import FeatureStore
+from delf_tf.pipelines import indexing, reranking, scores, searching, train
+from delf_tf.pipelines.extraction import Collections
+from delf_tf.pipelines.runtime import Runtime
 from delf_tf.protos import comparison_pb2, experiment_pb2
 from delf_tf.retrieval import ranking_file, rankings
-from delf_tf.tools import (
-    build_index,
-    experiment,
-    local_indexes,
-    measure,
-    rerank,
-    score,
-    search,
-    train,
-)
-from delf_tf.tools.pipeline import Collections, check_stages
 from delf_tf.types import Ranking
 
 # Raise it when the same pipeline gives other results or other costs.
 _VERSION = "1"
 _NUM_TIMED_QUERIES = 8
-# A search that took less is run a second time, warm.
-_QUICK_S = 20.0
 
 
 class Pipeline(NamedTuple):
@@ -49,7 +40,11 @@ class Stores(NamedTuple):
 
     database: FeatureStore
     queries: FeatureStore | None
-    local_pca: Path | None
+
+    @property
+    def asked(self) -> FeatureStore:
+        """The features of the queries."""
+        return self.database if self.queries is None else self.queries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +69,8 @@ class Costs:
 
     @property
     def seconds_per_query(self) -> float:
-        """From a query's file to its ranking."""
-        return self.seconds_per_image + self.search_seconds + self.rerank_seconds
+        """From a query's features to its ranking."""
+        return self.search_seconds + self.rerank_seconds
 
 
 class Result(NamedTuple):
@@ -98,7 +93,7 @@ def read_pipelines(path: str) -> list[Pipeline]:
         if one.weights:
             message.model.weights = one.weights
         try:
-            check_stages(message)
+            indexing.check_stages(message)
         except InputError as error:
             raise InputError(f"Pipeline {one.name!r}: {error}") from None
         pipelines.append(Pipeline(one.name, message))
@@ -130,9 +125,8 @@ def shared_extraction(pipelines: Sequence[Pipeline]) -> list[tuple[str, list[Pip
     """
     groups: dict[str, list[Pipeline]] = {}
     for one in pipelines:
-        groups.setdefault(
-            experiment.extraction_fingerprint(with_kinds(one.message, True, True)), []
-        ).append(one)
+        fingerprint = Runtime(with_kinds(one.message, True, True)).fingerprint()
+        groups.setdefault(fingerprint, []).append(one)
     return list(groups.items())
 
 
@@ -149,17 +143,19 @@ def with_kinds(
 
 def run(
     one: Pipeline,
+    runtime: Runtime,
     collections: Collections,
     stores: Stores,
+    *,
     query_ids: Sequence[str],
     folder: Path,
-    *,
     num_threads: int,
 ) -> Result:
     """Ranks, re-ranks and measures one pipeline; what `folder` holds of the same is read.
 
     Args:
       one: the pipeline.
+      runtime: the experiment that extracted the features.
       collections: its images.
       stores: their features.
       query_ids: the queries that can be scored, which are the ones that are re-ranked.
@@ -180,11 +176,10 @@ def run(
         ranking, costs["rerank_seconds"] = _second_stage(
             one.message, ranking, stores, folder / "verifications", num_threads
         )
-    measured = measure.stage_costs(
-        one.message, collections.database, stores.database, stores.local_pca, {_stage(one): 0.0}
-    )[_stage(one)]
-    names = ("seconds_per_image", "bytes_per_image")
-    result = Result(ranking, Costs(**costs, **{name: measured[name] for name in names}))
+    stage = TWO_STAGE if one.message.HasField("rerank") else SINGLE_STAGE
+    kinds = {stage: scores.needed_kinds(one.message, stage)}
+    measured = scores.extraction_costs(runtime, collections.database, stores.database, kinds)
+    result = Result(ranking, Costs(**costs, **measured[stage]))
     ranking_file.save_ranking(ranking_path, ranking, pipeline=one.name, fingerprint=fingerprint)
     artifacts.write_json(
         costs_path, {"fingerprint": fingerprint, **dataclasses.asdict(result.costs)}
@@ -192,30 +187,24 @@ def run(
     return result
 
 
-def _stage(one: Pipeline) -> str:
-    return score.TWO_STAGE if one.message.HasField("rerank") else score.SINGLE_STAGE
-
-
 def _first_stage(
     message: experiment_pb2.Experiment, stores: Stores
 ) -> tuple[Ranking, dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="delf_tf-") as scratch:
-        path = Path(scratch, "index")
-        start = time.perf_counter()
-        if local_indexes.is_type(message.index.type):
-            local_indexes.build(message, stores.database, path)
-        else:
-            build_index.build(message, stores.database).save(path)
-        index_seconds = time.perf_counter() - start
+        path, index_seconds = scores.timed(
+            lambda: indexing.build(message, stores.database, Path(scratch, "index"))
+        )
         size = sum(file.stat().st_size for file in Path(scratch).rglob("*") if file.is_file())
-        rank = search.open_index(message, path, stores.database, stores.queries)
-        ranking, seconds = _timed(rank)
-        if seconds < _QUICK_S:
-            ranking, seconds = _timed(rank)
+        index = indexing.open_index(
+            message, path, fingerprint=stores.asked.fingerprint, database=stores.database
+        )
+        ranking, seconds = scores.timed_search(
+            functools.partial(searching.rank, message, index, *stores)
+        )
     return ranking, {
         "index_seconds": index_seconds,
         "index_bytes": size,
-        "search_seconds": seconds / max(1, len(ranking.query_ids)),
+        "search_seconds": seconds,
     }
 
 
@@ -227,29 +216,21 @@ def _second_stage(
     num_threads: int,
 ) -> tuple[Ranking, float]:
     """Re-ranks; the time is that of a few queries, as verifications may be there already."""
-    queries = stores.database if stores.queries is None else stores.queries
 
-    def verify(some: Ranking, kept: Path | None) -> Ranking:
-        return rerank.verify_stores(
-            message,
-            some,
-            queries,
-            stores.database,
-            num_threads=num_threads,
-            verifications_dir=kept,
+    def verify(some: Ranking, **kwargs: Any) -> Ranking:
+        read = reranking.cached_reader(stores.database)
+        return reranking.verify(
+            message, some, stores.asked, read, num_threads=num_threads, **kwargs
         )[0]
 
     step = max(1, len(ranking.query_ids) // _NUM_TIMED_QUERIES)
     few = ranking.query_ids[::step][:_NUM_TIMED_QUERIES]
     timed = rankings.aligned(ranking, few, ranking.database_ids)
-    verify(rankings.aligned(ranking, few[:1], ranking.database_ids), None)
-    _, seconds = _timed(lambda: verify(timed, None))
-    return verify(ranking, folder), seconds / max(1, len(few))
-
-
-def _timed(function: Any) -> tuple[Any, float]:
-    start = time.perf_counter()
-    return function(), time.perf_counter() - start
+    verify(rankings.aligned(ranking, few[:1], ranking.database_ids))
+    _, seconds = scores.timed(lambda: verify(timed))
+    fingerprint = reranking.features_fingerprint(stores.asked, stores.database)
+    reranked = verify(ranking, verifications_dir=folder, fingerprint=fingerprint)
+    return reranked, seconds / max(1, len(few))
 
 
 def _fingerprint(

@@ -10,11 +10,10 @@ from delf_tf.artifacts import StrPath
 from delf_tf.checks import UsageError, require
 from delf_tf.datasets import folder, gldv2, revisitop, tables
 from delf_tf.evaluation import labelled, landmarks, metrics, pooled, results, voting
+from delf_tf.evaluation.results import LABELS
 from delf_tf.retrieval import rankings
 from delf_tf.types import GroundTruth, Ranking
 
-# The one protocol of a labelled folder.
-LABELS = "labels"
 _SCORED_USAGES = ("Public", "Private")
 
 # A protocol gives figures for JSON, and the same as printable lines.
@@ -145,7 +144,7 @@ def _ukbench(task: Task) -> tuple[Figures, list[str]]:
 
 def _gldv2(task: Task) -> tuple[Figures, list[str]]:
     by_usage: dict[str, Any]
-    if is_recognition(task.truth_path):
+    if _solution_column(task.truth_path) == "landmarks":
         solution = gldv2.read_recognition_solution(task.truth_path)
         predicted = recognition_predictions(task, solution)
         by_usage = {
@@ -170,6 +169,17 @@ def _gldv2(task: Task) -> tuple[Figures, list[str]]:
             for usage, one in by_usage.items()
         ]
     return results.json_ready({**by_usage, **task.conditions.__dict__}), lines
+
+
+def write_submission(path: StrPath, task: Task) -> Path:
+    """Writes what a ranking says to a Google Landmarks v2 solution's images, as a submission."""
+    if _solution_column(task.truth_path) == "landmarks":
+        solution = gldv2.read_recognition_solution(task.truth_path)
+        answers = recognition_predictions(task, solution)
+        return gldv2.write_recognition_submission(path, answers, list(solution))
+    solution = gldv2.read_retrieval_solution(task.truth_path)
+    retrieved = retrieval_predictions(task, solution)
+    return gldv2.write_retrieval_submission(path, retrieved, list(solution))
 
 
 def retrieval_predictions(task: Task, solution: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -231,11 +241,6 @@ def _ranking(task: Task) -> Ranking:
 
 def _stem(one: str) -> str:
     return PurePosixPath(one).stem
-
-
-def is_recognition(truth_path: str) -> bool:
-    """Whether a Google Landmarks v2 solution is that of recognition."""
-    return _solution_column(truth_path) == "landmarks"
 
 
 def _solution_column(truth_path: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,17 +10,16 @@ import numpy as np
 from delf_tf import matching
 from delf_tf.checks import require
 from delf_tf.datasets import folder
-from delf_tf.features.store import FeatureStore
 from delf_tf.matching.calibration import ChanceInliers
-from delf_tf.types import Ranking
+from delf_tf.types import LocalFeatures, Ranking
 
 _TRIES = 20
 
 
 def chance_inliers(
     ranking: Ranking,
-    queries: FeatureStore,
-    database: FeatureStore,
+    read_query: Callable[[str], LocalFeatures],
+    read_database: Callable[[str], LocalFeatures],
     *,
     num_pairs: int,
     num_candidates: int,
@@ -36,8 +35,8 @@ def chance_inliers(
 
     Args:
       ranking: the first stage's result.
-      queries: features of its queries.
-      database: features of its database.
+      read_query: gives a query's local features by its id.
+      read_database: gives a database image's.
       num_pairs: hundreds.
       num_candidates: length of the head.
       labels: place by image, or None.
@@ -51,8 +50,7 @@ def chance_inliers(
     require(num_pairs >= 1, "The pairs to calibrate on must be 1 or more.", num_pairs=num_pairs)
     pairs = _draw(ranking, num_pairs, num_candidates, labels)
     features = (
-        (queries.read_local(ranking.query_ids[q]), database.read_local(ranking.database_ids[d]))
-        for q, d in pairs
+        (read_query(ranking.query_ids[q]), read_database(ranking.database_ids[d])) for q, d in pairs
     )
     return matching.calibrate(features, quantile=quantile, num_threads=num_threads, **options)
 

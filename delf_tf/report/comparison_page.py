@@ -13,21 +13,22 @@ import delf_tf
 from delf_tf import artifacts
 from delf_tf.datasets import images
 from delf_tf.evaluation.curves import mean_precision_at_recall
+from delf_tf.evaluation.results import LABELS
 from delf_tf.report import comparison_plots, html
-from delf_tf.tools import protocols
-from delf_tf.tools.pipeline import Collections
 from delf_tf.types import GroundTruth, ImageRef, Ranking
 
 _NUM_HITS = 6
 # Of a revisited set's protocols, the one whose curves and queries are shown.
-_SHOWN = ("labels", "medium")
+_SHOWN = (LABELS, "medium")
+# The images of the queries and of the database, by id.
+Images = tuple[Mapping[str, ImageRef], Mapping[str, ImageRef]]
 
 
 def table(figures: Mapping[str, Any]) -> html.Table:
     """Returns a row a pipeline: mAP by protocol with its interval, the test, and the costs."""
     names = list(figures["pipelines"][0]["protocols"])
-    shown = _shown(names)
-    titles = ["mAP" if name == protocols.LABELS else f"mAP {name}" for name in names]
+    shown = shown_protocol(names)
+    titles = ["mAP" if name == LABELS else f"mAP {name}" for name in names]
     header = ["", *titles]
     by_place = "mAP_by_place" in figures["pipelines"][0]["protocols"][shown]
     header += ["by place"] if by_place else []
@@ -40,9 +41,8 @@ def table(figures: Mapping[str, Any]) -> html.Table:
 def write(
     path: artifacts.StrPath,
     figures: Mapping[str, Any],
-    rankings: Mapping[str, Ranking],
-    collections: Collections,
-    truth_path: str,
+    judged: Mapping[str, tuple[Ranking, GroundTruth]],
+    pictures: Images,
     *,
     num_queries: int,
 ) -> Path:
@@ -51,16 +51,12 @@ def write(
     Args:
       path: of the .html file.
       figures: of comparison.json.
-      rankings: by pipeline, the same queries in each.
-      collections: the images.
-      truth_path: the ground truth that `figures` were scored by.
+      judged: by pipeline, its ranking of the same queries and their ground truth, by the protocol
+        that `shown_protocol` chooses.
+      pictures: the images.
       num_queries: most queries shown.
     """
-    shown = _shown(list(figures["pipelines"][0]["protocols"]))
-    judged = {
-        name: protocols.with_ground_truth(ranking, truth_path)[shown]
-        for name, ranking in rankings.items()
-    }
+    shown = shown_protocol(list(figures["pipelines"][0]["protocols"]))
     aps = {one["name"]: _per_query(one, shown) for one in figures["pipelines"]}
     cropped = "cropped to their boxes" if figures["queries_cropped"] else "used whole, not cropped"
     return html.write_report(
@@ -73,9 +69,7 @@ def write(
         table=table(figures),
         notes=_notes(figures["pipelines"], shown),
         plots=_plots(figures, judged, aps, shown),
-        queries=[
-            _section(row, judged, aps, collections) for row in disagreements(aps, num_queries)
-        ],
+        queries=[_section(row, judged, aps, pictures) for row in disagreements(aps, num_queries)],
         has_labels=True,
         footer=f"Made by delf_tf {delf_tf.__version__}.",
     )
@@ -89,7 +83,8 @@ def disagreements(aps: Mapping[str, np.ndarray], num_queries: int) -> list[int]:
     return [int(row) for row in order[:num_queries] if spread[row] > 0]
 
 
-def _shown(names: Sequence[str]) -> str:
+def shown_protocol(names: Sequence[str]) -> str:
+    """Returns the protocol whose curves and queries are shown."""
     return next((name for name in _SHOWN if name in names), names[0])
 
 
@@ -160,7 +155,7 @@ def _plots(
             one["name"],
             one["protocols"][shown]["mAP"],
             tuple(one["protocols"][shown]["mAP_interval"]),
-            one["costs"]["seconds_per_query"],
+            one["costs"]["seconds_per_image"] + one["costs"]["seconds_per_query"],
             one["costs"]["bytes_per_image"],
         )
         for one in figures["pipelines"]
@@ -179,12 +174,11 @@ def _section(
     row: int,
     judged: Mapping[str, tuple[Ranking, GroundTruth]],
     aps: Mapping[str, np.ndarray],
-    collections: Collections,
+    pictures: Images,
 ) -> html.QuerySection:
     first, _ = next(iter(judged.values()))
     query = first.query_ids[row]
-    database = {ref.id: ref for ref in collections.database}
-    asked = database if collections.queries is None else {r.id: r for r in collections.queries}
+    asked, database = pictures
     rows = [
         html.RankedRow(f"{name}, AP {aps[name][row]:.3f}", _hits(ranking, truth, row, database))
         for name, (ranking, truth) in judged.items()

@@ -1,0 +1,1 @@
+"""From configs to results: what tools and Python users call. Layer 4."""

@@ -1,0 +1,56 @@
+"""An experiment's extractor to a SavedModel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from delf_tf import artifacts
+from delf_tf.checks import UsageError, require, require_choice
+from delf_tf.export import KINDS
+from delf_tf.pipelines.runtime import Runtime
+from delf_tf.protos import experiment_pb2
+
+
+def export(
+    message: experiment_pb2.Experiment,
+    output_dir: artifacts.StrPath,
+    *,
+    kind: str | None = None,
+    local_pca: artifacts.StrPath | None = None,
+    **options: Any,
+) -> Path:
+    """Exports the experiment's extractor and returns output_dir.
+
+    Args:
+      message: the experiment.
+      output_dir: folder to make.
+      kind: "local", "local_and_global" or "global"; None: what the config extracts.
+      local_pca: fitted PCA of local descriptors; None for the config's own path.
+      **options: overwrite, fixed_scales and pool_scales: see
+        export.savedmodel.export_extractor.
+
+    Raises:
+      InputError: the model does not give what the kind needs, a PCA that is not fitted, or an
+        output_dir that exists.
+    """
+    if kind is not None:
+        require_choice("kind", kind, KINDS, UsageError)
+        message.extraction.use_local_features = kind != "global"
+        message.extraction.use_global_features = kind != "local"
+    runtime = Runtime(message, local_pca=local_pca)
+    require(
+        not runtime.needs_local_pca,
+        "The config's PCA of local descriptors must be fitted before it is exported.",
+        hint="Give --local_pca; `delf_tf retrieve` fits one into its output folder.",
+    )
+    pca_content = [artifacts.file_fingerprint(local_pca)] if local_pca else []
+    extractor = runtime.extractor()
+    options["fingerprint"] = runtime.fingerprint(*pca_content)
+    from delf_tf.export import encoded, savedmodel  # noqa: PLC0415 - TensorFlow takes seconds
+
+    settings = message.extraction
+    limits = encoded.Limits(
+        settings.max_image_size, settings.min_image_size, settings.max_image_pixels
+    )
+    return savedmodel.export_extractor(extractor, output_dir, kind=kind, limits=limits, **options)

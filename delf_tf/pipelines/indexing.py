@@ -1,0 +1,267 @@
+"""Feature stores to indexes: built, added to and opened as a config says."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from delf_tf import config
+from delf_tf.artifacts import StrPath
+from delf_tf.checks import require, require_absent
+from delf_tf.features.store import FeatureStore
+from delf_tf.protos import experiment_pb2
+from delf_tf.retrieval import local_search
+from delf_tf.retrieval.local_index import LocalIndex
+from delf_tf.retrieval.vectors import expansion, first_stage, index, search
+from delf_tf.retrieval.vectors import superglobal as global_reranking
+from delf_tf.retrieval.vectors.vector_index import VectorIndex
+from delf_tf.retrieval.vectors.whitening import load_whitening
+from delf_tf.retrieval.words.asmk import AsmkIndex
+from delf_tf.retrieval.words.codebook import load_codebook
+from delf_tf.retrieval.words.codebook_checkpoint import read_codebook_checkpoint
+from delf_tf.types import GlobalDescriptors
+
+
+def by_local_features(message: experiment_pb2.Experiment) -> bool:
+    """Whether the config's type of index is one of local features."""
+    return message.index.type in local_search.LOCAL_KINDS
+
+
+def check_stages(message: experiment_pb2.Experiment) -> None:
+    """Refuses a config whose stages do not fit together, before any work is done.
+
+    Raises:
+      InputError: no features of the index's kind to search by, or no local ones to verify with.
+    """
+    if by_local_features(message):
+        refuse_global_stages(message)
+        require(
+            message.extraction.use_local_features,
+            "This type of index searches by local features.",
+            hint="Set extraction.use_local_features: true.",
+            type=message.index.type,
+        )
+    else:
+        require(
+            message.extraction.use_global_features,
+            "This type of index searches by global descriptors.",
+            hint="Set extraction.use_global_features: true, or index.type: asmk or local.",
+            type=message.index.type,
+        )
+    require(
+        message.extraction.use_local_features or not message.HasField("rerank"),
+        "Re-ranking needs local features.",
+        hint="Set extraction.use_local_features: true, or leave out the rerank section.",
+        use_local_features=False,
+    )
+
+
+def build(
+    message: experiment_pb2.Experiment,
+    store: FeatureStore,
+    path: StrPath,
+    *,
+    overwrite: bool = False,
+    **kwargs: Any,
+) -> Path:
+    """Builds the index that the config names, of a store's features.
+
+    Args:
+      message: the experiment.
+      store: the database.
+      path: a file for global descriptors, a folder for local features, where a build that was
+        killed goes on.
+      overwrite: replace what is at `path`.
+      **kwargs: of an index of global descriptors, see `create_index`.
+
+    Returns:
+      `path`.
+
+    Raises:
+      InputError: a store without the features or without images, settings that do not fit.
+    """
+    if by_local_features(message):
+        return _build_local(message, store, path, overwrite)
+    _require_new(path, overwrite)
+    return _build_global(message, store, **kwargs).save(path)
+
+
+def open_index(
+    message: experiment_pb2.Experiment,
+    path: StrPath,
+    *,
+    fingerprint: str,
+    database: FeatureStore | None = None,
+) -> search.Index:
+    """Opens an index with the config's effort and stages; see retrieval.search.open_index."""
+    if local_search.is_local(path):
+        refuse_global_stages(message)
+    names = ("num_probes", "num_rescored")
+    given = config.set_fields(message.index)
+    return search.open_index(
+        path,
+        fingerprint=fingerprint,
+        database=database,
+        effort={name: given[name] for name in names if name in given},
+        **_stages(message),
+    )
+
+
+def index_store(message: experiment_pb2.Experiment, store: FeatureStore) -> search.Index:
+    """Builds the index that the config names, to search it at once; nothing is kept on disk."""
+    if not by_local_features(message):
+        return search.GlobalSearch(_build_global(message, store), **_stages(message))
+    with tempfile.TemporaryDirectory(prefix="delf_tf-") as folder:
+        path = _build_local(message, store, folder, overwrite=False)
+        return open_index(message, path, fingerprint=store.fingerprint)
+
+
+def add(
+    path: StrPath,
+    store: FeatureStore,
+    output: StrPath | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Adds the images that an index lacks, and writes it.
+
+    Args:
+      path: of the index.
+      store: the images.
+      output: where it is written; None: to where it is, as it must be for local features.
+      overwrite: replace what is at `output`.
+
+    Returns:
+      The path that was written.
+
+    Raises:
+      InputError: no index, one of other features, or an output where there can be none.
+    """
+    if local_search.is_local(path):
+        require(
+            output is None,
+            "An index of local features must be added to where it is.",
+            hint="Leave out --output, or copy the folder first.",
+            output=output,
+        )
+        folder, num_added = local_search.add_to_local(
+            path, store.ids(), search.local_descriptors(store), fingerprint=store.fingerprint
+        )
+        _log_added(num_added, store)
+        return folder
+    if output is not None:
+        _require_new(output, overwrite)
+    made = index.load_index(path, fingerprint=store.fingerprint)
+    known, before = set(made.ids), len(made)
+    for ids, vectors in store.global_blocks():
+        new = [row for row, one in enumerate(ids) if one not in known]
+        if new:
+            made.add(GlobalDescriptors(tuple(ids[row] for row in new), vectors[new]))
+    _log_added(len(made) - before, store)
+    return made.save(path if output is None else output)
+
+
+def first_stage_conditions(message: experiment_pb2.Experiment) -> dict[str, Any]:
+    """Returns what metrics of the single stage were made with; None for a stage left out."""
+    return {
+        "index": message.index.type,
+        "index_whitening": bool(message.index.whitening),
+        "database_augmentation": _augmentation(message),
+        **_stages(message),
+    }
+
+
+def refuse_global_stages(message: experiment_pb2.Experiment) -> None:
+    """Refuses stages that need global descriptors beside an index of local features.
+
+    Raises:
+      InputError: naming them.
+    """
+    stages = {**_stages(message), "whitening": message.index.whitening or None}
+    stages["database_augmentation"] = _augmentation(message)
+    given = [name for name, value in stages.items() if value is not None]
+    require(
+        not given,
+        "Expansion, augmentation, whitening and global re-ranking need an index of global "
+        "descriptors.",
+        hint="Leave these out of the config, or choose another index.type.",
+        given=given,
+    )
+
+
+def whitening_of(message: experiment_pb2.Experiment) -> Any:
+    """Returns the whitening that the config's index applies, or None."""
+    return load_whitening(message.index.whitening) if message.index.whitening else None
+
+
+def _build_global(
+    message: experiment_pb2.Experiment, store: FeatureStore, **kwargs: Any
+) -> VectorIndex:
+    given = config.set_fields(message.index)
+    made = first_stage.build_first_stage(
+        store.global_blocks,
+        message.index.type,
+        num_images=len(store.ids()),
+        database_augmentation=_augmentation(message),
+        fingerprint=store.fingerprint,
+        whitening=whitening_of(message),
+        already_whitened=bool(message.extraction.global_pca.path),
+        **{name: given[name] for name in ("dtype",) if name in given},
+        **kwargs,
+    )
+    made.set_effort(**{n: given[n] for n in ("num_probes", "num_rescored") if n in given})
+    return made
+
+
+def _build_local(
+    message: experiment_pb2.Experiment, store: FeatureStore, folder: StrPath, overwrite: bool
+) -> Path:
+    refuse_global_stages(message)
+    require(bool(store.ids()), "An index must be built of at least one image.", path=store.path)
+    common = {"fingerprint": store.fingerprint, "overwrite": overwrite}
+    images = store.ids(), search.local_descriptors(store)
+    if message.index.type == "asmk":
+        settings = config.arguments(message.index.asmk, local_search.build_asmk, AsmkIndex)
+        if settings["codebook"] is not None:
+            settings["codebook"] = _codebook(settings["codebook"])
+        return local_search.build_asmk(folder, *images, **common, **settings)
+    settings = config.arguments(message.index.local, LocalIndex.train)
+    return local_search.build_local(folder, *images, **common, **settings)
+
+
+def _stages(message: experiment_pb2.Experiment) -> dict[str, dict[str, Any] | None]:
+    """Returns the arguments of the stages around a search; None for one that is left out."""
+    functions = {
+        "query_expansion": expansion.expand_queries,
+        "global_rerank": global_reranking.rerank_global,
+    }
+    return {
+        name: config.arguments(getattr(message, name), function) if message.HasField(name) else None
+        for name, function in functions.items()
+    }
+
+
+def _augmentation(message: experiment_pb2.Experiment) -> dict[str, Any] | None:
+    if not message.HasField("database_augmentation"):
+        return None
+    return config.arguments(message.database_augmentation, expansion.augment_database)
+
+
+def _codebook(path: str) -> np.ndarray:
+    """Reads a codebook of ours, or the original's TensorFlow checkpoint by its prefix."""
+    if Path(f"{path}.index").is_file():
+        return read_codebook_checkpoint(path)
+    return load_codebook(path)
+
+
+def _require_new(path: StrPath, overwrite: bool) -> None:
+    require_absent("The index", path, overwrite, hint="--overwrite replaces it, --add_to adds.")
+
+
+def _log_added(num_added: int, store: FeatureStore) -> None:
+    num_there = len(store.ids()) - num_added
+    logging.info("%d images added; %d were there already.", num_added, num_there)

@@ -1,0 +1,200 @@
+"""Rankings to better rankings: the second stage, as a config says."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from delf_tf import config
+from delf_tf.artifacts import StrPath
+from delf_tf.datasets import folder
+from delf_tf.evaluation import metrics
+from delf_tf.features.store import FeatureStore
+from delf_tf.matching.calibration import ChanceInliers
+from delf_tf.protos import experiment_pb2
+from delf_tf.retrieval import ranking_file
+from delf_tf.retrieval.second_stage import chance
+from delf_tf.retrieval.second_stage import inlier_weight as combination
+from delf_tf.retrieval.second_stage import rerank as second_stage
+from delf_tf.retrieval.second_stage.verification_files import load_verifications
+from delf_tf.retrieval.vectors.search import Queries
+from delf_tf.types import LocalFeatures, Ranking
+
+# Database images re-appear in many queries' heads; this many are kept decoded.
+_CACHED_IMAGES = 512
+# Fields whose argument has another name.
+_ARGUMENTS = {"transform": "model", "max_descriptor_distance": "max_distance"}
+
+
+def rerank(
+    message: experiment_pb2.Experiment,
+    ranking_path: StrPath,
+    output: StrPath,
+    *,
+    database: FeatureStore,
+    queries: FeatureStore | None = None,
+    labels: Mapping[str, str] | None = None,
+    num_calibration_pairs: int = 0,
+    verifications_dir: StrPath | None = None,
+    overwrite: bool = False,
+    num_threads: int = 2,
+) -> dict[str, Any]:
+    """Re-ranks a stored ranking and writes the new one.
+
+    Args:
+      message: the experiment.
+      ranking_path: the first stage's ranking (.npz).
+      output: of the new ranking (.npz).
+      database: features of its database.
+      queries: features of its queries; None if they are images of the database.
+      labels: place by image, to report mAP before and after, and with score "combined" to fit the
+        weight of the inliers, unless the config names one; or None.
+      num_calibration_pairs: pairs that do not match, to learn from how many inliers chance gives;
+        0: the config's min_inliers.
+      verifications_dir: keeps every verification, and is gone on from; None: `output` with the
+        ending .verifications.
+      overwrite: verify anew.
+      num_threads: that verify pairs.
+
+    Returns:
+      What was done, for JSON: "path", "verifications_dir", settings and figures.
+
+    Raises:
+      InputError: a setting out of range, an image of the ranking that a store lacks.
+    """
+    kept = Path(verifications_dir or Path(output).with_suffix(".verifications"))
+    if overwrite and (kept / "manifest.json").is_file():
+        load_verifications(kept)
+        shutil.rmtree(kept)
+    ranking = ranking_file.load_ranking(ranking_path)
+    queries = database if queries is None else queries
+    settings = rerank_arguments(message)
+    least: int | ChanceInliers = settings["min_inliers"]
+    if num_calibration_pairs:
+        least = chance.chance_inliers(
+            ranking,
+            queries.read_local,
+            database.read_local,
+            num_pairs=num_calibration_pairs,
+            num_candidates=settings["num_candidates"],
+            labels=labels,
+            options=verify_options(message),
+            num_threads=num_threads,
+        )
+    run = functools.partial(
+        second_stage.rerank,
+        ranking,
+        queries.read_local,
+        cached_reader(database),
+        num_threads=num_threads,
+        verifications_dir=kept,
+        fingerprint=features_fingerprint(queries, database),
+        **{**settings, "min_inliers": least},
+    )
+    reranked, found = run()
+    weight, figures = settings["weight"], {}
+    if labels is not None:
+        figures = _fit(ranking, found, labels, least)
+        if settings["score"] == "combined" and not message.rerank.HasField("weight"):
+            weight = figures["fitted"]["weight"]
+            reranked, _ = run(weight=weight)
+        truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels)
+        figures["mAP"] = metrics.evaluate_ranking(reranked, truth).mAP
+    facts = {
+        "score": settings["score"],
+        "weight": weight if settings["score"] == "combined" else None,
+        "num_candidates": settings["num_candidates"],
+        "min_inliers": least if isinstance(least, int) else chance.describe(least),
+        "blind_reranking": True,
+        "queries_cropped": ranking_file.load_ranking_metadata(ranking_path).get("queries_cropped"),
+        **figures,
+    }
+    path = ranking_file.save_ranking(output, reranked, fingerprint=database.fingerprint, **facts)
+    return {"path": str(path), "verifications_dir": str(kept), **facts}
+
+
+def verify(
+    message: experiment_pb2.Experiment,
+    ranking: Ranking,
+    queries: Queries,
+    read_database: Callable[[str], LocalFeatures],
+    *,
+    num_threads: int = 2,
+    **kwargs: Any,
+) -> tuple[Ranking, second_stage.Verifications]:
+    """Re-ranks with the experiment's settings.
+
+    Args:
+      message: the experiment.
+      ranking: the first stage's result.
+      queries: features of its queries.
+      read_database: gives a database image's local features, see `cached_reader`.
+      num_threads: that verify pairs.
+      **kwargs: of `retrieval.second_stage.rerank`, instead of the experiment's.
+
+    Returns:
+      The new ranking, and what was found for each query's candidates.
+
+    Raises:
+      InputError: a setting out of range, an image of the ranking that has no features.
+    """
+    settings = {**rerank_arguments(message), **kwargs}
+    return second_stage.rerank(
+        ranking, queries.read_local, read_database, num_threads=num_threads, **settings
+    )
+
+
+def cached_reader(database: FeatureStore) -> Callable[[str], LocalFeatures]:
+    """Returns what reads an image's local features and keeps those read last decoded."""
+    return functools.lru_cache(_CACHED_IMAGES)(database.read_local)
+
+
+def features_fingerprint(queries: FeatureStore, database: FeatureStore) -> str:
+    """Returns the fingerprint that verifications of these features are kept by."""
+    return f"{queries.fingerprint} {database.fingerprint}"
+
+
+def rerank_arguments(message: experiment_pb2.Experiment) -> dict[str, Any]:
+    """Returns the keyword arguments of `retrieval.second_stage.rerank` that the config means."""
+    settings = config.arguments(message.rerank, second_stage.rerank)
+    names = ("num_candidates", "min_inliers", "score", "weight")
+    return {**{name: settings[name] for name in names}, **verify_options(message)}
+
+
+def verify_options(message: experiment_pb2.Experiment) -> dict[str, Any]:
+    """Returns the keyword arguments of `matching.verify`; what is not set keeps its default."""
+    names = ("transform", "max_descriptor_distance", "max_ratio", "mutual", "inlier_threshold_px")
+    given = config.set_fields(message.rerank)
+    options = {_ARGUMENTS.get(name, name): given[name] for name in names if name in given}
+    return {"seed": message.rerank.seed, **options}
+
+
+def _fit(
+    ranking: Ranking,
+    found: second_stage.Verifications,
+    labels: Mapping[str, str],
+    min_inliers: int | ChanceInliers,
+) -> dict[str, Any]:
+    """Fits the weight of the score "combined" and reports it.
+
+    Returns:
+      first_stage_mAP, and fitted: its weight, its mAP on the queries that it was fitted to, and
+      held_out_mAP, where each half of the places is scored with the other half's weight.
+    """
+    truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels)
+    fitted = combination.fit_weight(ranking, found, truth, min_inliers=min_inliers)
+    groups = folder.places(ranking.query_ids, labels)
+    return {
+        "first_stage_mAP": metrics.evaluate_ranking(ranking, truth).mAP,
+        "fitted": {
+            "weight": fitted.weight,
+            "mAP": fitted.mAP,
+            "held_out_mAP": combination.held_out_map(
+                ranking, found, truth, groups, min_inliers=min_inliers
+            ),
+            "num_queries": fitted.num_queries,
+        },
+    }

@@ -1,0 +1,211 @@
+"""Folders of images to features, rankings, scores and a report: all stages of a config."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from google.protobuf import text_format
+
+from delf_tf import artifacts, config
+from delf_tf.checks import invalid, require
+from delf_tf.datasets import folder
+from delf_tf.evaluation.results import SINGLE_STAGE, TWO_STAGE
+from delf_tf.features.store import FeatureStore
+from delf_tf.pipelines import drawing, indexing, reranking, scores, searching
+from delf_tf.pipelines.extraction import Collections, Sharding, extract_collections
+from delf_tf.pipelines.runtime import Runtime
+from delf_tf.protos import experiment_pb2
+from delf_tf.report import html, retrieval_page
+from delf_tf.retrieval import ranking_file
+from delf_tf.types import Ranking
+
+_FACTS = "retrieval.json"
+_MAX_FACTS_BYTES = 1 << 20
+
+
+class Retrieved(NamedTuple):
+    """What `retrieve` made: the report's path, the table of its stages, the database's features."""
+
+    report: Path
+    table: html.Table
+    database: FeatureStore
+
+
+class Folder(NamedTuple):
+    """An output folder of `retrieve`: its experiment, features, and where the images are."""
+
+    message: experiment_pb2.Experiment
+    store: Path
+    images_dir: Path
+
+
+class _Stages(NamedTuple):
+    """By stage its ranking and the seconds a query of it and those before; the verifications."""
+
+    rankings: dict[str, Ranking]
+    seconds: dict[str, float]
+    verified: retrieval_page.Verified | None
+
+
+def retrieve(
+    runtime: Runtime,
+    collections: Collections,
+    output_dir: Path,
+    *,
+    sharding: Sharding,
+    num_report_queries: int = 12,
+) -> Retrieved:
+    """Runs all stages into `output_dir`; what it holds of the same is taken from there.
+
+    Args:
+      runtime: the experiment.
+      collections: the images; with labels the rankings are scored.
+      output_dir: receives report.html, metrics.json (with labels), the rankings, the features and
+        failed_images.csv.
+      sharding: threads that decode images and verify pairs, and whether to start anew.
+      num_report_queries: most queries shown in the report.
+
+    Raises:
+      InputError: stages that do not fit together, no readable image, features of another config.
+    """
+    message = runtime.message
+    indexing.check_stages(message)
+    database, queries = extract_collections(runtime, collections, output_dir, sharding)
+    write_facts(output_dir, message, collections.database_dir)
+    stages = _rank(message, database, queries, sharding.num_threads)
+    last = list(stages.rankings)[-1]
+    for name, stage in (("ranking_single_stage", SINGLE_STAGE), ("ranking", last)):
+        ranking_file.save_ranking(
+            output_dir / f"{name}.npz",
+            stages.rankings[stage],
+            stage=stage,
+            fingerprint=database.fingerprint,
+        )
+    kinds = {stage: scores.needed_kinds(message, stage) for stage in stages.rankings}
+    costs = scores.extraction_costs(runtime, collections.database, database, kinds)
+    scored = scores.score_rankings(
+        stages.rankings,
+        collections.labels,
+        {
+            stage: {**costs[stage], "seconds_per_query": stages.seconds[stage]}
+            for stage in stages.rankings
+        },
+        first_stage=indexing.first_stage_conditions(message),
+    )
+    if collections.labels is not None:
+        artifacts.write_json(output_dir / "metrics.json", scored)
+    table = scores.summary_table(scored)
+    report = _write_report(
+        output_dir / "report.html",
+        runtime,
+        collections,
+        stages,
+        scored=scored,
+        table=table,
+        num_queries=num_report_queries,
+    )
+    return Retrieved(report, table, database)
+
+
+def write_facts(
+    output_dir: Path, message: experiment_pb2.Experiment, images_dir: Path | None
+) -> None:
+    """Writes down how the folder was made; nothing if its images are not those of one folder."""
+    if images_dir is not None:
+        facts = {
+            "images_dir": str(images_dir.resolve()),
+            "config": text_format.MessageToString(message),
+        }
+        artifacts.write_json(output_dir / _FACTS, facts)
+
+
+def is_folder(path: artifacts.StrPath) -> bool:
+    """Whether `path` is an output folder of `retrieve`."""
+    return Path(path, _FACTS).is_file()
+
+
+def read_folder(path: artifacts.StrPath) -> Folder:
+    """Reads how an output folder was made.
+
+    Raises:
+      InputError: damaged, or too large.
+    """
+    file = Path(path, _FACTS)
+    what, hint = "An output folder of retrieve", "Run retrieve again; its features are kept."
+    require(file.is_file(), f"{what} must be named.", hint=hint, path=file)
+    facts = artifacts.read_json(file, f"{what}'s {_FACTS}", hint=hint, max_bytes=_MAX_FACTS_BYTES)
+    try:
+        text, images_dir = str(facts["config"]), Path(str(facts["images_dir"]))
+    except (KeyError, TypeError) as error:
+        raise invalid(
+            f"{what} must tell its config and images.", hint=hint, path=file, fault=repr(error)
+        ) from None
+    message = config.parse(text, experiment_pb2.Experiment, source=str(file))
+    return Folder(message, Path(path, "database"), images_dir)
+
+
+def _rank(
+    message: experiment_pb2.Experiment,
+    database: FeatureStore,
+    queries: FeatureStore | None,
+    num_threads: int,
+) -> _Stages:
+    asked = database if queries is None else queries
+    searching.require_same_features(asked, database)
+    index = indexing.index_store(message, database)
+    first, seconds = scores.timed_search(
+        functools.partial(searching.rank, message, index, database, queries)
+    )
+    if not message.HasField("rerank"):
+        return _Stages({SINGLE_STAGE: first}, {SINGLE_STAGE: seconds}, None)
+    read = reranking.cached_reader(database)
+    (second, found), more = scores.timed(
+        lambda: reranking.verify(message, first, asked, read, num_threads=num_threads)
+    )
+    return _Stages(
+        {SINGLE_STAGE: first, TWO_STAGE: second},
+        {SINGLE_STAGE: seconds, TWO_STAGE: seconds + more / max(1, len(first.query_ids))},
+        retrieval_page.Verified(found, asked.read_local, read),
+    )
+
+
+def _write_report(
+    path: Path,
+    runtime: Runtime,
+    collections: Collections,
+    stages: _Stages,
+    *,
+    scored: Mapping[str, Any],
+    table: html.Table,
+    num_queries: int,
+) -> Path:
+    rankings, verified = stages.rankings, stages.verified
+    found = () if verified is None else verified.verifications
+    return retrieval_page.write(
+        path,
+        rankings,
+        pictures=retrieval_page.Pictures(*collections.by_id()),
+        places=_places(rankings[SINGLE_STAGE], collections.labels),
+        average_precisions={stage: scores.average_precisions(scored[stage]) for stage in rankings},
+        plots=retrieval_page.plots(rankings, scored, collections.labels, found),
+        verified=verified,
+        # A SavedModel of the original does not tell what it looks at.
+        paint=None if runtime.has_saved_model else drawing.painter(runtime),
+        table=table,
+        model_name=runtime.message.model.name,
+        num_queries=num_queries,
+    )
+
+
+def _places(ranking: Ranking, labels: dict[str, str] | None) -> dict[str, str] | None:
+    """Returns the place of every image by its id, which may be longer than what labels call it."""
+    if labels is None:
+        return None
+    return {
+        one: place
+        for ids in (ranking.database_ids, ranking.query_ids)
+        for one, place in zip(ids, folder.places(ids, labels))
+    }

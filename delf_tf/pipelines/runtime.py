@@ -1,0 +1,261 @@
+"""An experiment, opened: its network is built once, and everything that runs it is made of that."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import logging
+
+from delf_tf import artifacts, config
+from delf_tf.checks import UsageError, require
+from delf_tf.protos import experiment_pb2
+from delf_tf.retrieval.vectors import whitening
+
+if TYPE_CHECKING:
+    from delf_tf.export.loading import SavedExtractor
+    from delf_tf.extraction.engine import ImageLoader
+    from delf_tf.extraction.extractor import Extractor, Projection
+    from delf_tf.extraction.released import ReleasedExtractor
+    from delf_tf.models.retrieval_model import RetrievalModel
+
+# Features change with this number: raise it when the same config gives other features.
+FEATURES_VERSION = "2"
+
+
+class Runtime:
+    """An experiment whose network is built when it is first needed, and only then.
+
+    A pickled Runtime leaves the network behind, which is built again where it is needed.
+
+    Attributes:
+      message: the experiment; what extraction depends on must not change any more.
+      local_pca: fitted PCA of local descriptors (.npz), instead of the config's; or None.
+    """
+
+    def __init__(
+        self,
+        message: experiment_pb2.Experiment,
+        *,
+        local_pca: artifacts.StrPath | None = None,
+    ):
+        """Keeps an experiment.
+
+        Args:
+          message: the experiment; its weights may also be a file of another program that
+            `convert_weights` reads, or a folder with a SavedModel of the original DELF code, which
+            then needs no model's name.
+          local_pca: see the attribute.
+        """
+        self.message = message
+        self.local_pca = local_pca
+        self._network = functools.cache(functools.partial(_build_network, message))
+        self._extractors: dict[tuple[bool, bool, str], Extractor | ReleasedExtractor] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(Runtime, local_pca=self.local_pca), (self.message,)
+
+    def copy(self) -> Runtime:
+        """Returns the experiment with the same network, and a `local_pca` of its own."""
+        other = Runtime(self.message, local_pca=self.local_pca)
+        other._network, other._extractors = self._network, self._extractors
+        return other
+
+    @property
+    def network(self) -> RetrievalModel:
+        """The network, as it computes at inference.
+
+        Raises:
+          UsageError: the config names no model.
+          InputError: an unknown model, weights that are none of its own.
+        """
+        return self._network()
+
+    def loader(self) -> ImageLoader:
+        """Returns what reads images, with the experiment's limits."""
+        from delf_tf.extraction import engine  # noqa: PLC0415
+
+        settings = self.message.extraction
+        return engine.ImageLoader(
+            max_side=settings.max_image_size,
+            min_side=settings.min_image_size,
+            max_pixels=settings.max_image_pixels,
+        )
+
+    @property
+    def has_saved_model(self) -> bool:
+        """Whether the weights are a folder with a SavedModel of the original DELF code."""
+        weights = self.message.model.weights
+        return bool(weights) and Path(weights, "saved_model.pb").is_file()
+
+    @property
+    def needs_local_pca(self) -> bool:
+        """Whether the config asks for a PCA of local descriptors that is still to be fitted."""
+        settings = self.message.extraction
+        return (
+            self.local_pca is None
+            and settings.use_local_features
+            and settings.HasField("local_pca")
+            and not settings.local_pca.path
+        )
+
+    def extractor(
+        self, *, use_global: bool | None = None, use_local: bool | None = None
+    ) -> Extractor | ReleasedExtractor:
+        """Returns what extracts features, the same for the same arguments.
+
+        Args:
+          use_global: give global descriptors; None: as the config says.
+          use_local: give local features; likewise.
+        """
+        settings = self.message.extraction
+        use_global = settings.use_global_features if use_global is None else use_global
+        use_local = settings.use_local_features if use_local is None else use_local
+        key = use_global, use_local, str(self.local_pca or "")
+        if key not in self._extractors:
+            self._extractors[key] = self._create_extractor(use_global, use_local)
+        return self._extractors[key]
+
+    def fingerprint(self, *more: str) -> str:
+        """Returns the fingerprint of what shapes the features: model, weights, settings, `more`.
+
+        "auto" counts as the precision that it means on this machine.
+        """
+        from delf_tf.extraction import precision  # noqa: PLC0415
+        from delf_tf.models.zoo import shipped  # noqa: PLC0415
+
+        weights = self.message.model.weights
+        if weights in shipped.SHIPPED and not Path(weights).is_file():
+            weights = str(shipped.shipped_weights(weights))
+        settings = self.message.extraction
+        files = [weights, settings.local_pca.path, settings.global_pca.path]
+        if self.has_saved_model:
+            files += sorted(str(path) for path in Path(weights).rglob("*"))
+        relevant = experiment_pb2.Experiment(model=self.message.model, extraction=settings)
+        # The same weights under another path are the same weights.
+        relevant.model.ClearField("weights")
+        # How features are stored is said by the store, and changes no PCA fitted on them.
+        relevant.extraction.ClearField("local_codec")
+        relevant.extraction.precision = precision.resolve_precision(settings.precision)
+        is_there = Path(weights).is_file() or self.has_saved_model
+        named = [] if is_there else [weights]
+        return config.fingerprint(relevant, FEATURES_VERSION, *named, *_contents(files), *more)
+
+    def store_fingerprint(self) -> str:
+        """Returns the fingerprint of the stores that this experiment's features are kept in."""
+        return self.fingerprint(*_contents([self.local_pca, self.message.extraction.local_codec]))
+
+    def _create_extractor(self, use_global: bool, use_local: bool) -> Extractor | ReleasedExtractor:
+        from delf_tf.extraction import extractor, released  # noqa: PLC0415
+
+        settings = self.message.extraction
+        options = {
+            "image_scales": settings.image_scales or (1.0,),
+            "global_scales_ind": settings.global_scales_ind,
+            "use_global_features": use_global,
+            "use_local_features": use_local,
+            "max_num_features": settings.max_num_features,
+            "score_threshold": settings.score_threshold,
+            "local_projection": _projection(self.local_pca or settings.local_pca.path),
+            "global_projection": _projection(settings.global_pca.path),
+        }
+        if self.has_saved_model:
+            if settings.nms_iou < 1 or settings.border_cells or settings.precision == "bfloat16":
+                raise UsageError(
+                    "nms_iou, border_cells and precision must be left out: a SavedModel has its "
+                    "own."
+                )
+            return released.ReleasedExtractor(self.message.model.weights, **options)
+        return extractor.Extractor(
+            self.network,
+            nms_iou=settings.nms_iou,
+            nms_box_px=settings.nms_box_px,
+            border_cells=settings.border_cells,
+            **options,
+        )
+
+
+def create_model(message: experiment_pb2.Experiment) -> RetrievalModel:
+    """Builds the experiment's model.
+
+    Raises:
+      UsageError: the config names no model.
+      InputError: an unknown model, weights that are none of its own.
+    """
+    from delf_tf.models import create  # noqa: PLC0415
+
+    options = config.set_fields(message.model)
+    name = options.pop("name", None)
+    if name is None:
+        raise UsageError("The config must name a model: model { name: … }.")
+    if "weights" not in options:
+        logging.warning(
+            "No weights are given: %s starts from random ones, which find nothing.", name
+        )
+    return create.create_model(name, **options)
+
+
+def load_extractor(
+    path: artifacts.StrPath,
+    weights: artifacts.StrPath | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    local_pca: artifacts.StrPath | None = None,
+) -> Extractor | ReleasedExtractor | SavedExtractor:
+    """Makes an extractor: `extractor(image) -> features`.
+
+    It takes one upright RGB image, uint8 [H, W, 3], at the size it is to be extracted at (limits of
+    size belong to the reading of images), and gives, as far as the experiment asks for them,
+    "global_descriptor" [D], "locations" [N, 2] in (y, x) pixels, "descriptors" [N, D], "scores" [N]
+    and "scales" [N], float32 tensors; see extraction.extractor.Extractor.
+
+    Args:
+      path: a folder that `delf_tf export` wrote, an experiment's .textproto, or the name of a
+        shipped config.
+      weights: file or published name, instead of the config's.
+      overrides: "path.to.field=value", applied to the config in order.
+      local_pca: fitted PCA of local descriptors (.npz), instead of the config's.
+
+    Raises:
+      InputError: no such folder or config, a damaged one, weights that do not fit, or settings for
+        a SavedModel, in which they are fixed.
+    """
+    if Path(path).is_dir():
+        from delf_tf.export import loading  # noqa: PLC0415
+
+        require(
+            weights is None and local_pca is None and not overrides,
+            "weights, overrides and local_pca must be left out: an exported extractor has its own.",
+            path=path,
+        )
+        return loading.load_saved_extractor(path)
+    message = config.load_experiment(str(path), overrides)
+    if weights is not None:
+        message.model.weights = str(weights)
+    runtime = Runtime(message, local_pca=local_pca)
+    if runtime.needs_local_pca:
+        logging.warning("No PCA is given: local descriptors come as the network gives them.")
+    return runtime.extractor()
+
+
+def _build_network(message: experiment_pb2.Experiment) -> RetrievalModel:
+    from delf_tf.extraction import folding, precision  # noqa: PLC0415 - TensorFlow is slow
+
+    resolved = precision.resolve_precision(message.extraction.precision)
+    return folding.inference_copy(create_model(message), resolved)
+
+
+def _contents(paths: Sequence[artifacts.StrPath | None]) -> list[str]:
+    """Returns the fingerprints of those of the paths that are files."""
+    return [artifacts.file_fingerprint(path) for path in paths if path and Path(path).is_file()]
+
+
+def _projection(path: artifacts.StrPath | None) -> Projection | None:
+    from delf_tf.extraction.extractor import Projection  # noqa: PLC0415
+
+    if not path:
+        return None
+    fitted = whitening.load_whitening(path)
+    return Projection(fitted.mean, fitted.projection)

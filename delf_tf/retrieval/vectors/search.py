@@ -1,0 +1,183 @@
+"""Any index, opened and searched in one way: of global descriptors, of words, or of votes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from delf_tf.artifacts import StrPath
+from delf_tf.checks import require
+from delf_tf.features.blocks import ImageFeatures
+from delf_tf.features.store import FeatureStore
+from delf_tf.retrieval import local_search
+from delf_tf.retrieval.vectors.first_stage import Arguments, search_first_stage
+from delf_tf.retrieval.vectors.index import load_index
+from delf_tf.retrieval.vectors.vector_index import VectorIndex
+from delf_tf.types import GlobalDescriptors, LocalFeatures, Ranking
+
+
+class Queries(Protocol):
+    """The features of the images that are searched with; a FeatureStore is one."""
+
+    def ids(self) -> Sequence[str]:
+        """Returns the Q ids."""
+
+    def global_descriptors(self) -> GlobalDescriptors:
+        """Returns the Q global descriptors, in the order of the ids."""
+
+    def read_local(self, name: str) -> LocalFeatures:
+        """Returns the local features of an id."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OneQuery:
+    """The features of one image, in memory; see Queries."""
+
+    name: str
+    features: ImageFeatures
+
+    def ids(self) -> tuple[str, ...]:
+        """Returns its one id."""
+        return (self.name,)
+
+    def global_descriptors(self) -> GlobalDescriptors:
+        """Returns its global descriptor.
+
+        Raises:
+          InputError: it was extracted without.
+        """
+        vector = self.features.global_descriptor
+        require(vector is not None, "The query must have a global descriptor.", query=self.name)
+        return GlobalDescriptors(self.ids(), vector[None])
+
+    def read_local(self, name: str) -> LocalFeatures:
+        """Returns its local features.
+
+        Raises:
+          InputError: it was extracted without.
+        """
+        local = self.features.local
+        require(local is not None, "The query must have local features.", query=name)
+        return local
+
+
+class Index(Protocol):
+    """A database that can be searched."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The database's ids, in row order."""
+
+    def search(self, queries: Queries, max_results: int, *, exclude_self: bool = False) -> Ranking:
+        """Ranks the database for each query.
+
+        Args:
+          queries: their features, made as the database's were.
+          max_results: results a query; fewer if there are fewer images.
+          exclude_self: leave out the image whose id is the query's.
+
+        Raises:
+          InputError: an empty index, a count out of range, queries without the features that the
+            index compares.
+        """
+
+
+class GlobalSearch:
+    """Search of an index of global descriptors, and what is done around it."""
+
+    def __init__(
+        self,
+        index: VectorIndex,
+        *,
+        query_expansion: Arguments | None = None,
+        global_rerank: Arguments | None = None,
+    ):
+        """Keeps the index and the arguments of the stages around it, see `search_first_stage`."""
+        self.index = index
+        self._stages = {"query_expansion": query_expansion, "global_rerank": global_rerank}
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """See Index."""
+        return self.index.ids
+
+    def search(self, queries: Queries, max_results: int, *, exclude_self: bool = False) -> Ranking:
+        """See Index."""
+        return search_first_stage(
+            self.index,
+            queries.global_descriptors(),
+            max_results,
+            exclude_self=exclude_self,
+            **self._stages,
+        )
+
+
+class LocalSearch:
+    """Search of an index of local features."""
+
+    def __init__(self, index: local_search.AnyLocalIndex):
+        """Keeps the index."""
+        self.index = index
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """See Index."""
+        return self.index.ids
+
+    def search(self, queries: Queries, max_results: int, *, exclude_self: bool = False) -> Ranking:
+        """See Index."""
+        return local_search.search_local(
+            self.index,
+            queries.ids(),
+            local_descriptors(queries),
+            max_results,
+            exclude_self=exclude_self,
+        )
+
+
+def open_index(
+    path: StrPath,
+    *,
+    fingerprint: str,
+    database: FeatureStore | None = None,
+    effort: Mapping[str, Any] | None = None,
+    **stages: Arguments | None,
+) -> Index:
+    """Opens an index of any kind.
+
+    Args:
+      path: the file or folder that `build_index` wrote.
+      fingerprint: of the features that it is to be searched with.
+      database: the store that it was built of, from which an index of codes alone takes its
+        vectors; None leaves it without.
+      effort: arguments of `VectorIndex.set_effort`; None keeps what the index was saved with.
+      **stages: of `GlobalSearch`; an index of local features has none.
+
+    Raises:
+      InputError: no index, a damaged one, or one of other features or of another store.
+    """
+    if local_search.is_local(path):
+        return LocalSearch(local_search.load_local(path, fingerprint=fingerprint))
+    index = load_index(path, fingerprint=fingerprint)
+    index.set_effort(**(effort or {}))
+    if database is not None and index.lacks_vectors:
+        require(
+            database.ids() == index.ids and database.fingerprint == index.fingerprint,
+            "The index must have been built of this store.",
+            hint="Build it again, or give the store that it was built of.",
+            store=database.path,
+        )
+        index.attach(index.whiten(database.global_descriptors()).vectors)
+    return GlobalSearch(index, **stages)
+
+
+def local_descriptors(queries: Queries) -> local_search.Reader:
+    """Returns a function that gives the local descriptors [N, D] of an id."""
+
+    def read(name: str) -> np.ndarray:
+        return queries.read_local(name).descriptors
+
+    return read
