@@ -1,4 +1,4 @@
-"""Progress of long loops: a bar on a terminal, one line a minute elsewhere."""
+"""Progress of long loops: a bar on a terminal or in a notebook, one line a minute elsewhere."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-import tqdm
 from absl import logging
+from tqdm.auto import tqdm
 
 T = TypeVar("T")
 
@@ -18,8 +18,8 @@ LOG_INTERVAL_S = 60.0
 class Progress:
     """Counts `total` items: done, rate, remaining and failures.
 
-    Use as a context manager and call `update`. On a terminal it draws a tqdm bar; elsewhere it logs
-    one line every `LOG_INTERVAL_S` seconds and one at the end.
+    Use as a context manager and call `update`. On a terminal and in a notebook it draws a tqdm bar;
+    elsewhere it logs one line every `LOG_INTERVAL_S` seconds and one at the end.
     """
 
     def __init__(self, total: int, unit: str, description: str, *, done: int = 0):
@@ -35,9 +35,9 @@ class Progress:
         self.done = self._already = done
         self.failed = 0
         self._start = self._last_log = time.monotonic()
-        self._bar: tqdm.tqdm | None = None
-        if sys.stderr.isatty():
-            self._bar = tqdm.tqdm(total=total, initial=done, unit=f" {unit}", desc=description)
+        self._bar: tqdm | None = None
+        if sys.stderr.isatty() or _in_notebook():
+            self._bar = tqdm(total=total, initial=done, unit=f" {unit}", desc=description)
 
     def update(self, num: int = 1, *, failed: int = 0) -> None:
         """Counts `num` more items, of which `failed` failed."""
@@ -69,6 +69,11 @@ class Progress:
             self._bar.close()
         else:
             logging.info("%s", self.line())
+
+
+def _in_notebook() -> bool:
+    """Whether tqdm.auto chose the bar of notebooks."""
+    return any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
 
 
 def track(items: Iterable[T], total: int, unit: str, description: str) -> Iterator[T]:

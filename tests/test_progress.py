@@ -30,3 +30,22 @@ def test_one_line_a_minute_without_a_terminal(monkeypatch, caplog):
     assert len(lines) == 4
     assert lines[0].startswith("extract: 60/200 images, 1.00 images/s, 140 s left")
     assert lines[-1].startswith("extract: 200/200")
+
+
+def test_a_notebook_has_a_bar(monkeypatch):
+    drawn = []
+
+    class Bar:
+        def __init__(self, **options):
+            drawn.append(options["total"])
+
+        def update(self, num):
+            drawn.append(num)
+
+        def close(self):
+            drawn.append("closed")
+
+    monkeypatch.setattr(Bar, "__module__", "tqdm.notebook")
+    monkeypatch.setattr(progress, "tqdm", Bar)
+    list(progress.track("ab", 2, "images", "extract"))
+    assert drawn == [2, 1, 1, "closed"]

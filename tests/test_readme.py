@@ -103,8 +103,23 @@ def test_make_runs_the_demo_and_the_tests(repository):
     assert "delf_tf demo --config=compact_demo" in recipes[2]
 
 
-def test_the_python_example_runs_and_its_shapes_are_true(repository):
-    (example,) = _blocks(repository, "python")
+def test_photographs_are_searched_in_five_lines_of_python(demo, repository, monkeypatch):
+    cwd, _ = demo
+    monkeypatch.chdir(cwd)
+    example, _ = _blocks(repository, "python")
+    assert len(example.splitlines()) <= 8
+    names: dict = {}
+    exec(example, names)
+    assert names["found"][0].id.startswith("landmark_0000")
+    assert names["found"][0].num_inliers > 0
+    assert (cwd / "found.png").stat().st_size > 10_000
+    # The tool extracted the same bytes.
+    for file in (cwd / "demo_output" / "database").glob("*.safetensors"):
+        assert file.read_bytes() == (cwd / "features" / "database" / file.name).read_bytes()
+
+
+def test_the_networks_example_runs_and_its_shapes_are_true(repository):
+    _, example = _blocks(repository, "python")
     names: dict = {}
     exec(example, names)
     outputs = names["outputs"]

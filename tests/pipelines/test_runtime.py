@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
-from delf_tf import config
+from delf_tf import config, matching
 from delf_tf.checks import InputError, UsageError
+from delf_tf.extraction import folding
 from delf_tf.models.zoo import checkpoint
 from delf_tf.pipelines import runtime
 from delf_tf.protos import experiment_pb2
+from delf_tf.tools import main
+from tests.tools import painted
 
 
 def _message(**model):
@@ -60,3 +65,54 @@ def test_is_weights_file(tmp_path):
     assert not checkpoint.is_weights_file(tmp_path / "y.npz")
     model = runtime.create_model(_message(name="gem_mobilenet_v2", width_multiplier=0.35))
     assert checkpoint.is_weights_file(checkpoint.save_weights(model, tmp_path / "z.npz"))
+
+
+def test_a_run_builds_its_network_once(tmp_path, monkeypatch):
+    """With queries of their own, a PCA to fit, two stages, and a report that shows maps."""
+    built = []
+    build, fold = runtime.create_model, folding.inference_copy
+    monkeypatch.setattr(runtime, "create_model", lambda *a: built.append("model") or build(*a))
+    monkeypatch.setattr(folding, "inference_copy", lambda *a: built.append("copy") or fold(*a))
+    verified = []
+    verify = matching.verify
+    monkeypatch.setattr(matching, "verify", lambda *a, **k: verified.append(a) or verify(*a, **k))
+    for name in ("database", "queries"):
+        (tmp_path / name).mkdir()
+        painted.write_places(tmp_path / name, tmp_path / "labels.csv")
+    (tmp_path / "c.textproto").write_text(
+        'model { name: "gem_mobilenet_v2" width_multiplier: 0.35 seed: 1 }\n'
+        "extraction { max_image_size: 96 use_local_features: true max_num_features: 20\n"
+        "  local_pca { dim: 8 } }\n"
+        "rerank { num_candidates: 3 }\n"
+    )
+    argv = ["retrieve", f"--config={tmp_path / 'c.textproto'}", f"--output_dir={tmp_path / 'out'}"]
+    argv += [f"--database_dir={tmp_path / 'database'}", f"--query_dir={tmp_path / 'queries'}"]
+    argv += [f"--labels={tmp_path / 'labels.csv'}"]
+    assert main.main(["delf_tf", *argv]) == 0
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "inliers of" in report
+    assert "What the network sees" in report
+    assert built == ["model", "copy"]
+    # The report shows the verifications that the second stage made.
+    assert not verified
+
+
+def test_variants_share_the_network_and_are_made_once():
+    opened = runtime.Runtime(_message(name="gem_mobilenet_v2", width_multiplier=0.35, seed=1))
+    both = opened.extractor(use_local=True)
+    alone = opened.extractor()
+    assert both is opened.extractor(use_global=True, use_local=True)
+    assert both is not alone
+    assert both.model is alone.model is opened.network
+    assert (alone.local_dim, both.local_dim is None) == (None, False)
+
+
+def test_a_pickled_experiment_is_built_again():
+    opened = runtime.Runtime(
+        _message(name="gem_mobilenet_v2", width_multiplier=0.35, seed=1), local_pca="x.npz"
+    )
+    assert opened.network is not None
+    again = pickle.loads(pickle.dumps(opened))
+    assert again.message == opened.message
+    assert again.local_pca == "x.npz"
+    assert again.network is not opened.network
