@@ -20,7 +20,7 @@ from absl import flags
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require_absent
 from delf_tf.features.store import FeatureStore
-from delf_tf.retrieval.vectors.table import whitening
+from delf_tf.retrieval.vectors import whitening
 from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()

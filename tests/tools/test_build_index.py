@@ -9,7 +9,7 @@ import pytest
 
 from delf_tf.features.store import FeatureStore
 from delf_tf.retrieval import ranking_file
-from delf_tf.retrieval.vectors.table import index, whitening
+from delf_tf.retrieval.vectors import index, whitening
 from delf_tf.tools import main
 from tests.tools import stores
 

@@ -5,7 +5,7 @@ import pytest
 
 from delf_tf.features.store import FeatureStore
 from delf_tf.retrieval import ranking_file
-from delf_tf.retrieval.vectors.table import expansion, index, superglobal
+from delf_tf.retrieval.vectors import expansion, index, superglobal
 from delf_tf.tools import main
 from tests.tools import stores
 
