@@ -91,7 +91,8 @@ def run(
         require_choice("settings", name, SETTINGS)
     for name in contenders:
         require_choice("contenders", name, CONTENDERS)
-    require(min(rounds, num_images) >= 1, "rounds and num_images must be positive.", rounds=rounds)
+    counts = {"num_images": num_images, "rounds": rounds, "num_threads": num_threads}
+    require(min(counts.values()) >= 1, "Counts must be 1 or more.", **counts)
     if isinstance(model, str):
         model = create.create_model(model, seed=0)
     with tempfile.TemporaryDirectory() as folder:

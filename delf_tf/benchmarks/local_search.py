@@ -109,7 +109,9 @@ def run_local(
     Raises:
       InputError: a number below 1, or a factory that does not fit.
     """
-    _require_positive(num_images=num_images, num_features=num_features, num_compared=num_compared)
+    _require_positive(
+        num_images=num_images, num_features=num_features, dim=dim, num_compared=num_compared
+    )
     random = np.random.default_rng(seed)
     centres = _unit(random.standard_normal((4096, dim)))
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from delf_tf.benchmarks import matching_peers
 from delf_tf.benchmarks.synthetic_pairs import SyntheticPair, make_pair
-from delf_tf.checks import require
+from delf_tf.checks import require, require_choice
 from delf_tf.matching.nearest import match
 from delf_tf.matching.threads import default_num_threads
 from delf_tf.matching.verification import verify, verify_many
@@ -38,6 +38,14 @@ class Setting:
     num_features: int = 1000
     true_fraction: float = 0.15
     dim: int = 40
+
+    def __post_init__(self) -> None:
+        require(
+            self.dim >= 1 and 0 < self.true_fraction <= 1 <= self.num_features * self.true_fraction,
+            "A setting must have descriptors and at least one true match.",
+            hint="true_fraction, a share of num_features, must lie in 0..1.",
+            setting=dataclasses.asdict(self),
+        )
 
 
 SETTINGS = (
@@ -91,6 +99,8 @@ def run(
         verifiers = _whole_pair(threshold_px, max_distance, threads)
         verifiers.update(_estimators(pairs, threshold_px))
         if contenders is not None:
+            for one in contenders:
+                require_choice("contenders", one, {name for _, name in verifiers})
             verifiers = {key: one for key, one in verifiers.items() if key[1] in contenders}
         for (stage, name), figures in _measure(verifiers, pairs, repeats).items():
             rows.append(

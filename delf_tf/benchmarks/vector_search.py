@@ -80,6 +80,8 @@ def run(
       InputError: as `build_index` and the searches.
     """
     require(repeats >= 1, "repeats must be 1 or more.", repeats=repeats)
+    sizes = {"num_images": num_images, "dim": dim, "num_queries": num_queries}
+    require(min(sizes.values()) >= 1, "Sizes must be 1 or more.", **sizes)
     if database is None:
         database, queries = _synthetic(num_images, dim, num_queries, seed)
     if queries is None:

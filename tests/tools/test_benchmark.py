@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from delf_tf.benchmarks import real_pairs
 from delf_tf.tools import benchmark, main
 
 SIZES = {
@@ -29,14 +30,13 @@ SIZES = {
 
 @pytest.mark.parametrize("name", ["extract", "search", "asmk", "local", "input"])
 def test_benchmarks_print_tables(name, capsys):
-    argv = ["delf_tf", "benchmark", name, *(f"--set={item}" for item in SIZES[name])]
+    argv = ["delf_tf", "benchmark", name, *_sets(SIZES[name])]
     assert main.main(argv) == 0
     assert len(capsys.readouterr().out.splitlines()) > 2
 
 
 def test_output_dir_keeps_figures_and_plots(tmp_path, capsys):
-    sizes = [f"--set={item}" for item in SIZES["verify"]]
-    argv = ["delf_tf", "benchmark", "verify", *sizes, f"--output_dir={tmp_path}"]
+    argv = ["delf_tf", "benchmark", "verify", *_sets(SIZES["verify"]), f"--output_dir={tmp_path}"]
     assert main.main([*argv, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert json.loads((tmp_path / "verify.json").read_text()) == printed
@@ -45,7 +45,7 @@ def test_output_dir_keeps_figures_and_plots(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["search", "local"])
 def test_benchmarks_print_json(name, capsys):
-    argv = ["delf_tf", "benchmark", name, *(f"--set={item}" for item in SIZES[name])]
+    argv = ["delf_tf", "benchmark", name, *_sets(SIZES[name])]
     assert main.main([*argv, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)
 
@@ -65,8 +65,53 @@ def test_sizes_name_arguments_of_every_benchmark():
         (["search", "--set=num_imges=3"], "Did you mean 'num_images'"),
         (["search", "--set=dim"], "NAME=VALUE"),
         (["pairs"], "--set=directory=VALUE"),
+        (["verify", '--set=settings=[{"num_features": 2.5}]'], "an object with num_features"),
+        (["verify", '--set=settings=[{"features": 9}]'], "settings must be a list of: an object"),
+        (["verify", "--set=settings=" + "[" * 100_000], "settings must be a list of"),
+        (["verify", "--set=threshold_px=NaN"], "threshold_px must be a number"),
+        (["search", "--set=num_images=many"], "num_images must be a whole number"),
+        (["search", "--set=num_images=true"], "num_images must be a whole number"),
+        (["search", "--set=seed=-1"], "seed must be a whole number of 0 or more"),
+        (["search", "--set=types=exact"], "types must be a list of: text"),
+        (["search", "--set=database=[[1]]"], "--set takes num_images"),
+        (["search", "--set=options=1"], "--set takes num_images"),
     ],
 )
 def test_usage_errors(arguments, message, capsys):
     assert main.main(["delf_tf", "benchmark", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_settings_are_objects_of_their_fields(capsys):
+    settings = '[{"num_features": 64, "true_fraction": 1}, {"num_features": 80, "dim": 8}]'
+    sizes = ["num_pairs=2", "repeats=1", 'contenders=["ours"]', f"settings={settings}"]
+    assert main.main(["delf_tf", "benchmark", "verify", "--json", *_sets(sizes)]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    shown = {(row["num_features"], row["true_fraction"], row["dim"]) for row in rows}
+    assert shown == {(64, 1.0, 40), (80, 0.15, 8)}
+
+
+def test_text_may_look_like_a_number():
+    assert benchmark.parse_options(real_pairs.run, ["directory=2020"]) == {"directory": "2020"}
+
+
+@pytest.mark.parametrize(
+    ("name", "item", "message"),
+    [
+        ("extract", "num_threads=0", "Counts must be 1 or more"),
+        ("verify", 'settings=[{"num_features": 0}]', "at least one true match"),
+        ("verify", 'settings=[{"true_fraction": 2}]', "at least one true match"),
+        ("verify", 'contenders=["nonsense"]', "contenders must be one of"),
+        ("search", "num_queries=0", "Sizes must be 1 or more"),
+        ("local", "dim=0", "at least 1"),
+    ],
+)
+def test_values_out_of_range_are_refused(name, item, message, capsys):
+    option = item.partition("=")[0]
+    sizes = [one for one in SIZES[name] if not one.startswith(f"{option}=")]
+    assert main.main(["delf_tf", "benchmark", name, *_sets([*sizes, item])]) == 1
+    assert message in capsys.readouterr().err
+
+
+def _sets(items):
+    return [f"--set={item}" for item in items]
