@@ -33,6 +33,7 @@ _STATIC = {
     "icon.svg": "image/svg+xml",
 }
 _CACHED_THUMBNAILS = 2048
+_UPLOAD_PATH = "/api/query"
 
 _BOX_HELP = "y0,x0,y1,x1 in pixels of the upright image; not given: all of it"
 BoxText = Annotated[str | None, Query(description=_BOX_HELP, max_length=80)]
@@ -112,7 +113,7 @@ def create_app(
       max_upload_bytes: of a picture; larger ones are refused with 413 as soon as that is known.
       max_pixels: of a picture; larger ones are not decoded.
       max_queries: that wait or are worked on; more are answered with 429.
-      max_requests: of any kind at once.
+      max_requests: of all other kinds at once.
       max_uploads: that are being received; one more ends the one that has taken longest.
       upload_timeout_s: seconds that a picture may take to arrive.
     """
@@ -124,7 +125,9 @@ def create_app(
         redoc_url=None,
         responses={code: {"model": ErrorModel} for code in (400, 404, 422, 429)},
     )
-    app.add_middleware(Gate, hosts=allowed_hosts, max_requests=max_requests)
+    app.add_middleware(
+        Gate, hosts=allowed_hosts, max_requests=max_requests, uncounted=[_UPLOAD_PATH]
+    )
     uploads = Uploads(max_uploads, max_upload_bytes, upload_timeout_s)
     _add_errors(app)
     _add_pages(app)
@@ -213,7 +216,7 @@ def _add_queries(
     upload = {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
 
     @app.post(
-        "/api/query",
+        _UPLOAD_PATH,
         tags=["query"],
         response_model=AnswerModel,
         responses={413: {"model": ErrorModel}},

@@ -38,15 +38,18 @@ class Gate:
     browser here: the Host must be one that is expected, and no request may come from another site.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: Sequence[str], max_requests: int):
+    def __init__(
+        self, app: ASGIApp, *, hosts: Sequence[str], max_requests: int, uncounted: Sequence[str]
+    ):
         """Keeps the limits.
 
         Args:
           app: the application.
           hosts: names that requests may call this server; "*" allows all.
           max_requests: that are worked on at once; more are answered with 429.
+          uncounted: paths whose requests have a limit of their own.
         """
-        self._app = app
+        self._app, self._uncounted = app, frozenset(uncounted)
         self._hosts = {host.lower() for host in hosts}
         self._max_requests = max_requests
         self._num_requests = 0
@@ -64,21 +67,22 @@ class Gate:
                     headers.setdefault(name, value)
             await send(message)
 
-        refusal = self._refusal(Request(scope))
-        self._num_requests += 1
+        counted = int(scope["path"] not in self._uncounted)
+        answer = self._refusal(Request(scope), counted) or self._app
+        self._num_requests += counted
         try:
-            await (refusal or self._app)(scope, receive, send_with_headers)
+            await answer(scope, receive, send_with_headers)
         finally:
-            self._num_requests -= 1
+            self._num_requests -= counted
 
-    def _refusal(self, request: Request) -> Response | None:
+    def _refusal(self, request: Request, counted: int) -> Response | None:
         if "*" not in self._hosts and _host(request) not in self._hosts:
             return error(421, "This host name is not served here; see --allowed_hosts.")
         foreign = request.headers.get("sec-fetch-site", "none") in ("cross-site", "same-site")
         # A link to the page itself is harmless.
         if foreign and (request.method != "GET" or request.url.path.startswith("/api/")):
             return error(403, "Requests of other sites are not answered.")
-        if self._num_requests >= self._max_requests:
+        if counted and self._num_requests >= self._max_requests:
             return error(429, "Too many requests at once; try again.", **_RETRY)
         return None
 
