@@ -18,6 +18,7 @@ from delf_tf.extraction import pyramid
 from delf_tf.extraction.batches import BatchExtractor
 from delf_tf.extraction.extractor import MIN_SIDE_PX, Extractor
 from delf_tf.features import store
+from delf_tf.features.sources import Source, modified, read_source
 from delf_tf.progress import Progress
 from delf_tf.types import ImageRef, LocalFeatures
 
@@ -25,6 +26,7 @@ from delf_tf.types import ImageRef, LocalFeatures
 _MAX_DECODED = 4
 # With batches: images of as many batches are gathered, to find some of like size among them.
 _BATCHES_AHEAD = 4
+_MAX_NAMED = 10
 
 
 class ImageLoader:
@@ -62,6 +64,34 @@ class ImageLoader:
                 f"extracted at. Received: {limited.shape[1]}x{limited.shape[0]}."
             )
         return limited, image.shape[:2]
+
+
+class _RecordingLoader:
+    """Loads images, and keeps which files they were.
+
+    Attributes:
+      sources: by id.
+      times: when each file was last written, nanoseconds, by id.
+    """
+
+    def __init__(self, loader: ImageLoader):
+        self._loader = loader
+        self.sources: dict[str, Source] = {}
+        self.times: dict[str, int] = {}
+
+    def load(self, ref: ImageRef) -> tuple[np.ndarray, tuple[int, int]]:
+        """As ImageLoader.load; refuses a file that is replaced while it is read."""
+        try:
+            before = modified(ref.path)
+            loaded = self._loader.load(ref)
+            source = read_source(ref.path)
+            if modified(ref.path) == before:
+                self.sources[ref.id], self.times[ref.id] = source, before[1]
+                return loaded
+        except OSError:
+            # The loader words what is wrong with the file.
+            return self._loader.load(ref)
+        raise images.ImageError("An image must not change while it is read; run again.")
 
 
 def extract_images(
@@ -168,20 +198,37 @@ def extract_to_store(
     )
     batches = None if batch_size == 1 else BatchExtractor(extractor, batch_size=batch_size)
     by_id = {ref.id: ref for ref in refs}
+    recording = _RecordingLoader(loader)
     with store.writer(path, shard_index, num_shards) as writer:
         blocks = [(block, [by_id[one] for one in ids]) for block, ids in writer.pending()]
         pending = [ref for _, block_refs in blocks for ref in block_refs]
         total = writer.num_images
         with Progress(total, "images", "extract", done=total - len(pending)) as progress:
             if batch_size == 1:
-                results = _extract_all(iter(pending), extractor, loader, num_threads, progress)
+                results = _extract_all(iter(pending), extractor, recording, num_threads, progress)
             else:
-                results = _extract_batches(blocks, batches, loader, num_threads, progress)
+                results = _extract_batches(blocks, batches, recording, num_threads, progress)
             for block, block_refs in blocks:
                 ids = [ref.id for ref in block_refs]
                 features, failures = _collect(results, ids)
-                writer.write(block, ids, features, failures)
+                sources = {
+                    one: recording.sources.pop(one) for one in ids if one in recording.sources
+                }
+                writer.write(block, ids, features, failures, sources)
+        paths = {ref.id: ref.path for ref in refs}
+        _warn_of_changed(writer.find_changed(paths, recording.times))
     return path
+
+
+def _warn_of_changed(ids: Sequence[str]) -> None:
+    if ids:
+        logging.warning(
+            "%d images have changed since their features were made: %s%s. The old features are "
+            "kept; --overwrite, or another output folder, makes all anew.",
+            len(ids),
+            ", ".join(ids[:_MAX_NAMED]),
+            ", …" if len(ids) > _MAX_NAMED else "",
+        )
 
 
 def sample_descriptors(

@@ -19,6 +19,7 @@ from delf_tf.checks import as_array, invalid, require
 from delf_tf.features import tensor_file
 from delf_tf.features.manifest import Manifest
 from delf_tf.features.quantization import Codec, Fields
+from delf_tf.features.sources import Source, parse
 from delf_tf.types import LocalFeatures
 
 
@@ -76,6 +77,7 @@ def write_block(
     failures: Mapping[str, str],
     manifest: Manifest,
     codec: Codec | None,
+    sources: Mapping[str, Source] | None = None,
 ) -> None:
     """Writes a block to an open file.
 
@@ -86,6 +88,7 @@ def write_block(
       failures: id -> why it has no features.
       manifest: of the store.
       codec: of the local features, or None.
+      sources: id -> which file the features were made from, where that is known.
     """
     checks = np.zeros((2, len(ids)), np.uint32)
     tensors = {"crc32": checks}
@@ -108,6 +111,8 @@ def write_block(
             tensors[f"local.{name}"] = np.concatenate([one[name] for one in fields])
         checks[1] = [tensor_file.crc32(*(one[name] for name in names)) for one in fields]
     metadata = {"fingerprint": manifest.fingerprint, "ids": list(ids), "failures": dict(failures)}
+    if sources:
+        metadata["sources"] = {one: str(source) for one, source in sources.items()}
     tensor_file.write(file, tensors, metadata)
 
 
@@ -116,6 +121,7 @@ class Block:
 
     Attributes:
       failures: id -> why it has no features.
+      sources: id -> which file the features were made from, where that is known.
     """
 
     def __init__(self, path: Path, ids: Sequence[str], manifest: Manifest, codec: Codec | None):
@@ -140,6 +146,7 @@ class Block:
                 path=path,
             )
         self.failures = _failures(metadata.get("failures"), ids, path)
+        self.sources = _sources(metadata.get("sources", {}), ids, path)
         self._ids, self._codec, self._manifest = ids, codec, manifest
         self._names = sorted(codec.fields) if codec is not None else []
         self._require_arrays()
@@ -242,6 +249,15 @@ def _failures(failures: object, ids: Sequence[str], path: Path) -> dict[str, str
     known = isinstance(failures, dict) and set(failures) <= set(ids)
     require(known, f"{path.name} must list failures of its own images.", path=path)
     return {name: str(reason) for name, reason in failures.items()}
+
+
+def _sources(sources: object, ids: Sequence[str], path: Path) -> dict[str, Source]:
+    try:
+        found = {name: parse(text) for name, text in sources.items()}
+    except (AttributeError, ValueError):
+        found = {"": None}
+    require(set(found) <= set(ids), f"{path.name} must name files of its own images.", path=path)
+    return found
 
 
 def _require_width(name: str, what: str, got: int | None, manifest: Manifest) -> None:

@@ -19,6 +19,7 @@ _OWN_FILES = (
     manifest.CODEC_NAME,
     "block-*-of-*.safetensors",
     ".block-*.tmp",
+    ".times-*.json",
 )
 # Left by processes that were killed in `create`.
 _STALE_FILES = tuple(

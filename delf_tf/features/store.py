@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from delf_tf import artifacts
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, did_you_mean, invalid, require
 from delf_tf.features import codecs, manifest
 from delf_tf.features.blocks import Block, ImageFeatures
 from delf_tf.features.creation import create
 from delf_tf.features.quantization import Fields
+from delf_tf.features.sources import Source
 from delf_tf.features.writer import ShardWriter, writer
 from delf_tf.types import GlobalDescriptors, LocalFeatures
 
@@ -158,6 +160,15 @@ class FeatureStore:
             vectors.append(block)
         return GlobalDescriptors(tuple(ids), np.concatenate(vectors))
 
+    def sources(self) -> dict[str, Source]:
+        """Returns which files the features were made from, by id, where that is known."""
+        return dict(self._facts[1])
+
+    def identity(self) -> str:
+        """Returns what changes with the features: the fingerprint, with the images' hashes."""
+        sources = [f"{one} {source}" for one, source in self._facts[1].items()]
+        return artifacts.fingerprint(self.fingerprint, *sources) if sources else self.fingerprint
+
     def bytes_per_image(self) -> dict[str, float]:
         """Returns the mean bytes on disk of an image that did not fail, by kind.
 
@@ -177,12 +188,20 @@ class FeatureStore:
         """Opens one shard for writing; see `writer.writer`."""
         return writer(self.path, shard, num_shards)
 
-    @functools.cached_property
+    @property
     def _failed(self) -> dict[str, str]:
+        return self._facts[0]
+
+    @functools.cached_property
+    def _facts(self) -> tuple[dict[str, str], dict[str, Source]]:
+        """What failed, and the files of what did not, by id."""
         failed: dict[str, str] = {}
+        sources: dict[str, Source] = {}
         for index in range(len(self._bounds)):
-            failed.update(self._open_block(index).failures)
-        return failed
+            block = self._open_block(index)
+            failed.update(block.failures)
+            sources.update(block.sources)
+        return failed, sources
 
     @functools.cached_property
     def _positions(self) -> dict[str, int]:

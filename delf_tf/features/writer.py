@@ -13,6 +13,7 @@ from delf_tf.checks import InputError, invalid, require
 from delf_tf.features import codecs, manifest
 from delf_tf.features.blocks import Block, ImageFeatures, Row, encode_row, write_block
 from delf_tf.features.disk import FileLock, explained
+from delf_tf.features.sources import Source, find_changed
 
 
 def writer(path: StrPath, shard: int = 0, num_shards: int = 1) -> ShardWriter:
@@ -89,6 +90,7 @@ class ShardWriter:
         ids: Sequence[str],
         features: Sequence[ImageFeatures | None],
         failures: Mapping[str, str],
+        sources: Mapping[str, Source] | None = None,
     ) -> Path:
         """Writes one block, whole and synced, and returns its path.
 
@@ -97,6 +99,7 @@ class ShardWriter:
           ids: as `pending` gave them with it.
           features: one an id; None for an image in `failures`.
           failures: id -> why it has no features, one line.
+          sources: id -> which file the features were made from, where that is known.
 
         Raises:
           InputError: ids of another block, features that do not fit the store, or a full disk;
@@ -108,8 +111,9 @@ class ShardWriter:
             for one, given in zip(ids, features)
         }
         reasons = {one: " ".join(str(failures[one]).split()) for one in ids if one in failures}
+        known = {one: sources[one] for one in ids if sources and one in sources}
         if len(rows) < len(all_ids):
-            self._keep_finished(block, rows, reasons)
+            self._keep_finished(block, rows, reasons, known)
         path = self._path(block)
         with explained(self._folder), artifacts.atomic_write(path) as file:
             write_block(
@@ -119,8 +123,25 @@ class ShardWriter:
                 failures=reasons,
                 manifest=self._manifest,
                 codec=self._codec,
+                sources=known,
             )
         return path
+
+    def find_changed(self, paths: Mapping[str, Path], times: Mapping[str, int]) -> list[str]:
+        """Returns the finished images whose files have changed since.
+
+        Args:
+          paths: file by id, of all the shard's images.
+          times: when files were last written that this writer was given, by id, nanoseconds.
+        """
+        recorded: dict[str, Source] = {}
+        for number in self._blocks:
+            block = self._finished(number, verify=False)
+            if block is not None:
+                recorded.update(block.sources)
+        name = f".times-{manifest.shard_prefix(self._shard, self._manifest.num_shards)}.json"
+        with explained(self._folder):
+            return find_changed(recorded, paths, self._folder / name, times)
 
     def close(self) -> None:
         """Gives the shard's lock back."""
@@ -174,7 +195,11 @@ class ShardWriter:
         return self._blocks[block]
 
     def _keep_finished(
-        self, number: int, rows: dict[str, Row | None], reasons: dict[str, str]
+        self,
+        number: int,
+        rows: dict[str, Row | None],
+        reasons: dict[str, str],
+        sources: dict[str, Source],
     ) -> None:
         finished = self._finished(number, verify=False)
         missing = [one for one in self._blocks[number] if one not in rows]
@@ -186,6 +211,8 @@ class ShardWriter:
             rows[one] = None if one in finished.failures else finished.read_row(row)
             if one in finished.failures:
                 reasons[one] = finished.failures[one]
+            if one in finished.sources:
+                sources[one] = finished.sources[one]
 
 
 def take_lock(path: Path) -> FileLock:

@@ -236,7 +236,8 @@ def _second_stage(
 def _fingerprint(
     message: experiment_pb2.Experiment, stores: Stores, query_ids: Sequence[str]
 ) -> str:
-    parts = [_VERSION, stores.database.fingerprint, *stores.database.ids(), "queries", *query_ids]
+    parts = [_VERSION, stores.database.identity(), *stores.database.ids(), "queries", *query_ids]
+    parts += [] if stores.queries is None else [stores.queries.identity()]
     files = [message.index.whitening, message.index.asmk.codebook]
     parts += [artifacts.file_fingerprint(file) for file in files if file and Path(file).is_file()]
     return config.fingerprint(message, *parts)

@@ -46,7 +46,8 @@ def _tree(path):
     return {
         str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(path.rglob("*"))
-        if file.is_file() and "lock" not in file.name
+        # Locks, and when the images were last written.
+        if file.is_file() and not file.name.startswith(".")
     }
 
 
@@ -94,6 +95,65 @@ def test_a_file_that_comes_back_completes_the_store(photos, tmp_path):
     (photos / "3.png").write_bytes(whole)
     _extract(photos, tmp_path / "two")
     assert _tree(tmp_path / "two") == undisturbed
+
+
+def _warnings(caplog):
+    return [r.getMessage() for r in caplog.records if "changed since" in r.getMessage()]
+
+
+def test_a_replaced_image_is_told(photos, tmp_path, caplog):
+    path = _extract(photos, tmp_path / "store", num_shards=1)
+    before = _tree(path)
+    identity = FeatureStore(path).identity()
+    _extract(photos, path)
+    for number in (2, 5):
+        # Another content, the same time.
+        time_ns = (photos / f"{number}.png").stat().st_mtime_ns
+        Image.fromarray(coordinates_image(70, 30)).save(photos / f"{number}.png")
+        os.utime(photos / f"{number}.png", ns=(time_ns, time_ns))
+    # The same content, another time.
+    (photos / "1.png").touch()
+    assert _warnings(caplog) == []
+    _extract(photos, path)
+    assert len(_warnings(caplog)) == 1
+    assert "2 images have changed since their features were made: 2.png, 5.png." in caplog.text
+    assert "--overwrite" in _warnings(caplog)[0]
+    assert _tree(path) == before
+    _extract(photos, path, overwrite=True)
+    _extract(photos, path)
+    assert len(_warnings(caplog)) == 1
+    assert FeatureStore(path).identity() != identity
+
+
+def test_an_image_of_the_same_size_is_hashed_when_its_time_differs(photos, tmp_path, caplog):
+    path = _extract(photos, tmp_path / "store")
+    content = (photos / "0.png").read_bytes()
+    Image.fromarray(np.array(Image.open(photos / "0.png"))[:, ::-1]).save(photos / "0.png")
+    changed = (photos / "0.png").read_bytes()
+    size = max(len(content), len(changed))
+    # What follows a PNG's end is not looked at.
+    (photos / "0.png").write_bytes(content.ljust(size, b"\0"))
+    _extract(photos, path, overwrite=True)
+    (photos / "0.png").write_bytes(changed.ljust(size, b"\0"))
+    _extract(photos, path)
+    assert "1 images have changed since their features were made: 0.png" in caplog.text
+
+
+def test_an_image_that_changes_while_it_is_read_fails(photos, tmp_path):
+    class Replacing(engine.ImageLoader):
+        """Another process writes while this one decodes."""
+
+        def load(self, ref):
+            loaded = super().load(ref)
+            if ref.id == "4.png":
+                ref.path.write_bytes((photos / "3.png").read_bytes())
+            return loaded
+
+    path = _extract(photos, tmp_path / "store", loader=Replacing())
+    assert list(FeatureStore(path).failed()) == ["4.png"]
+    assert "must not change while it is read" in FeatureStore(path).failed()["4.png"]
+    undisturbed = _tree(_extract(photos, tmp_path / "other"))
+    assert _tree(_extract(photos, path)) == undisturbed
 
 
 def test_shards_together_make_the_store(photos, tmp_path):

@@ -351,5 +351,5 @@ def test_write_checks_what_it_is_given(tmp_path):
 
 def test_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="writable"):
+    with pytest.raises(InputError, match="a file in a folder"):
         _create(tmp_path / "file", names(1))

@@ -1,0 +1,113 @@
+"""Which file an image's features were made from, and whether it is still that file.
+
+A store's blocks keep the size and a hash of the content of each image: equal runs give equal bytes.
+When the files were last written is kept beside the blocks, where it only saves hashing them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from delf_tf import artifacts
+from delf_tf.checks import InputError
+
+
+class Source(NamedTuple):
+    """The content of an image's file.
+
+    Attributes:
+      num_bytes: its size.
+      digest: 32 hex digits of the SHA-256 of its content.
+    """
+
+    num_bytes: int
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.num_bytes} {self.digest}"
+
+
+def parse(text: str) -> Source:
+    """Returns the source that `str` wrote.
+
+    Raises:
+      ValueError: it is none.
+    """
+    num_bytes, digest = text.split(" ")
+    return Source(int(num_bytes), digest)
+
+
+def read_source(path: artifacts.StrPath) -> Source:
+    """Reads a file's source.
+
+    Raises:
+      OSError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    num_bytes = 0
+    with Path(path).open("rb") as file:
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
+            num_bytes += len(chunk)
+    return Source(num_bytes, digest.hexdigest()[:32])
+
+
+def modified(path: artifacts.StrPath) -> tuple[int, int]:
+    """Returns a file's size in bytes and when it was last written, nanoseconds.
+
+    Raises:
+      OSError: the file is not there.
+    """
+    status = os.stat(path)  # noqa: PTH116 - a third faster than Path's, a million times
+    return status.st_size, status.st_mtime_ns
+
+
+def find_changed(
+    recorded: Mapping[str, Source],
+    paths: Mapping[str, Path],
+    times_path: Path,
+    times: Mapping[str, int],
+) -> list[str]:
+    """Finds the images whose files are others than those that their features were made from.
+
+    A file of another size has changed; one of the same size and time has not; else it is hashed.
+
+    Args:
+      recorded: source by id.
+      paths: file by id, of these and perhaps of others; a file that is gone counts as unchanged.
+      times_path: file that keeps the times of the files found unchanged; may be missing.
+      times: when files were last written whose sources were recorded just now, nanoseconds.
+
+    Returns:
+      Their ids, in the order of `recorded`.
+    """
+    kept = _read_times(times_path)
+    times = {**kept, **times}
+    changed, unchanged = [], {}
+    for one, source in recorded.items():
+        try:
+            num_bytes, time_ns = modified(paths[one])
+            same = num_bytes == source.num_bytes and (
+                times.get(one) == time_ns or read_source(paths[one]) == source
+            )
+        except OSError:
+            continue
+        if same:
+            unchanged[one] = time_ns
+        else:
+            changed.append(one)
+    if unchanged != kept:
+        artifacts.write_json(times_path, unchanged)
+    return changed
+
+
+def _read_times(path: Path) -> dict[str, int]:
+    try:
+        times = artifacts.read_json(path, "The times of files")
+    except (OSError, InputError):
+        return {}
+    return times if isinstance(times, dict) else {}
