@@ -154,7 +154,7 @@ def cached_reader(database: FeatureStore) -> Callable[[str], LocalFeatures]:
 
 def features_fingerprint(queries: FeatureStore, database: FeatureStore) -> str:
     """Returns the fingerprint that verifications of these features are kept by."""
-    return f"{queries.fingerprint} {database.fingerprint}"
+    return f"{queries.identity()} {database.identity()}"
 
 
 def rerank_arguments(message: experiment_pb2.Experiment) -> dict[str, Any]:
