@@ -8,7 +8,9 @@ What comes out is always uint8 RGB, whatever went in:
   * transparency is laid over white.
 
 Files are hostile until shown otherwise: the size is read from the header and held against
-`max_pixels` before anything is allocated or decoded, and every fault is an `ImageError`.
+`max_pixels` and `MAX_DECODED_BYTES` before anything is allocated or decoded, and every fault is an
+`ImageError`. There is one copy of the pixels as they were decoded and one as they are returned; a
+crop or a turn by EXIF makes one more of the latter when the former has gone.
 """
 
 from __future__ import annotations
@@ -34,8 +36,13 @@ from delf_tf.types import Box, ImageRef
 
 MAX_PIXELS = 178_956_970
 MAX_FILE_BYTES = 1 << 29
-# A progressive JPEG of a few KB can ask for tens of thousands of passes over a huge image.
+# What the decoder and the result take together: the largest number of pixels as plain RGB.
+MAX_DECODED_BYTES = 7 * MAX_PIXELS
+# A progressive JPEG of a few KB can ask for tens of thousands of passes over a huge image; the
+# usual ten over the largest image are well within the second limit.
 _MAX_JPEG_SCANS = 1000
+_MAX_SCANNED_PIXELS = 16 * MAX_PIXELS
+_TILE_SIDE_PX = 1024
 _EXIF_ORIENTATION = 0x0112
 
 ImageSource = Union[ImageRef, str, "os.PathLike[str]"]
@@ -147,9 +154,11 @@ def _decode(data: bytes, name: str, box: Box | None, max_pixels: int) -> np.ndar
         raise _unreadable(name, fault) from None
     # A GIF's frame or a WebP's canvas may differ from what its header told.
     _check_size(opened.height, opened.width, name, max_pixels)
-    pixels = _upright(_to_rgb(opened), _orientation(opened))
+    orientation, pixels = _orientation(opened), _to_rgb(opened)
+    del opened
+    pixels = _upright(pixels, orientation)
     y0, x0, y1, x1 = _whole_box(box, pixels.shape[0], pixels.shape[1], name)
-    return np.array(pixels[y0:y1, x0:x1], order="C")
+    return np.ascontiguousarray(pixels[y0:y1, x0:x1])
 
 
 def _open(data: bytes, name: str, max_pixels: int) -> ImageFile.ImageFile:
@@ -173,12 +182,9 @@ def _open(data: bytes, name: str, max_pixels: int) -> ImageFile.ImageFile:
     except Exception as fault:
         raise _unreadable(name, fault) from None
     _check_size(opened.height, opened.width, name, max_pixels)
-    require(
-        opener is not JpegImageFile or data.count(b"\xff\xda") <= _MAX_JPEG_SCANS,
-        f"A progressive JPEG must have at most {_MAX_JPEG_SCANS} scans.",
-        error=ImageError,
-        path=name,
-    )
+    num_scans = data.count(b"\xff\xda") if opener is JpegImageFile else 0
+    _check_scans(num_scans, opened.height * opened.width, name)
+    _check_bytes(opened, num_scans, name)
     return opened
 
 
@@ -216,6 +222,41 @@ def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
     )
 
 
+def _check_scans(num_scans: int, num_pixels: int, name: str) -> None:
+    allowed = min(_MAX_JPEG_SCANS, _MAX_SCANNED_PIXELS // num_pixels)
+    require(
+        num_scans <= allowed,
+        f"A JPEG of so many pixels must have at most {allowed} scans.",
+        hint="Save it as a baseline JPEG.",
+        error=ImageError,
+        path=name,
+        scans=num_scans,
+        pixels=num_pixels,
+    )
+
+
+def _check_bytes(opened: ImageFile.ImageFile, num_scans: int, name: str) -> None:
+    """Refuses what would take too much memory while it is decoded."""
+    decoded, result, decoder = 1 if opened.mode in ("1", "L", "P") else 4, 3, 0
+    if num_scans > 2 or opened.info.get("progressive"):
+        # All scans' coefficients, 16 bits each, until it has ended; a camera's preview is a scan.
+        decoder = 2 * len(opened.getbands()) - result
+    elif isinstance(opened, WebPImageFile):
+        # A canvas for the frame, and what is kept of it for the next.
+        decoder = 8
+    num_bytes = (decoded + result + max(decoder, 0)) * opened.height * opened.width
+    require(
+        num_bytes <= MAX_DECODED_BYTES,
+        f"An image must take at most {MAX_DECODED_BYTES} bytes while it is decoded.",
+        hint="Make it smaller, or save it as a baseline JPEG or a PNG.",
+        error=ImageError,
+        path=name,
+        height=opened.height,
+        width=opened.width,
+        num_bytes=num_bytes,
+    )
+
+
 def _orientation(opened: Image.Image) -> int:
     """Returns EXIF's 1 to 8; 1 where there is none or it makes no sense."""
     try:
@@ -237,14 +278,26 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _to_rgb(opened: Image.Image) -> np.ndarray:
-    if opened.mode.startswith("I"):
-        grey = np.asarray(opened).astype(np.int64) >> 8
-        return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    if opened.has_transparency_data:
-        over = opened.convert("RGBA")
+    """Returns uint8 [H, W, 3], converted piece by piece: a whole copy a step took gigabytes."""
+    pixels = np.empty((opened.height, opened.width, 3), np.uint8)
+    for top in range(0, opened.height, _TILE_SIDE_PX):
+        for left in range(0, opened.width, _TILE_SIDE_PX):
+            bottom = min(top + _TILE_SIDE_PX, opened.height)
+            right = min(left + _TILE_SIDE_PX, opened.width)
+            tile = opened.crop((left, top, right, bottom))
+            pixels[top:bottom, left:right] = _tile_to_rgb(tile)
+    return pixels
+
+
+def _tile_to_rgb(tile: Image.Image) -> np.ndarray:
+    if tile.mode.startswith("I"):
+        grey = np.asarray(tile).astype(np.int64) >> 8
+        return np.clip(grey, 0, 255).astype(np.uint8)[..., None]
+    if tile.has_transparency_data:
+        over = tile.convert("RGBA")
         white = Image.new("RGBA", over.size, (255, 255, 255, 255))
-        opened = Image.alpha_composite(white, over)
-    return np.asarray(opened if opened.mode == "RGB" else opened.convert("RGB"))
+        tile = Image.alpha_composite(white, over)
+    return np.asarray(tile if tile.mode == "RGB" else tile.convert("RGB"))
 
 
 def _whole_box(box: Box | None, height: int, width: int, name: str) -> tuple[int, int, int, int]:

@@ -111,7 +111,7 @@ def create_app(
       name: of the collection, shown.
       allowed_hosts: names that a browser may reach it by; "*" allows all.
       max_upload_bytes: of a picture; larger ones are refused with 413 as soon as that is known.
-      max_pixels: of a picture; larger ones are not decoded.
+      max_pixels: of a picture, be it uploaded or the collection's; larger ones are not decoded.
       max_queries: that wait or are worked on; more are answered with 429.
       max_requests: of all other kinds at once.
       max_uploads: that are being received; one more ends the one that has taken longest.
@@ -131,7 +131,7 @@ def create_app(
     uploads = Uploads(max_uploads, max_upload_bytes, upload_timeout_s)
     _add_errors(app)
     _add_pages(app)
-    _add_collection(app, service, name)
+    _add_collection(app, service, name, max_pixels)
     _add_queries(app, service, uploads, max_pixels, max_queries)
     return app
 
@@ -163,12 +163,12 @@ def _add_pages(app: FastAPI) -> None:
         app.get(path, include_in_schema=False)(page(name))
 
 
-def _add_collection(app: FastAPI, service: RetrievalService, name: str) -> None:
+def _add_collection(app: FastAPI, service: RetrievalService, name: str, max_pixels: int) -> None:
     @functools.lru_cache(maxsize=_CACHED_THUMBNAILS)
     def thumbnail(number: int, size: str) -> bytes:
         ref = service.ref(number)
         try:
-            return images.to_jpeg(images.read_image(ref), _SIDES[size])
+            return images.to_jpeg(images.read_image(ref, max_pixels=max_pixels), _SIDES[size])
         except InputError:
             raise _gone() from None
 
@@ -241,7 +241,7 @@ def _add_queries(
 
         def work() -> Answer:
             try:
-                image = images.read_image(ref)
+                image = images.read_image(ref, max_pixels=max_pixels)
             except InputError:
                 raise _gone() from None
             return service.query(image, box=chosen, number=number)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -264,8 +266,9 @@ def test_pixel_limit_is_the_callers(tmp_path):
 
 
 def test_more_pixels_than_pillows_own_limit_give_no_warning(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
-    assert read_image_bytes(encoded(Image.fromarray(PICTURE), "PNG")).shape == PICTURE.shape
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1 << 20)
+    data = encoded(Image.new("L", (1 << 21, 2)), "PNG")
+    assert read_image_bytes(data).shape == (2, 1 << 21, 3)
 
 
 def test_jpeg_of_endless_scans_is_refused():
@@ -274,6 +277,62 @@ def test_jpeg_of_endless_scans_is_refused():
     assert read_image_bytes(data).shape == (60, 90, 3)
     with pytest.raises(ImageError, match="at most 1000 scans"):
         read_image_bytes(data[:-2] + scan * 500 + data[-2:])
+
+
+def test_scans_times_pixels_are_limited(monkeypatch):
+    data = encoded(smooth(), "JPEG", progressive=True)
+    monkeypatch.setattr(images, "_MAX_SCANNED_PIXELS", 10 * 60 * 90)
+    assert read_image_bytes(data).shape == (60, 90, 3)
+    scan = data[data.index(b"\xff\xda") : -2]
+    with pytest.raises(ImageError, match=r"at most 10 scans.*pixels=5400"):
+        read_image_bytes(data[:-2] + scan + data[-2:])
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "per_pixel", "options"),
+    [
+        ("PNG", "RGBA", 7, {}),
+        ("PNG", "L", 4, {}),
+        ("JPEG", "RGB", 7, {}),
+        ("JPEG", "RGB", 10, {"progressive": True}),
+        ("WEBP", "RGB", 15, {}),
+    ],
+)
+def test_bytes_that_decoding_takes_are_limited(monkeypatch, kind, mode, per_pixel, options):
+    data = encoded(smooth().convert(mode), kind, **options)
+    monkeypatch.setattr(images, "MAX_DECODED_BYTES", per_pixel * 60 * 90)
+    assert read_image_bytes(data).shape == (60, 90, 3)
+    monkeypatch.setattr(images, "MAX_DECODED_BYTES", per_pixel * 60 * 90 - 1)
+    with pytest.raises(
+        ImageError, match=rf"bytes while it is decoded.*num_bytes={per_pixel * 5400}"
+    ):
+        read_image_bytes(data)
+
+
+def test_tiles_of_a_picture_make_the_picture(monkeypatch):
+    tall = np.random.default_rng(0).integers(0, 256, (61, 9, 4), np.uint8)
+    for mode in ("RGB", "RGBA", "LA", "L", "P", "CMYK"):
+        data = encoded(Image.fromarray(tall).convert(mode), "JPEG" if mode == "CMYK" else "PNG")
+        monkeypatch.setattr(images, "_TILE_SIDE_PX", 100)
+        whole = read_image_bytes(data)
+        monkeypatch.setattr(images, "_TILE_SIDE_PX", 7)
+        np.testing.assert_array_equal(read_image_bytes(data), whole)
+
+
+def test_transparent_pictures_take_no_further_copies():
+    script = (
+        "import io, resource\nfrom PIL import Image\nfrom delf_tf.datasets import images\n"
+        "file = io.BytesIO()\n"
+        "Image.new('LA', (4000, 4000)).save(file, 'PNG', compress_level=1)\n"
+        "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "size += 4000 * 4000 * 9\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (size, size))\n"
+        "print(images.read_image_bytes(file.getvalue()).shape)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True, text=True
+    )
+    assert done.stdout == "(4000, 4000, 3)\n"
 
 
 def test_large_files_are_refused(tmp_path, monkeypatch):

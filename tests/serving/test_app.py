@@ -70,6 +70,13 @@ def test_thumbnails(client):
     assert client.get("/api/images/0/thumbnail?size=huge").status_code == 422
 
 
+def test_the_collections_pictures_obey_the_limit_of_uploads(service):
+    app = create_app(service, max_pixels=60 * 80 - 1)
+    small = TestClient(app, base_url="http://localhost")
+    assert small.get("/api/images/0/thumbnail").status_code == 404
+    assert small.post("/api/images/0/query").status_code == 404
+
+
 def test_pages_need_nothing_from_elsewhere(client):
     for path in ("/", "/api", "/static/page.js", "/static/matches.js", "/static/page.css"):
         response = client.get(path)
