@@ -61,21 +61,14 @@ def test_metrics_hold_both_stages(retrieved):
     for stage in ("single_stage", "two_stage"):
         block = metrics[stage]
         assert block["num_queries"] == 6
-        assert 0 < block["mAP"] <= 1
-        assert 0 < block["mAP_by_place"] <= 1
-        assert block["P@1"] in {n / 6 for n in range(7)} | {round(n / 6, 15) for n in range(7)}
-        assert sum(ap is not None for ap in block["per_query_ap"].values()) == 6
+        # Even random weights find equal images: each of the six asks for one other.
+        assert block["mAP"] == block["mAP_by_place"] == block["P@1"] == 1.0
+        assert list(block["per_query_ap"].values()).count(1.0) == 6
         assert block["queries_cropped"] is False
         assert block["seconds_per_image"] > 0
     assert metrics["two_stage"]["blind_reranking"] is True
     assert metrics["single_stage"]["bytes_per_image"] == 4 * 1280
     assert metrics["two_stage"]["bytes_per_image"] > 4 * 1280
-
-
-def test_even_random_weights_find_equal_images(retrieved):
-    metrics = json.loads((retrieved / "metrics.json").read_text())
-    assert metrics["single_stage"]["mAP"] == 1.0
-    assert metrics["two_stage"]["P@1"] == 1.0
 
 
 def test_ranking_is_of_everything_but_the_query(retrieved):

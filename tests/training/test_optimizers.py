@@ -75,10 +75,24 @@ def test_rules_are_tensorflow_addons(name, ours, theirs):
         )
 
 
+@pytest.mark.skipif(
+    addons.tensorflow_addons() is not None, reason="there it is compared with tensorflow-addons'"
+)
 def test_lamb_is_keras_3s():
-    if addons.tensorflow_addons() is None:
-        got, _ = _run("lamb", 5)
-        np.testing.assert_allclose(got, _theirs("lamb", 5, epsilon=1e-8), rtol=1e-5)
+    got, _ = _run("lamb", 5)
+    np.testing.assert_allclose(got, _theirs("lamb", 5, epsilon=1e-8), rtol=1e-5)
+
+
+def test_lamb_by_hand():
+    weights, first, second = _start(), 0.0, 0.0
+    for step in range(3):
+        first = 0.9 * first + 0.1 * _gradient(step)
+        second = 0.999 * second + 0.001 * _gradient(step) ** 2
+        mean, square = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
+        direction = mean / (np.sqrt(square) + 1e-8) + 0.02 * weights
+        weights = weights - 0.1 * np.linalg.norm(weights) / np.linalg.norm(direction) * direction
+    got, _ = _run("lamb", 3, weight_decay=0.02)
+    np.testing.assert_allclose(got, weights, rtol=1e-5)
 
 
 @pytest.mark.parametrize("rule", RULES)
