@@ -19,9 +19,9 @@ from delf_tf.tools import main
 # What would take hours is begun alone, on the same records.
 SMALL = {
     "train": [
-        "--set=training.num_steps=1",
-        "--set=training.batch_size=2",
-        "--set=training.image_size=64",
+        "--set=training.run.num_steps=1",
+        "--set=training.input.batch_size=2",
+        "--set=training.input.image_size=64",
     ],
     "compare": [
         "--num_report_queries=2",

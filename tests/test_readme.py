@@ -15,8 +15,8 @@ import pytest
 SMALL_DEMO = ["--num_landmarks=3", "--num_views=5", "--num_distractors=2"]
 SMALL_TRAINING = [
     "--config=compact_demo",
-    "--set=training.num_steps=2",
-    "--set=training.batch_size=4",
+    "--set=training.run.num_steps=2",
+    "--set=training.input.batch_size=4",
 ]
 
 

@@ -88,5 +88,5 @@ def _train(
     records = record_builder.build_records(
         images, output_dir / "records", split="train", num_shards=4, num_processes=num_workers
     )
-    logging.info("Training for at most %.0f s.", message.training.max_seconds)
+    logging.info("Training for at most %.0f s.", message.training.run.max_seconds)
     return train.train(message, str(Path(records).parent / "train*"), output_dir / "train")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 
 from delf_tf import config
-from delf_tf.checks import UsageError, require
+from delf_tf.checks import UsageError, require, require_choice
 from delf_tf.protos import experiment_pb2
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from delf_tf.models.retrieval_model import RetrievalModel
     from delf_tf.training.trainer import Trainer
     from delf_tf.training.tuple_stream import TupleStream
+
+# Numeric precision of training -> Keras' policy, under which variables stay in float32.
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def train(
@@ -84,9 +87,9 @@ def create_trainer(
 
     options = message.training
     distribution = strategies.create_strategy(strategy)
-    records = schema.open_records(train_file_pattern, check=options.check_records)
+    records = schema.open_records(train_file_pattern, check=options.input.check_records)
     records = input_pipeline.repaired(
-        records, str(Path(output_dir) / "repaired"), options.max_bad_records
+        records, str(Path(output_dir) / "repaired"), options.input.max_bad_records
     )
     num_classes = _num_classes(options, records)
     with distribution.scope():
@@ -97,7 +100,7 @@ def create_trainer(
         objective, optimizer = _create_objective(options, model, num_classes, teacher)
     fingerprint = _fingerprint(message, records)
     pipeline = create_pipeline(options, records, num_classes)
-    if options.HasField("tuples"):
+    if options.input.HasField("tuples"):
         stream = _create_tuple_stream(options, records, model, output_dir, fingerprint)
         pipeline = dataclasses.replace(pipeline, stream=stream)
     provenance = _provenance(message, records)
@@ -107,23 +110,23 @@ def create_trainer(
         pipeline,
         output_dir,
         learning_rate=schedules.create_schedule(
-            options.schedule,
-            options.learning_rate,
-            warmup_steps=options.warmup_steps,
-            milestones=tuple(options.step_milestones) or (0.5, 0.75),
-            factor=options.step_factor,
+            options.schedule.name,
+            options.optimizer.learning_rate,
+            warmup_steps=options.schedule.warmup_steps,
+            milestones=tuple(options.schedule.milestones) or (0.5, 0.75),
+            factor=options.schedule.factor,
         ),
         limits=trainer.Limits(
-            options.num_steps,
-            options.max_seconds,
-            options.checkpoint_interval,
-            options.log_interval,
-            options.eval_interval,
+            options.run.num_steps,
+            options.run.max_seconds,
+            options.run.checkpoint_interval,
+            options.run.log_interval,
+            options.run.eval_interval,
         ),
         strategy=distribution,
-        jit_compile=options.jit_compile,
+        jit_compile=options.run.jit_compile,
         evaluate=_create_evaluation(options, model),
-        seed=options.seed,
+        seed=options.run.seed,
         fingerprint=fingerprint,
         provenance=provenance,
         peak_flops=peak_flops,
@@ -136,27 +139,28 @@ def create_pipeline(
     """Builds the input pipeline of a training section."""
     from delf_tf.datasets.input.pipeline import InputPipeline, RecordStream  # noqa: PLC0415
 
+    inputs = options.input
     crop_options: dict[str, Any] = {}
-    if options.crop == "random_resized":
-        crop_options["min_area"] = options.min_crop_area
-    elif options.crop == "fixed":
-        crop_options["resize_to"] = options.resize_to
+    if inputs.crop == "random_resized":
+        crop_options["min_area"] = inputs.min_crop_area
+    elif inputs.crop == "fixed":
+        crop_options["resize_to"] = inputs.resize_to
     stream = RecordStream(
-        records.paths, records.counts, options.seed, shuffle_window=options.shuffle_window
+        records.paths, records.counts, options.run.seed, shuffle_window=inputs.shuffle_window
     )
-    distortions = [(one.name, one.strength, one.probability) for one in options.distortions]
+    distortions = [(one.name, one.strength, one.probability) for one in inputs.distortions]
     return InputPipeline(
         stream,
-        options.batch_size,
-        options.image_size,
-        crop=options.crop,
+        inputs.batch_size,
+        inputs.image_size,
+        crop=inputs.crop,
         crop_options=tuple(crop_options.items()),
         distortions=tuple(distortions),
-        rescale_sides=tuple(options.rescale_sides),
+        rescale_sides=tuple(inputs.rescale_sides),
         num_classes=num_classes,
-        views=options.views,
-        seed=options.seed,
-        deterministic=options.deterministic,
+        views=inputs.views,
+        seed=options.run.seed,
+        deterministic=inputs.deterministic,
     )
 
 
@@ -165,24 +169,26 @@ def _create_model(message: experiment_pb2.Experiment) -> RetrievalModel:
 
     from delf_tf.models import create  # noqa: PLC0415
 
-    tf.keras.mixed_precision.set_global_policy(message.training.precision)
+    precision = message.training.run.precision
+    require_choice("precision", precision, POLICIES)
+    tf.keras.mixed_precision.set_global_policy(POLICIES[precision])
     options = config.set_fields(message.model)
     name = options.pop("name", None)
     require(bool(name), "A config's model section must have a name.")
-    options.setdefault("seed", message.training.seed)
+    options.setdefault("seed", message.training.run.seed)
     return create.create_model(name, **options)
 
 
 def _create_teacher(options: experiment_pb2.TrainingConfig) -> RetrievalModel | None:
-    if not options.distillation_loss_weight or not options.HasField("teacher"):
+    if not options.losses.distillation_weight or not options.losses.HasField("teacher"):
         return None
     from delf_tf.models import create  # noqa: PLC0415
 
-    wanted = config.set_fields(options.teacher)
+    wanted = config.set_fields(options.losses.teacher)
     require(
         "name" in wanted and "weights" in wanted,
         "A teacher must have a name and weights.",
-        hint="Give --set training.teacher.weights=PATH.",
+        hint="Give --set training.losses.teacher.weights=PATH.",
         teacher=wanted,
     )
     return create.create_model(wanted.pop("name"), **wanted)
@@ -197,39 +203,42 @@ def _create_objective(
     from delf_tf.training import optimizers  # noqa: PLC0415
     from delf_tf.training.objective import Objective  # noqa: PLC0415
 
+    losses = options.losses
     objective = Objective(
         model,
         num_classes,
-        classifier=options.classifier,
-        margin=options.arcface_margin,
-        scale=options.arcface_scale,
-        num_sampled=options.num_sampled_classes,
-        step=options.step,
-        descriptor_weight=options.descriptor_loss_weight,
-        attention_weight=options.attention_loss_weight,
-        reconstruction_weight=options.reconstruction_loss_weight,
-        contrastive_weight=options.contrastive_loss_weight,
-        superfeature_weight=options.superfeature_loss_weight,
-        decorrelation_weight=options.decorrelation_loss_weight,
-        distillation_weight=options.distillation_loss_weight,
+        classifier=losses.classifier,
+        margin=losses.margin,
+        scale=losses.scale,
+        num_sampled=losses.num_sampled_classes,
+        step=losses.step,
+        descriptor_weight=losses.descriptor_weight,
+        attention_weight=losses.attention_weight,
+        reconstruction_weight=losses.reconstruction_weight,
+        contrastive_weight=losses.contrastive_weight,
+        superfeature_weight=losses.superfeature_weight,
+        decorrelation_weight=losses.decorrelation_weight,
+        distillation_weight=losses.distillation_weight,
         teacher=teacher,
-        seed=options.seed,
+        seed=options.run.seed,
         **_tuple_options(options),
     )
     optimizer = optimizers.Optimizer(
-        options.optimizer,
-        objective.trainable_variables(tuple(options.trainable)),
-        weight_decay=options.weight_decay,
-        clip_norm=options.clip_norm,
-        ema_decay=options.ema_decay,
-        settings=optimizers.Settings(momentum=options.momentum, nesterov=options.nesterov),
+        options.optimizer.name,
+        objective.trainable_variables(tuple(options.optimizer.trainable)),
+        weight_decay=options.optimizer.weight_decay,
+        clip_norm=options.optimizer.clip_norm,
+        ema_decay=options.optimizer.ema_decay,
+        settings=optimizers.Settings(
+            momentum=options.optimizer.momentum, nesterov=options.optimizer.nesterov
+        ),
     )
     return objective, optimizer
 
 
 def _tuple_options(options: experiment_pb2.TrainingConfig) -> dict[str, Any]:
-    tuples = options.tuples
-    if not options.HasField("tuples"):
+    tuples = options.input.tuples
+    if not options.input.HasField("tuples"):
         return {}
     return {
         "tuple_size": 2 + tuples.num_negatives,
@@ -251,13 +260,13 @@ def _create_tuple_stream(
     from delf_tf.training import tuple_stream  # noqa: PLC0415
     from delf_tf.training.tuples import TupleMiner  # noqa: PLC0415
 
-    tuples = options.tuples
+    tuples = options.input.tuples
     require(
-        bool(tuples.database) and options.views == 1,
+        bool(tuples.database) and options.input.views == 1,
         "Training on tuples must have a database and views: 1.",
-        hint="Give --set training.tuples.database=retrieval-SfM-120k.pkl.",
+        hint="Give --set training.input.tuples.database=retrieval-SfM-120k.pkl.",
         database=tuples.database,
-        views=options.views,
+        views=options.input.views,
     )
     split = sfm120k.read_database(tuples.database, tuples.split)
     lookup = record_lookup.locate_records(records.paths)
@@ -266,14 +275,14 @@ def _create_tuple_stream(
         num_queries=tuples.num_queries,
         pool_size=tuples.pool_size,
         num_negatives=tuples.num_negatives,
-        seed=options.seed,
+        seed=options.run.seed,
     )
     return tuple_stream.TupleStream(
         lookup,
         miner,
-        tuple_stream.RecordDescriber(model, lookup, image_size=options.image_size),
+        tuple_stream.RecordDescriber(model, lookup, image_size=options.input.image_size),
         Path(output_dir) / "tuples",
-        batch_size=options.batch_size,
+        batch_size=options.input.batch_size,
         fingerprint=fingerprint,
     )
 
@@ -281,17 +290,17 @@ def _create_tuple_stream(
 def _create_evaluation(
     options: experiment_pb2.TrainingConfig, model: RetrievalModel
 ) -> Callable[[], Mapping[str, float]] | None:
-    if not options.eval_dir:
+    if not options.run.eval_dir:
         return None
     from delf_tf.datasets import folder  # noqa: PLC0415
     from delf_tf.training.evaluation import RetrievalEvaluation  # noqa: PLC0415
 
-    refs = folder.list_images(options.eval_dir)
-    if options.eval_labels:
-        labels = folder.read_labels(options.eval_labels)
+    refs = folder.list_images(options.run.eval_dir)
+    if options.run.eval_labels:
+        labels = folder.read_labels(options.run.eval_labels)
     else:
         labels = {ref.id: ref.id.rpartition("/")[0] for ref in refs}
-    return RetrievalEvaluation(model, refs, labels, image_size=options.image_size)
+    return RetrievalEvaluation(model, refs, labels, image_size=options.input.image_size)
 
 
 def _num_classes(options: experiment_pb2.TrainingConfig, records: Records) -> int:
@@ -301,12 +310,12 @@ def _num_classes(options: experiment_pb2.TrainingConfig, records: Records) -> in
     if found is None:
         # Of shards made elsewhere a part is looked at now, each label when its turn comes.
         found = input_pipeline.label_range(records.paths, 4096)[1] + 1
-    wanted = options.num_classes or found
+    wanted = options.losses.num_classes or found
     require(
         found <= wanted if not records.manifest else found == wanted,
         "num_classes must be the number of classes of the records.",
         hint="Leave num_classes out of the config to take it from the records.",
-        num_classes=options.num_classes,
+        num_classes=options.losses.num_classes,
         classes_in_records=found,
     )
     require(wanted > 1, "Records to train on must have at least two classes.", num_classes=wanted)
@@ -331,7 +340,7 @@ def _fingerprint(message: experiment_pb2.Experiment, records: Records) -> str:
     deciding.model.CopyFrom(message.model)
     deciding.training.CopyFrom(message.training)
     for name in ("checkpoint_interval", "log_interval", "eval_interval", "eval_dir", "eval_labels"):
-        deciding.training.ClearField(name)
+        deciding.training.run.ClearField(name)
     return config.fingerprint(
         deciding, json.dumps([Path(p).name for p in records.paths]), *map(str, records.counts)
     )

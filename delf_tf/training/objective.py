@@ -215,7 +215,7 @@ class Objective:
         require(
             self._teacher is not None,
             "Distillation must have a teacher.",
-            hint="Set training.teacher, or distillation_loss_weight: 0.",
+            hint="Set training.losses.teacher, or distillation_weight: 0.",
             teacher=None,
         )
         width = self._teacher_map(tf.zeros([1, 64, 64, 3])).shape[-1]

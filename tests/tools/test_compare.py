@@ -185,7 +185,8 @@ def test_a_folder_of_queries_beside_a_revisited_set_is_refused(photos, tmp_path,
 def test_what_has_no_weights_is_trained_first(photos, tmp_path):
     experiment = (
         EXPERIMENT.replace("local_pca { dim: 8 }", "").replace("use_local_features: true", "")
-        + "training { num_steps: 1 batch_size: 2 image_size: 64 classifier: 'softmax' }"
+        + "training { input { batch_size: 2 image_size: 64 } losses { classifier: 'softmax' } "
+        + "run { num_steps: 1 } }"
     )
     (tmp_path / "t.textproto").write_text(experiment)
     (tmp_path / "c.textproto").write_text(

@@ -18,10 +18,29 @@ from delf_tf.tools import build_tfrecords, command_line, train
 CONFIG = """
 model { name: "tests.training.tiny_model:make" seed: 2 }
 training {
-  batch_size: 8 image_size: 16 num_steps: 40 optimizer: "adamw" learning_rate: 0.01
-  schedule: "cosine" clip_norm: 5 arcface_scale: 8 reconstruction_loss_weight: 1
-  ema_decay: 0.9 checkpoint_interval: 5 log_interval: 5
-  distortions { name: "brightness" strength: 0.2 }
+  optimizer {
+    name: "adamw"
+    learning_rate: 0.01
+    clip_norm: 5
+    ema_decay: 0.9
+  }
+  schedule {
+    name: "cosine"
+  }
+  input {
+    batch_size: 8
+    image_size: 16
+    distortions { name: "brightness" strength: 0.2 }
+  }
+  losses {
+    scale: 8
+    reconstruction_weight: 1
+  }
+  run {
+    num_steps: 40
+    checkpoint_interval: 5
+    log_interval: 5
+  }
 }
 """
 
@@ -121,9 +140,9 @@ def test_weights_tell_what_they_were_trained_on(undisturbed):
 @pytest.mark.parametrize(
     "flags, code, message",
     [
-        (["--set=training.num_classes=7"], 1, "num_classes=7, classes_in_records=3"),
+        (["--set=training.losses.num_classes=7"], 1, "num_classes=7, classes_in_records=3"),
         (["--set=training.optimiser=sgd"], 2, "Did you mean 'optimizer'"),
-        (["--set=training.crop=center"], 1, "crop must be one of"),
+        (["--set=training.input.crop=center"], 1, "crop must be one of"),
         (["--strategy=mirorred"], 1, "strategy must be one of"),
         (["--train_file_pattern=/nowhere/train*"], 1, "must match TFRecord shards"),
         (["--config=tinny"], 2, "config must be a file"),

@@ -16,10 +16,24 @@ from delf_tf.tools import build_tfrecords, command_line, train
 CONFIG = """
 model { name: "tests.training.tiny_model:make" seed: 2 }
 training {
-  batch_size: 8 image_size: 16 num_steps: 5 optimizer: "adamw" learning_rate: 0.01
-  descriptor_loss_weight: 0 attention_loss_weight: 0 reconstruction_loss_weight: 0
-  log_interval: 1
-  tuples { num_queries: 6 pool_size: 12 num_negatives: 2 loss: "triplet" margin: 0.2 }
+  optimizer {
+    name: "adamw"
+    learning_rate: 0.01
+  }
+  input {
+    batch_size: 8
+    image_size: 16
+    tuples { num_queries: 6 pool_size: 12 num_negatives: 2 loss: "triplet" margin: 0.2 }
+  }
+  losses {
+    descriptor_weight: 0
+    attention_weight: 0
+    reconstruction_weight: 0
+  }
+  run {
+    num_steps: 5
+    log_interval: 1
+  }
 }
 """
 
@@ -61,7 +75,7 @@ def _train(work, name, *more):
 
 
 def test_database_to_weights(work):
-    assert _train(work, "run", f"--set=training.tuples.database={work}/sfm.pkl") == 0
+    assert _train(work, "run", f"--set=training.input.tuples.database={work}/sfm.pkl") == 0
     facts = read_options(work / "run" / "weights.npz")["provenance"]
     assert facts["training_set"] == {"kind": "sfm120k", "split": "train"}
     assert facts["steps"] == 5
@@ -85,14 +99,14 @@ def test_the_recipe_of_super_features_in_small(work):
         "model.num_superfeatures": 4,
         "model.superfeature_dim": 8,
         "model.local_dim": 0,
-        "training.batch_size": 8,
-        "training.image_size": 64,
-        "training.num_steps": 2,
-        "training.precision": "float32",
-        "training.tuples.num_queries": 4,
-        "training.tuples.num_negatives": 2,
-        "training.tuples.pool_size": 12,
-        "training.tuples.database": f"{work}/sfm.pkl",
+        "training.input.batch_size": 8,
+        "training.input.image_size": 64,
+        "training.run.num_steps": 2,
+        "training.run.precision": "float32",
+        "training.input.tuples.num_queries": 4,
+        "training.input.tuples.num_negatives": 2,
+        "training.input.tuples.pool_size": 12,
+        "training.input.tuples.database": f"{work}/sfm.pkl",
     }
     flags = [f"--set={name}={value}" for name, value in small.items()]
     flags += [f"--train_file_pattern={work}/r/train*", f"--output_dir={work}/superfeatures"]
@@ -107,15 +121,18 @@ def test_the_recipe_of_super_features_in_small(work):
     ("flags", "message"),
     [
         ((), r"must have a database.*training.tuples.database"),
-        (("--set=training.views=2",), r"views: 1.*views=2"),
-        (("--set=training.batch_size=6",), r"multiple of 2 \+ num_negatives"),
-        (("--set=training.tuples.pool_size=2", "--set=training.tuples.split=test"), "train, val"),
-        (("--set=training.tuples.loss=tripel",), "Did you mean 'triplet'"),
-        (("--set=training.tuples.margin=-1",), r"margin must be positive.*margin=-1"),
+        (("--set=training.input.views=2",), r"views: 1.*views=2"),
+        (("--set=training.input.batch_size=6",), r"multiple of 2 \+ num_negatives"),
+        (
+            ("--set=training.input.tuples.pool_size=2", "--set=training.input.tuples.split=test"),
+            "train, val",
+        ),
+        (("--set=training.input.tuples.loss=tripel",), "Did you mean 'triplet'"),
+        (("--set=training.input.tuples.margin=-1",), r"margin must be positive.*margin=-1"),
     ],
 )
 def test_what_is_refused(work, capsys, flags, message):
-    database = (f"--set=training.tuples.database={work}/sfm.pkl",) if flags else ()
+    database = (f"--set=training.input.tuples.database={work}/sfm.pkl",) if flags else ()
     assert _train(work, "refused", *database, *flags) == 1
     assert re.search(message, capsys.readouterr().err.splitlines()[-1])
     assert not (work / "refused").exists()

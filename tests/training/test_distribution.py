@@ -20,9 +20,27 @@ from delf_tf.training.optimizers import Optimizer
 CONFIG = """
 model { name: "tests.training.tiny_model:make" seed: 2 }
 training {
-  batch_size: 8 image_size: 16 num_steps: 20 optimizer: "sgd" learning_rate: 0.02
-  schedule: "cosine" clip_norm: 5 arcface_scale: 8 reconstruction_loss_weight: 1
-  checkpoint_interval: 100 log_interval: 1
+  optimizer {
+    name: "sgd"
+    learning_rate: 0.02
+    clip_norm: 5
+  }
+  schedule {
+    name: "cosine"
+  }
+  input {
+    batch_size: 8
+    image_size: 16
+  }
+  losses {
+    scale: 8
+    reconstruction_weight: 1
+  }
+  run {
+    num_steps: 20
+    checkpoint_interval: 100
+    log_interval: 1
+  }
 }
 """
 

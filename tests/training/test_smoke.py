@@ -13,7 +13,11 @@ from delf_tf.pipelines.runtime import Runtime
 from tests.training import inliers, smoke
 
 # Every image as it is, so that a loss falls by learning alone.
-PLAIN = ("training.crop=squash", "training.distortions=", "training.warmup_steps=0")
+PLAIN = (
+    "training.input.crop=squash",
+    "training.input.distortions=",
+    "training.schedule.warmup_steps=0",
+)
 
 # Times the mAP of random weights, at each stage.
 LEAST_GAIN = {"dolg": 2.5, "superfeatures": 1.5, "delf": 1.2, "delg": 2.5}
@@ -28,9 +32,13 @@ def few_records(tmp_path_factory):
 
 @pytest.mark.parametrize("system", smoke.SYSTEMS)
 def test_the_loss_falls(few_records, tmp_path, system):
-    short = ("training.num_steps=14", "training.batch_size=16", "training.image_size=64")
+    short = (
+        "training.run.num_steps=14",
+        "training.input.batch_size=16",
+        "training.input.image_size=64",
+    )
     runs = smoke.train_system(
-        system, few_records, tmp_path, *PLAIN, *short, "training.log_interval=1"
+        system, few_records, tmp_path, *PLAIN, *short, "training.run.log_interval=1"
     )
     for run in runs:
         losses = [row["loss"] for row in run.metrics]
@@ -39,7 +47,11 @@ def test_the_loss_falls(few_records, tmp_path, system):
 
 
 def test_attention_is_trained_on_frozen_features(few_records, tmp_path):
-    short = ("training.num_steps=2", "training.batch_size=16", "training.image_size=64")
+    short = (
+        "training.run.num_steps=2",
+        "training.input.batch_size=16",
+        "training.input.image_size=64",
+    )
     descriptor, attention = smoke.train_system("delf", few_records, tmp_path, *PLAIN, *short)
     before, after = (np.load(run.weights) for run in (descriptor, attention))
     changed = {name for name in before.files if not np.array_equal(before[name], after[name])}
@@ -51,7 +63,11 @@ def test_attention_is_trained_on_frozen_features(few_records, tmp_path):
 @pytest.mark.parametrize("system", smoke.SYSTEMS)
 def test_thirty_two_images_are_learnt_by_heart(tmp_path, system):
     pattern = smoke.write_records(smoke.write_photographs(tmp_path / "photos", 8, 4))
-    long = ("training.num_steps=240", "training.log_interval=20", "training.learning_rate=0.003")
+    long = (
+        "training.run.num_steps=240",
+        "training.run.log_interval=20",
+        "training.optimizer.learning_rate=0.003",
+    )
     runs = smoke.train_system(system, pattern, tmp_path, *PLAIN, *long)
     assert runs[0].metrics[-1]["accuracy"] > 0.95
 
