@@ -120,7 +120,7 @@ def test_the_recipe_of_super_features_in_small(work):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), r"must have a database.*training.tuples.database"),
+        ((), r"must have a database.*training.input.tuples.database"),
         (("--set=training.input.views=2",), r"views: 1.*views=2"),
         (("--set=training.input.batch_size=6",), r"multiple of 2 \+ num_negatives"),
         (
