@@ -29,7 +29,7 @@ from absl import flags
 
 from delf_tf import artifacts
 from delf_tf.checks import UsageError, did_you_mean
-from delf_tf.report.html import Table
+from delf_tf.report.tables import Table, facts, of_result
 from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
@@ -79,9 +79,9 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     if flag_values.json:
         command_line.write_result(command_line.to_json(result))
         return
-    for rows in tables(name, result):
-        command_line.write_result(Table("", rows[0], rows[1:]).to_text() + "\n")
-    command_line.write_result(_facts(result))
+    for table in tables(name, result):
+        command_line.write_result(table.to_text() + "\n")
+    command_line.write_result(facts(result))
 
 
 def parse_options(run: Callable[..., Any], items: Sequence[str]) -> dict[str, Any]:
@@ -181,41 +181,14 @@ def _write(name: str, result: dict[str, Any], output_dir: Path) -> None:
         report_plots.save_figure(figure, output_dir / "verify.png")
 
 
-def tables(name: str, result: dict[str, Any]) -> list[list[list[str]]]:
-    """Returns a benchmark's result as tables: rows of text, the header first."""
+def tables(name: str, result: dict[str, Any]) -> list[Table]:
+    """Returns a benchmark's result as tables."""
     if name == "extract":
         from delf_tf.benchmarks import extraction, network_rate  # noqa: PLC0415 - TensorFlow
 
-        return [extraction.table(result), network_rate.table(result["network"])]
-    found = [value for value in result.values() if _is_table(value)]
-    if found:
-        return [_rows(value) for value in found]
-    return [[["", "value"], *([key, _cell(value)] for key, value in result.items())]]
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
-
-
-def _rows(records: list[dict[str, Any]]) -> list[list[str]]:
-    header = list(dict.fromkeys(key for record in records for key in record))
-    return [header, *([_cell(record.get(key)) for key in header] for record in records)]
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _facts(result: dict[str, Any]) -> str:
-    """The rest of a result, a line a fact: sizes, machine, versions."""
-    facts = {
-        key: value
-        for key, value in result.items()
-        if not _is_table(value) and not (isinstance(value, dict) and "rows" in value)
-    }
-    return "\n".join(f"{key}: {value}" for key, value in facts.items())
+        rows = extraction.table(result), network_rate.table(result["network"])
+        return [Table("", one[0], one[1:]) for one in rows]
+    return of_result(result)
 
 
 if __name__ == "__main__":

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from delf_tf.checks import UsageError, require_choice
+from delf_tf.checks import UsageError
 from delf_tf.tools import command_line
 
 if TYPE_CHECKING:
     from delf_tf.datasets.input.training_images import TrainingImages
 
-DATASETS = ("folder", "gldv2", "sfm120k")
-
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("dataset", "folder", "folder, gldv2 or sfm120k", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "dataset", "folder", ["folder", "gldv2", "sfm120k"], "how it is laid out", flag_values=FLAGS
+)
 flags.DEFINE_string("images_dir", None, "folder of the images", flag_values=FLAGS)
 flags.DEFINE_string("output_dir", None, "folder of the shards", flag_values=FLAGS)
 flags.DEFINE_string("labels", "", "folder: CSV with columns image and place", flag_values=FLAGS)
@@ -73,11 +73,10 @@ flags.DEFINE_float(
 flags.DEFINE_boolean("overwrite", False, "replace another build", flag_values=FLAGS)
 
 
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
+def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Runs the tool."""
     command_line.no_positional(arguments)
     command_line.required(flag_values, "images_dir", "output_dir")
-    require_choice("--dataset", flag_values.dataset, DATASETS, error=UsageError)
     from delf_tf.datasets.input import training_images  # noqa: PLC0415
     from delf_tf.datasets.records import builder as record_builder  # noqa: PLC0415
 
@@ -101,7 +100,6 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
             overwrite=flag_values.overwrite,
         )
         command_line.write_result(str(path))
-    return command_line.DONE
 
 
 def _listed(flag_values: flags.FlagValues) -> TrainingImages:

@@ -16,11 +16,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags, logging
 
-from delf_tf.checks import UsageError, require_absent, require_choice
 from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
@@ -31,34 +29,6 @@ flags.DEFINE_string("reference", None, "outputs to compare with (.npz)", flag_va
 flags.DEFINE_boolean("overwrite", False, "replace an existing output", flag_values=FLAGS)
 flags.DEFINE_boolean("json", False, "print the result as JSON", flag_values=FLAGS)
 
-# The source that is this program; its weights are only made smaller.
-OWN = "delf_tf"
-
-
-def convert_weights(
-    source: str,
-    input_path: str | Path,
-    output_path: str | Path,
-    *,
-    reference: str | Path | None = None,
-    overwrite: bool = False,
-) -> dict[str, object]:
-    """Converts a file; returns what it became: path, model, options, differences."""
-    # TensorFlow takes seconds to load.
-    from delf_tf.models.zoo import checkpoint, conversion, foreign_files  # noqa: PLC0415
-
-    require_choice("source", source, [OWN, *conversion.SOURCES], UsageError)
-    output_path = Path(output_path)
-    require_absent("The output", output_path, overwrite)
-    if source == OWN:
-        return {"path": str(checkpoint.halve(input_path, output_path))}
-    arrays = foreign_files.read_arrays(input_path)
-    model = conversion.convert_file(source, arrays, input_path, output_path)
-    result = {"path": str(output_path), **model.options}
-    if reference is not None:
-        result["differences"] = conversion.compare(model, foreign_files.read_arrays(reference))
-    return result
-
 
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
     """Runs the tool."""
@@ -66,7 +36,9 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
     source, input_path, output_path = command_line.required(
         flag_values, "source", "input", "output"
     )
-    result = convert_weights(
+    from delf_tf.models.zoo import conversion  # noqa: PLC0415 - TensorFlow takes seconds to load
+
+    result = conversion.convert_weights(
         source,
         input_path,
         output_path,

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
-from delf_tf.artifacts import StrPath
 from delf_tf.checks import require_absent
 from delf_tf.features.store import FeatureStore
 from delf_tf.retrieval.vectors import whitening
@@ -42,26 +40,13 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     descriptors = FeatureStore(store).global_descriptors()
     fitted = whitening.fit_pca(descriptors.vectors, flag_values.dim, power=flag_values.power)
     if flag_values.weights:
-        path = write_weights(flag_values.weights, fitted, output)
+        # TensorFlow takes seconds to load.
+        from delf_tf.models import whitened  # noqa: PLC0415
+
+        path = whitened.write_weights(flag_values.weights, fitted.mean, fitted.projection, output)
     else:
         path = whitening.save_whitening(output, fitted)
     command_line.write_result(str(path))
-
-
-def write_weights(weights: str, fitted: whitening.Whitening, output: StrPath) -> Path:
-    """Writes weights again with the whitening as the network's last layer.
-
-    Raises:
-      InputError: weights of another kind of network, or of one with a whitening.
-    """
-    # TensorFlow takes seconds to load.
-    from delf_tf.models import create, whitened  # noqa: PLC0415
-    from delf_tf.models.zoo import checkpoint  # noqa: PLC0415
-
-    stored = checkpoint.read_options(weights)
-    model = create.create_model(stored["name"], weights)
-    made = whitened.with_whitening(model, fitted.mean, fitted.projection)
-    return checkpoint.save_weights(made, output, stored["provenance"])
 
 
 if __name__ == "__main__":

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
+from delf_tf.artifacts import StrPath
 from delf_tf.checks import as_array, require
 from delf_tf.models.compact import Compact
+from delf_tf.models.create import create_model
 from delf_tf.models.registry import build
 from delf_tf.models.variables import variables_by_path
+from delf_tf.models.zoo import checkpoint
 
 
 def with_whitening(model: Compact, mean: np.ndarray, projection: np.ndarray) -> Compact:
@@ -39,3 +44,16 @@ def with_whitening(model: Compact, mean: np.ndarray, projection: np.ndarray) -> 
     whitened.whitening.kernel.assign(projection.T)
     whitened.whitening.bias.assign(-projection @ mean)
     return whitened
+
+
+def write_weights(
+    weights: StrPath, mean: np.ndarray, projection: np.ndarray, output: StrPath
+) -> Path:
+    """Writes weights of ours again with a whitening as the network's last layer; see above.
+
+    Raises:
+      InputError: weights of another kind of network, or of one with a whitening.
+    """
+    stored = checkpoint.read_options(weights)
+    made = with_whitening(create_model(stored["name"], weights), mean, projection)
+    return checkpoint.save_weights(made, output, stored["provenance"])

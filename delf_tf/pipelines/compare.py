@@ -16,7 +16,7 @@ from delf_tf.pipelines import compared, extraction, protocols
 from delf_tf.pipelines.compared import Pipeline, Result
 from delf_tf.pipelines.extraction import Collections
 from delf_tf.pipelines.runtime import Runtime
-from delf_tf.report import comparison_page, html
+from delf_tf.report import comparison_page, tables
 
 
 class Compared(NamedTuple):
@@ -24,7 +24,7 @@ class Compared(NamedTuple):
 
     page: Path
     figures: dict[str, Any]
-    table: html.Table
+    table: tables.Table
 
 
 class Scored(NamedTuple):

@@ -18,7 +18,7 @@ from delf_tf.pipelines import drawing, indexing, reranking, scores, searching
 from delf_tf.pipelines.extraction import Collections, Sharding, extract_collections
 from delf_tf.pipelines.runtime import Runtime
 from delf_tf.protos import experiment_pb2
-from delf_tf.report import html, retrieval_page
+from delf_tf.report import retrieval_page, tables
 from delf_tf.retrieval import ranking_file
 from delf_tf.types import Ranking
 
@@ -30,7 +30,7 @@ class Retrieved(NamedTuple):
     """What `retrieve` made: the report's path, the table of its stages, the database's features."""
 
     report: Path
-    table: html.Table
+    table: tables.Table
     database: FeatureStore
 
 
@@ -179,7 +179,7 @@ def _write_report(
     stages: _Stages,
     *,
     scored: Mapping[str, Any],
-    table: html.Table,
+    table: tables.Table,
     num_queries: int,
 ) -> Path:
     rankings, verified = stages.rankings, stages.verified

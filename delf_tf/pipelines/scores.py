@@ -15,7 +15,7 @@ from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import indexing
 from delf_tf.pipelines.runtime import Runtime
 from delf_tf.protos import experiment_pb2
-from delf_tf.report.html import Table
+from delf_tf.report.tables import Table
 from delf_tf.types import ImageRef, Ranking
 
 # Images whose extraction is timed.

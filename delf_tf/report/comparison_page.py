@@ -14,7 +14,7 @@ from delf_tf import artifacts
 from delf_tf.datasets import images
 from delf_tf.evaluation.curves import mean_precision_at_recall
 from delf_tf.evaluation.results import LABELS
-from delf_tf.report import comparison_plots, html
+from delf_tf.report import comparison_plots, html, tables
 from delf_tf.types import GroundTruth, ImageRef, Ranking
 
 _NUM_HITS = 6
@@ -24,7 +24,7 @@ _SHOWN = (LABELS, "medium")
 Images = tuple[Mapping[str, ImageRef], Mapping[str, ImageRef]]
 
 
-def table(figures: Mapping[str, Any]) -> html.Table:
+def table(figures: Mapping[str, Any]) -> tables.Table:
     """Returns a row a pipeline: mAP by protocol with its interval, the test, and the costs."""
     names = list(figures["pipelines"][0]["protocols"])
     shown = shown_protocol(names)
@@ -35,7 +35,7 @@ def table(figures: Mapping[str, Any]) -> html.Table:
     header += ["P@1", "against the first", "s/image", "kB/image", "search ms", "re-rank ms"]
     header += ["index MB"]
     rows = [_row(one, names, shown, by_place) for one in figures["pipelines"]]
-    return html.Table("All pipelines on the same queries", header, rows)
+    return tables.Table("All pipelines on the same queries", header, rows)
 
 
 def write(

@@ -15,30 +15,9 @@ from matplotlib.figure import Figure
 from delf_tf import artifacts
 from delf_tf.datasets import images
 from delf_tf.report.plots import figure_bytes
+from delf_tf.report.tables import Table
 
 THUMBNAIL_PX = 176
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table of strings; the first column names its row."""
-
-    caption: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def to_text(self) -> str:
-        """Returns the table in aligned columns, for a terminal."""
-        rows = [list(self.header), *(list(row) for row in self.rows)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(self.header))]
-        aligned = [
-            "  ".join(
-                cell.ljust(width) if column == 0 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths))
-            ).rstrip()
-            for row in rows
-        ]
-        return "\n".join([aligned[0], "-" * max(map(len, aligned)), *aligned[1:]])
 
 
 @dataclasses.dataclass(frozen=True)

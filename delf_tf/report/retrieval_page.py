@@ -18,7 +18,7 @@ from delf_tf.checks import InputError
 from delf_tf.datasets import folder, images
 from delf_tf.evaluation.curves import mean_precision_at_recall
 from delf_tf.evaluation.results import SINGLE_STAGE, TWO_STAGE
-from delf_tf.report import comparison_plots, html
+from delf_tf.report import comparison_plots, html, tables
 from delf_tf.report.plots import figure_bytes, matches_figure
 from delf_tf.retrieval.second_stage.rerank import Verifications
 from delf_tf.types import GroundTruth, ImageRef, LocalFeatures, Ranking, Verification
@@ -54,7 +54,7 @@ def write(
     average_precisions: Mapping[str, Mapping[str, float]],
     verified: Verified | None,
     paint: Callable[[ImageRef], Figure] | None = None,
-    table: html.Table,
+    table: tables.Table,
     plots: Sequence[html.Picture] = (),
     model_name: str,
     num_queries: int,

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from delf_tf.report import html
+from delf_tf.report import html, tables
 
 
 class _Page(HTMLParser):
@@ -58,7 +58,7 @@ def test_a_whole_page_is_well_formed_and_self_contained(tmp_path):
     text = _write(
         tmp_path,
         summary=["One."],
-        table=html.Table("Scores", ["", "mAP"], [["single-stage", "0.500"]]),
+        table=tables.Table("Scores", ["", "mAP"], [["single-stage", "0.500"]]),
         notes=["A note."],
         plots=[_picture("plot")],
         queries=[section],
@@ -91,7 +91,7 @@ def test_an_empty_report(tmp_path):
 
 
 def test_table_as_text():
-    table = html.Table("Scores", ["", "mAP"], [["single-stage", "0.5"], ["two", "12.25"]])
+    table = tables.Table("Scores", ["", "mAP"], [["single-stage", "0.5"], ["two", "12.25"]])
     assert table.to_text().splitlines() == [
         "                mAP",
         "-------------------",

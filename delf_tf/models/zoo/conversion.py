@@ -12,15 +12,24 @@ import numpy as np
 from absl import logging
 
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import as_array, invalid, require, require_choice
+from delf_tf.checks import (
+    UsageError,
+    as_array,
+    invalid,
+    require,
+    require_absent,
+    require_choice,
+)
 from delf_tf.models.backbones.resnet import DEPTHS
 from delf_tf.models.registry import build
 from delf_tf.models.retrieval_model import RetrievalModel
 from delf_tf.models.variables import variables_by_path
-from delf_tf.models.zoo import checkpoint, foreign_names
+from delf_tf.models.zoo import checkpoint, foreign_files, foreign_names
 from delf_tf.models.zoo.foreign_names import Names
 
 Arrays = Mapping[str, np.ndarray]
+# The source that is this program; its weights are only made smaller.
+OWN = "delf_tf"
 _MAX_LISTED = 10
 # DOLG was trained on what OpenCV reads.
 IMAGENET_BGR = {
@@ -205,6 +214,43 @@ def convert_file(
     }
     checkpoint.save_weights(model, output_path, provenance)
     return model
+
+
+def convert_weights(
+    source: str,
+    input_path: StrPath,
+    output_path: StrPath,
+    *,
+    reference: StrPath | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Converts a file of another program; or writes one of ours again, half as large.
+
+    Args:
+      source: a key of SOURCES, or OWN.
+      input_path: the weights.
+      output_path: the .npz to write.
+      reference: outputs of the other program to compare with (.npz), see `compare`; or None.
+      overwrite: replace what is at output_path.
+
+    Returns:
+      What it became: "path"; of foreign weights the model's options; "differences", if compared.
+
+    Raises:
+      UsageError: an unknown source.
+      InputError: an output that exists, weights that cannot be read, or see `convert_arrays`.
+    """
+    require_choice("source", source, [OWN, *SOURCES], UsageError)
+    output_path = Path(output_path)
+    require_absent("The output", output_path, overwrite)
+    if source == OWN:
+        return {"path": str(checkpoint.halve(input_path, output_path))}
+    arrays = foreign_files.read_arrays(input_path)
+    model = convert_file(source, arrays, input_path, output_path)
+    result = {"path": str(output_path), **model.options}
+    if reference is not None:
+        result["differences"] = compare(model, foreign_files.read_arrays(reference))
+    return result
 
 
 def compare(model: RetrievalModel, reference: Arrays) -> dict[str, float]:

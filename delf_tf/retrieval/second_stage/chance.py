@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -52,7 +52,8 @@ def chance_inliers(
     features = (
         (read_query(ranking.query_ids[q]), read_database(ranking.database_ids[d])) for q, d in pairs
     )
-    return matching.calibrate(features, quantile=quantile, num_threads=num_threads, **options)
+    calibrate = cast("Callable[..., ChanceInliers]", matching.calibrate)
+    return calibrate(features, quantile=quantile, num_threads=num_threads, **options)
 
 
 def describe(chance: ChanceInliers) -> dict[str, Any]:
@@ -70,24 +71,21 @@ def _draw(
 ) -> list[tuple[int, int]]:
     random = np.random.default_rng(0)
     num_queries, num_images = len(ranking.query_ids), len(ranking.database_ids)
-    query_places = database_places = None
+    places = None
     if labels is not None:
-        query_places = folder.places(ranking.query_ids, labels)
-        database_places = folder.places(ranking.database_ids, labels)
+        ids = ranking.query_ids, ranking.database_ids
+        places = folder.places(ids[0], labels), folder.places(ids[1], labels)
     pairs: list[tuple[int, int]] = []
     for _ in range(num_pairs * _TRIES if num_queries and num_images else 0):
         query, image = int(random.integers(num_queries)), int(random.integers(num_images))
         if ranking.query_ids[query] == ranking.database_ids[image]:
             continue
-        if query_places is not None and database_places is not None:
-            same = query_places[query] == database_places[image] != ""
+        if places is None:
+            differ = image not in ranking.indices[query, :num_candidates]
         else:
-            same = image in ranking.indices[query, :num_candidates]
-        # Two images without a place may show the same thing.
-        both_unknown = query_places is not None and not (
-            query_places[query] or database_places[image]
-        )
-        if not same and not both_unknown:
+            # Two images without a place may show the same thing.
+            differ = places[0][query] != places[1][image]
+        if differ:
             pairs.append((query, image))
         if len(pairs) == num_pairs:
             break

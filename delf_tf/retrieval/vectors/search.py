@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import require
+from delf_tf.checks import invalid, require
 from delf_tf.features.blocks import ImageFeatures
 from delf_tf.features.store import FeatureStore
 from delf_tf.retrieval import local_search
@@ -50,7 +50,8 @@ class OneQuery:
           InputError: it was extracted without.
         """
         vector = self.features.global_descriptor
-        require(vector is not None, "The query must have a global descriptor.", query=self.name)
+        if vector is None:
+            raise invalid("The query must have a global descriptor.", query=self.name)
         return GlobalDescriptors(self.ids(), vector[None])
 
     def read_local(self, name: str) -> LocalFeatures:
@@ -59,9 +60,9 @@ class OneQuery:
         Raises:
           InputError: it was extracted without.
         """
-        local = self.features.local
-        require(local is not None, "The query must have local features.", query=name)
-        return local
+        if self.features.local is None:
+            raise invalid("The query must have local features.", query=name)
+        return self.features.local
 
 
 class Index(Protocol):

@@ -97,10 +97,10 @@ class VectorIndex:
         Raises:
           InputError: a count out of range.
         """
-        given = (("num_probes", num_probes, 1), ("num_rescored", num_rescored, 0))
-        for name, value, least in given:
-            fits = value is None or value >= least
-            require(fits, f"{name} must be {least} or more.", **{name: value})
+        fits = num_probes is None or num_probes >= 1
+        require(fits, "num_probes must be 1 or more.", num_probes=num_probes)
+        fits = num_rescored is None or num_rescored >= 0
+        require(fits, "num_rescored must be 0 or more.", num_rescored=num_rescored)
 
     def train(self, vectors: np.ndarray) -> None:
         """Learns from a sample, float32 [N, D], of what will be added; most kinds learn nothing."""
