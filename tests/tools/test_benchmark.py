@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from delf_tf import options
 from delf_tf.benchmarks import real_pairs
 from delf_tf.tools import benchmark, main
 
@@ -54,7 +55,7 @@ def test_sizes_name_arguments_of_every_benchmark():
     assert set(SIZES) == set(benchmark.BENCHMARKS)
     for name, (module, function) in benchmark.BENCHMARKS.items():
         run = getattr(importlib.import_module(module), function)
-        assert len(benchmark.parse_options(run, SIZES[name])) == len(SIZES[name])
+        assert len(options.parse_options(run, SIZES[name])) == len(SIZES[name])
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_settings_are_objects_of_their_fields(capsys):
 
 
 def test_text_may_look_like_a_number():
-    assert benchmark.parse_options(real_pairs.run, ["directory=2020"]) == {"directory": "2020"}
+    assert options.parse_options(real_pairs.run, ["directory=2020"]) == {"directory": "2020"}
 
 
 @pytest.mark.parametrize(
