@@ -135,7 +135,7 @@ def test_images_are_added(kind, database, queries, tmp_path):
     [
         (["--type=asmk"], 1, "at least as many features as words"),
         (["--type=asmk", "--codebook=none"], 1, "none"),
-        (["--type=asmk", "--num_words=0"], 1, "num_words"),
+        (["--type=asmk", "--num_words=0"], 2, "num_words"),
         (["--type=asmk", "--num_words=9", "--set=index.asmk.alpha=-1"], 1, "alpha"),
         (["--type=local"], 1, "factory must have"),
         (["--type=local", "--whitening=w.npz"], 1, "need an index of global descriptors"),
