@@ -11,7 +11,10 @@ import sys
 import pytest
 
 LAYERS = {
-    0: ["types", "checks", "config", "options", "artifacts", "progress", "safe_pickle", "protos"],
+    0: [
+        *("types", "checks", "config", "options", "artifacts", "npz", "progress", "safe_pickle"),
+        "protos",
+    ],
     1: ["datasets", "synthetic", "models", "features", "matching", "evaluation"],
     2: ["extraction", "training", "retrieval"],
     3: ["report", "export", "serving"],

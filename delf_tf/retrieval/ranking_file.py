@@ -9,7 +9,7 @@ import numpy as np
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import invalid, require
-from delf_tf.retrieval.npz import read_metadata, read_npz, write_npz
+from delf_tf.npz import read_metadata, read_npz, write_npz
 from delf_tf.types import Ranking
 
 _HINT = "A ranking holds query_ids [Q], database_ids [N], indices [Q, K] and optionally scores."

@@ -6,7 +6,6 @@ killed in its midst sees the same tuples again.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from delf_tf import artifacts
-from delf_tf.checks import require
+from delf_tf import artifacts, npz
+from delf_tf.checks import InputError, require
 from delf_tf.datasets.input import augmentation
 from delf_tf.datasets.records import schema
 from delf_tf.datasets.records.lookup import RecordLookup
@@ -119,10 +118,10 @@ class TupleStream:
 
     def _read(self, path: Path) -> np.ndarray | None:
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-                rows, same = kept["rows"], str(kept["fingerprint"]) == self._fingerprint
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+            kept = npz.read_npz(path, ("rows", "fingerprint"))
+        except InputError:
             return None
+        rows, same = kept["rows"], str(kept["fingerprint"]) == self._fingerprint
         shape = (self._miner.num_queries, 2 + self._miner.num_negatives)
         known = rows.shape == shape and rows.dtype == np.int64 and rows.min(initial=0) >= 0
         return rows if same and known and rows.max() < len(self._record_rows) else None

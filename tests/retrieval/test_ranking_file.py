@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from delf_tf import npz
 from delf_tf.checks import InputError
-from delf_tf.retrieval import npz
 from delf_tf.retrieval.ranking_file import load_ranking, load_ranking_metadata, save_ranking
 from delf_tf.types import Ranking
 

@@ -12,8 +12,9 @@ they are in the file; `to_original_locations` and `from_original_locations` conv
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,9 +27,11 @@ from delf_tf.checks import InputError, as_array, invalid, require
 from delf_tf.protos import box_pb2, datum_pb2, feature_pb2
 from delf_tf.types import LocalFeatures
 
-MAX_FILE_BYTES = 256 << 20
-# An empty feature takes two bytes in the file and hundreds in memory.
-MAX_FEATURES_FILE_BYTES = 64 << 20
+# A byte of the file can become eight in memory.
+MAX_FILE_BYTES = 64 << 20
+# An empty feature takes two bytes in the file and hundreds in memory; the original writes 1000.
+MAX_ITEMS = 200_000
+_ITEM_TAG = 0x0A
 _FLOATS = (np.float16, np.float32, np.float64)
 _UNSIGNED = (np.uint8, np.uint16, np.uint32, np.uint64)
 
@@ -90,7 +93,7 @@ def read_delf(path: StrPath, *, dim: int | None = None) -> LocalFeatures:
 
     Raises:
       InputError: no such file, truncated, descriptors of different widths, values that
-        `LocalFeatures` refuses, or over `MAX_FEATURES_FILE_BYTES`.
+        `LocalFeatures` refuses, or over `MAX_ITEMS` features or `MAX_FILE_BYTES`.
     """
 
     def convert(features: feature_pb2.DelfFeatures) -> LocalFeatures:
@@ -98,7 +101,7 @@ def read_delf(path: StrPath, *, dim: int | None = None) -> LocalFeatures:
         require(dim in (None, local.dim), f"Descriptors must have width {dim}.", width=local.dim)
         return local
 
-    return _read(path, feature_pb2.DelfFeatures, convert, MAX_FEATURES_FILE_BYTES)
+    return _read(path, feature_pb2.DelfFeatures, convert, is_list=True)
 
 
 def write_delf(path: StrPath, features: LocalFeatures) -> Path:
@@ -116,7 +119,7 @@ def read_boxes(path: StrPath) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Raises:
       InputError: no such file, truncated, another format, or values that are not finite.
     """
-    return _read(path, box_pb2.Boxes, _from_boxes, MAX_FEATURES_FILE_BYTES)
+    return _read(path, box_pb2.Boxes, _from_boxes, is_list=True)
 
 
 def write_boxes(path: StrPath, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> Path:
@@ -161,9 +164,9 @@ def from_datum(datum: datum_pb2.DatumProto) -> np.ndarray:
       InputError: no values, or a shape that they do not fill.
     """
     kind = datum.WhichOneof("kind_oneof")
-    require(kind is not None, "A datum must hold a list of values.", shape=list(datum.shape.dim))
+    require(kind is not None, "A datum must hold a list of values.", shape=datum.shape.dim[:33])
     values = getattr(datum, kind).value
-    shape = tuple(datum.shape.dim)
+    shape = tuple(datum.shape.dim[:33])
     require(
         len(shape) <= 32 and min(shape, default=0) >= 0 and math.prod(shape) == len(values),
         "A datum's shape must hold exactly its values.",
@@ -249,6 +252,25 @@ def _shifted(features: LocalFeatures, shift: np.ndarray) -> LocalFeatures:
     return LocalFeatures(locations, features.descriptors, features.scores, features.scales)
 
 
+def _items(raw: bytes) -> Iterator[int]:
+    """Yields where each message of a list begins; parsing them takes far more than their bytes.
+
+    A list is a sequence of field 1: its tag, a length in groups of seven bits, and the content.
+    """
+    at = 0
+    while at < len(raw):
+        yield at
+        if raw[at] != _ITEM_TAG:
+            raise protobuf_message.DecodeError("another field")
+        at, shift, length = at + 1, 0, 0
+        while at < len(raw) and shift < 64:
+            length |= (raw[at] & 0x7F) << shift
+            at, shift, ends = at + 1, shift + 7, raw[at] < 0x80
+            if ends:
+                break
+        at += length
+
+
 def _from_boxes(message: box_pb2.Boxes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     edges = [(box.ymin, box.xmin, box.ymax, box.xmax) for box in message.box]
     return (
@@ -259,13 +281,17 @@ def _from_boxes(message: box_pb2.Boxes) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _read(
-    path: StrPath, kind: type[M], convert: Callable[[M], Any], limit: int = MAX_FILE_BYTES
+    path: StrPath, kind: type[M], convert: Callable[[M], Any], *, is_list: bool = False
 ) -> Any:
     path, message = Path(path), kind()
     try:
         with path.open("rb") as file:
-            raw = file.read(limit + 1)
-        require(len(raw) <= limit, f"The file must be no longer than {limit} bytes.")
+            raw = file.read(MAX_FILE_BYTES + 1)
+        fits = len(raw) <= MAX_FILE_BYTES
+        require(fits, f"The file must be no longer than {MAX_FILE_BYTES} bytes.")
+        if is_list:
+            num = sum(1 for _ in itertools.islice(_items(raw), MAX_ITEMS + 1))
+            require(num <= MAX_ITEMS, f"The file must hold at most {MAX_ITEMS} items.")
         message.ParseFromString(raw)
         return convert(message)
     except OSError as error:

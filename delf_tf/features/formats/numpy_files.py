@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
-import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from delf_tf import artifacts
-from delf_tf.checks import InputError, as_array, invalid, require
+from delf_tf import artifacts, npz
+from delf_tf.checks import as_array, invalid, require
 from delf_tf.features import manifest
 from delf_tf.features.blocks import ImageFeatures
 from delf_tf.features.formats.exchange_index import (
@@ -27,20 +24,6 @@ from delf_tf.progress import track
 from delf_tf.types import LocalFeatures
 
 MAX_UNPACKED_BYTES = 1 << 30
-# What numpy and zipfile raise for files that are torn or lie about their shapes.
-_DAMAGE = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    TypeError,
-    SyntaxError,
-    MemoryError,
-    ArithmeticError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _LOCAL_FIELDS = ("locations", "descriptors", "scores", "scales")
 
 
@@ -73,7 +56,8 @@ def open_npz(folder: Path) -> Source:
     stems = index["files"]
 
     def read(one: str) -> ImageFeatures:
-        arrays = read_npz(folder / f"{stems[one]}.npz", (*_LOCAL_FIELDS, "global_descriptor"))
+        path, names = folder / f"{stems[one]}.npz", (*_LOCAL_FIELDS, "global_descriptor")
+        arrays = npz.read_npz(path, (), names, max_bytes=MAX_UNPACKED_BYTES)
         held = [name for name in _LOCAL_FIELDS if name in arrays]
         require(
             len(held) in (0, len(_LOCAL_FIELDS)),
@@ -86,24 +70,6 @@ def open_npz(folder: Path) -> Source:
         return ImageFeatures(None if vector is None else _vector(vector), local)
 
     return Source(tuple(stems), read, index.get("fingerprint"))
-
-
-def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Returns those of the arrays `names` that an .npz file holds; never unpickles.
-
-    Raises:
-      InputError: no such file, damaged, arrays of objects, or over `MAX_UNPACKED_BYTES` unpacked.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        require(unpacked <= MAX_UNPACKED_BYTES, "The file must unpack to less.", unpacked=unpacked)
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names if name in arrays.files}
-    except InputError:
-        raise
-    except _DAMAGE as error:
-        raise invalid("The file must be a whole .npz.", path=path, reason=str(error)) from None
 
 
 def export_npy(store: FeatureStore, path: Path) -> Path:
@@ -137,7 +103,7 @@ def open_npy(path: Path) -> Source:
         with np.errstate(over="raise"):
             vectors = np.load(path, mmap_mode="r", allow_pickle=False)
         ids = json.loads(_ids_path(path).read_bytes())
-    except _DAMAGE as error:
+    except Exception as error:  # What damaged bytes do to NumPy is open-ended.
         hint = "It takes NAME.npy and NAME.ids.json, a JSON list of the rows' ids."
         raise invalid(
             "The file must be a matrix of floats.", hint=hint, path=path, reason=str(error)

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from delf_tf.artifacts import StrPath, atomic_write
+from delf_tf import npz
+from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, invalid, require
 from delf_tf.models.variables import variables_by_path
 
 OPTIONS_KEY = "options.json"
 FORMAT = "delf_tf weights 1"
-MAX_FILE_BYTES = 8 << 30
-MAX_OPTIONS_BYTES = 1 << 20
-MAX_ENTRIES = 20_000
+_MAX_OPTIONS_BYTES = 1 << 20
 _MAX_LISTED = 8
-_MAX_HEADER_BYTES = 4096
-# What zipfile raises for damaged, encrypted or unknown entries.
-_READ_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError)
-# A fixed date, so that equal weights are equal files.
-_DATE = (1980, 1, 1, 0, 0, 0)
+_HINT = "Make one with `delf_tf convert_weights`, or copy the file again."
 
 
 def save_weights(
@@ -67,14 +59,7 @@ def write_arrays(
     """
     header = {"format": FORMAT, **options, "provenance": provenance or {}}
     text = json.dumps(header, sort_keys=True, allow_nan=False)
-    with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(zipfile.ZipInfo(OPTIONS_KEY, _DATE), text)
-        for name in sorted(arrays):
-            with archive.open(
-                zipfile.ZipInfo(f"{name}.npy", _DATE), "w", force_zip64=True
-            ) as entry:
-                np.lib.format.write_array(entry, np.asarray(arrays[name], order="C"))
-    return Path(path)
+    return npz.write_with_text(path, arrays, OPTIONS_KEY, text)
 
 
 def halve(path: StrPath, output: StrPath) -> Path:
@@ -93,11 +78,9 @@ def halve(path: StrPath, output: StrPath) -> Path:
     Raises:
       InputError: not a weights file of ours, damaged, or a weight that float16 cannot hold.
     """
-    with _open(path) as archive:
-        options = _read_options(archive, path)
-        names = [name.removesuffix(".npy") for name in archive.namelist() if name != OPTIONS_KEY]
-        shapes = {name: _parse_header(_read_head(archive, name, path))[0] for name in names}
-        arrays = _read_arrays(archive, path, shapes)
+    with _open(path) as reader:
+        options = _read_options(reader)
+        arrays = _read_arrays(reader, {name: reader.header(name)[0] for name in reader.names})
     largest = float(np.finfo(np.float16).max)
     matrices = {name: array for name, array in arrays.items() if array.ndim > 1}
     wide = [name for name, array in matrices.items() if np.abs(array).max(initial=0) > largest]
@@ -111,8 +94,8 @@ def halve(path: StrPath, output: StrPath) -> Path:
 def is_weights_file(path: StrPath) -> bool:
     """Tells whether a file is one of ours, not whether it is undamaged."""
     try:
-        with _open(path) as archive:
-            return OPTIONS_KEY in archive.namelist()
+        with _open(path) as reader:
+            return OPTIONS_KEY in reader.members
     except InputError:
         return False
 
@@ -123,8 +106,8 @@ def read_options(path: StrPath) -> dict[str, Any]:
     Raises:
       InputError: not a weights file of ours, or a damaged one.
     """
-    with _open(path) as archive:
-        return _read_options(archive, path)
+    with _open(path) as reader:
+        return _read_options(reader)
 
 
 def load_weights(model: tf.keras.Model, path: StrPath) -> dict[str, Any]:
@@ -143,69 +126,31 @@ def load_weights(model: tf.keras.Model, path: StrPath) -> dict[str, Any]:
         are listed, and the model is as it was.
     """
     variables = variables_by_path(model)
-    with _open(path) as archive:
-        options = _read_options(archive, path)
+    with _open(path) as reader:
+        options = _read_options(reader)
         shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
-        arrays = _read_arrays(archive, path, shapes)
+        arrays = _read_arrays(reader, shapes)
     for name, variable in variables.items():
         variable.assign(arrays[name].astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
     return options
 
 
-def _open(path: StrPath) -> zipfile.ZipFile:
-    require(Path(path).is_file(), "Weights must be a file that exists.", path=path)
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        raise invalid(
-            "Weights must be an undamaged .npz of delf_tf.",
-            hint="Make one with `delf_tf convert_weights`, or copy the file again.",
-            path=path,
-        ) from None
-    entries = archive.infolist()
-    size = sum(entry.file_size for entry in entries)
-    if len(entries) > MAX_ENTRIES or size > MAX_FILE_BYTES:
-        archive.close()
-        raise invalid(
-            f"Weights must hold at most {MAX_ENTRIES} arrays and {MAX_FILE_BYTES} bytes.",
-            path=path,
-            arrays=len(entries),
-            bytes=size,
-        )
-    return archive
+def _open(path: StrPath) -> npz.NpzReader:
+    return npz.NpzReader(path, hint=_HINT)
 
 
-def _read_entry(archive: zipfile.ZipFile, name: str, path: StrPath) -> bytes:
-    try:
-        return archive.read(name)
-    except _READ_ERRORS:
-        raise _damaged(path, name) from None
-
-
-def _damaged(path: StrPath, entry: str) -> InputError:
-    return invalid(
-        "Weights must be undamaged.", hint="Copy the file again.", path=path, entry=entry
-    )
-
-
-def _read_options(archive: zipfile.ZipFile, path: StrPath) -> dict[str, Any]:
-    names = archive.namelist()
+def _read_options(reader: npz.NpzReader) -> dict[str, Any]:
     foreign = invalid(
         "Weights must be a file written by delf_tf.",
         hint="Convert a foreign file with `delf_tf convert_weights`.",
-        path=path,
+        path=reader.path,
     )
-    if OPTIONS_KEY not in names:
+    if OPTIONS_KEY not in reader.members:
         raise foreign
-    require(
-        archive.getinfo(OPTIONS_KEY).file_size <= MAX_OPTIONS_BYTES,
-        f"Options in a weights file must take at most {MAX_OPTIONS_BYTES} bytes.",
-        path=path,
-    )
     try:
-        options = json.loads(_read_entry(archive, OPTIONS_KEY, path).decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise _damaged(path, OPTIONS_KEY) from None
+        options = json.loads(reader.text(OPTIONS_KEY, _MAX_OPTIONS_BYTES))
+    except (json.JSONDecodeError, RecursionError):
+        options = None
     if not isinstance(options, dict) or options.get("format") != FORMAT:
         raise foreign
     wanted = {"name": str, "kwargs": dict, "preprocessing": dict, "provenance": dict}
@@ -213,31 +158,33 @@ def _read_options(archive: zipfile.ZipFile, path: StrPath) -> dict[str, Any]:
         require(
             isinstance(options.get(key), kind),
             f"{key} in a weights file must be a {kind.__name__}.",
-            path=path,
+            path=reader.path,
             **{key: options.get(key)},
         )
     return options
 
 
 def _read_arrays(
-    archive: zipfile.ZipFile, path: StrPath, shapes: dict[str, tuple[int, ...]]
+    reader: npz.NpzReader, shapes: dict[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray]:
-    held = [name.removesuffix(".npy") for name in archive.namelist() if name != OPTIONS_KEY]
-    held_once = set(held)
+    held = set(reader.names)
     faults = {
-        "missing": [name for name in shapes if name not in held_once],
-        "extra": sorted(name for name in held_once if name not in shapes),
-        "repeated": sorted(held_once) if len(held) > len(held_once) else [],
+        "missing": [name for name in shapes if name not in held],
+        "extra": sorted(held - set(shapes)),
     }
-    _refuse(faults, path)
-    found = {name: _read_array(archive, name, path, shapes[name]) for name in shapes}
-    wrong = {name: got for name, got in found.items() if isinstance(got, str)}
-    arrays = {name: got for name, got in found.items() if not isinstance(got, str)}
+    _refuse(faults, reader.path)
+    headers = {name: reader.header(name) for name in shapes}
     faults = {
-        "misshaped": [f"{name} {wrong[name]}, must be {list(shapes[name])}" for name in wrong],
-        "not_finite": [name for name, array in arrays.items() if not np.isfinite(array).all()],
+        "misshaped": [
+            f"{name} {dtype} {list(shape)}, must be {list(shapes[name])}"
+            for name, (shape, dtype) in headers.items()
+            if shape != shapes[name] or dtype.kind not in "fiu"
+        ]
     }
-    _refuse(faults, path)
+    _refuse(faults, reader.path)
+    arrays = {name: reader.array(name) for name in shapes}
+    faults = {"not_finite": [name for name in arrays if not np.isfinite(arrays[name]).all()]}
+    _refuse(faults, reader.path)
     return arrays
 
 
@@ -252,37 +199,3 @@ def _refuse(faults: dict[str, list[str]], path: StrPath) -> None:
         must = "Weights must hold exactly the model's arrays, finite and of the model's shapes."
         lines = ", ".join(f"{kind}: {names}" for kind, names in shown.items())
         raise invalid(f"{must} Found {lines}.", hint="Nothing was loaded.", path=path)
-
-
-def _read_array(
-    archive: zipfile.ZipFile, name: str, path: StrPath, shape: tuple[int, ...]
-) -> np.ndarray | str:
-    """Returns the array, or what it is instead; its header is checked before it is read."""
-    raw_header = _read_head(archive, name, path)
-    try:
-        got, fortran, dtype = _parse_header(raw_header)
-    except (ValueError, EOFError, SyntaxError, MemoryError, RecursionError):
-        raise _damaged(path, name) from None
-    if got != shape or dtype.kind not in "fiu":
-        return f"{dtype} {list(got)}"
-    start = raw_header.tell()
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if archive.getinfo(f"{name}.npy").file_size != start + size:
-        raise _damaged(path, name)
-    flat = np.frombuffer(_read_entry(archive, f"{name}.npy", path)[start:], dtype)
-    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
-
-
-def _read_head(archive: zipfile.ZipFile, name: str, path: StrPath) -> io.BytesIO:
-    try:
-        with archive.open(f"{name}.npy") as entry:
-            return io.BytesIO(entry.read(_MAX_HEADER_BYTES))
-    except _READ_ERRORS:
-        raise _damaged(path, name) from None
-
-
-def _parse_header(head: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(head)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(head)
-    return np.lib.format.read_array_header_2_0(head)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import io
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from delf_tf import safe_pickle
+from delf_tf import npz, safe_pickle
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, invalid, require
 
@@ -19,7 +17,6 @@ Arrays = dict[str, np.ndarray]
 
 MAX_BYTES = 8 << 30
 MAX_ARRAYS = 50_000
-_MAX_HEADER_BYTES = 4096
 # Where training programs keep the weights in a checkpoint of more than weights.
 _STATE_KEYS = ("model_state", "state_dict", "model")
 _TF_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -96,30 +93,12 @@ def _read(kind: str, reader: Callable[[Path], Arrays], path: Path) -> Arrays:
 
 
 def _read_npz(path: Path) -> Arrays:
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        _require_size(sum(entry.file_size for entry in entries), len(entries), path)
-        return {
-            entry.filename.removesuffix(".npy"): _parse_npy(archive.read(entry), entry, path)
-            for entry in entries
-        }
-
-
-def _parse_npy(raw: bytes, entry: zipfile.ZipInfo, path: Path) -> np.ndarray:
-    head, npy = io.BytesIO(raw[:_MAX_HEADER_BYTES]), np.lib.format
-    is_first = npy.read_magic(head) == (1, 0)
-    read_header = npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0
-    shape, fortran, dtype = read_header(head)
-    require(
-        dtype.kind in "biuf",
-        "Arrays must be of numbers.",
-        path=path,
-        name=entry.filename,
-        dtype=str(dtype),
-    )
-    # Reshaping checks the length before anything of that length is made.
-    flat = np.frombuffer(raw, dtype, offset=head.tell())
-    return flat.reshape(shape, order="F" if fortran else "C")
+    with npz.NpzReader(path, max_bytes=MAX_BYTES, hint="Copy it again.") as reader:
+        _require_size(0, len(reader.names), path)
+        arrays = {name: reader.array(name) for name in reader.names}
+    texts = [name for name, array in arrays.items() if array.dtype.kind not in "biuf"]
+    require(not texts, "Arrays must be of numbers.", path=path, names=texts[:5])
+    return arrays
 
 
 def _read_safetensors(path: Path) -> Arrays:

@@ -16,7 +16,7 @@ import numpy as np
 
 from delf_tf.artifacts import StrPath, write_json
 from delf_tf.checks import invalid, require
-from delf_tf.retrieval.npz import read_npz, write_npz
+from delf_tf.npz import read_npz, write_npz
 from delf_tf.types import Verification
 
 _FORMAT = 1

@@ -10,7 +10,7 @@ import numpy as np
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import as_array, invalid, require
-from delf_tf.retrieval.npz import read_metadata, read_npz, write_npz
+from delf_tf.npz import read_metadata, read_npz, write_npz
 from delf_tf.retrieval.ordering import first_largest
 
 _EPSILON = 1e-12

@@ -297,3 +297,33 @@ def test_locations_of_the_original_by_hand():
     np.testing.assert_array_equal(centre.locations, [[129.5, 193.5]])
     back = delf_format.to_original_locations(centre, resize=2)
     np.testing.assert_array_equal(back.locations, shrunk.locations)
+
+
+@pytest.mark.parametrize("read", [delf_format.read_delf, delf_format.read_boxes])
+def test_many_empty_items_are_refused_before_they_are_parsed(tmp_path, monkeypatch, read):
+    path = tmp_path / "x"
+    monkeypatch.setattr(delf_format, "MAX_ITEMS", 100)
+    path.write_bytes(b"\n\0" * 101)
+    for kind in (feature_pb2.DelfFeatures, box_pb2.Boxes):
+        monkeypatch.setattr(kind, "ParseFromString", None, raising=False)
+    with pytest.raises(InputError, match="at most 100 items"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", [delf_format.read_delf, delf_format.read_boxes])
+@pytest.mark.parametrize(
+    "content", [b"\x8a\0\0" * 3, b"\x12\0", b"\n\x05abc", b"\n\x80", b"\n" + b"\xff" * 12, b"\n"]
+)
+def test_lists_of_anything_else_are_refused(tmp_path, read, content):
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(InputError, match="must be a whole"):
+        read(tmp_path / "x")
+
+
+def test_a_shape_of_many_sides_is_refused(tmp_path):
+    datum = datum_pb2.DatumProto()
+    datum.shape.dim.extend([1] * 40)
+    datum.float_list.value.append(1.0)
+    (tmp_path / "x").write_bytes(datum.SerializeToString())
+    with pytest.raises(InputError, match="exactly its values"):
+        delf_format.read_datum(tmp_path / "x")
