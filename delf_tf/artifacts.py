@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import functools
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -15,6 +18,7 @@ from typing import Any, BinaryIO
 
 from delf_tf.checks import InputError, invalid, require
 
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -26,7 +30,8 @@ def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
     """Opens a binary file that appears under `path` only when the block ends without error.
 
     The bytes go to a temporary name beside `path`, are synced, then renamed over it, so that a
-    reader, a killed writer or a full disk never leaves a partial file under the final name.
+    reader, a killed writer or a full disk never leaves a partial file under the final name. What
+    writers that were killed have left in the folder is removed.
 
     Args:
       path: final path; its folder is made if missing.
@@ -36,13 +41,14 @@ def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    _remove_stale(path.parent)
+    temporary, file = _open_temporary(path)
     try:
-        with temporary.open("xb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            temporary.replace(path)
         _sync_folder(path.parent)
     except BaseException as error:
         # What a full disk raises names no file.
@@ -87,6 +93,30 @@ def _replace_folder(new: Path, path: Path) -> None:
         old.rename(path)
         raise
     shutil.rmtree(old)
+
+
+def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
+    """Opens a new file beside `path`, locked while it is open: the sign that its writer lives."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        file = temporary.open("xb")
+        with contextlib.suppress(OSError):  # Not every file system has locks.
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # Before it was locked, another process may have taken it for a stale one.
+        if temporary.exists():
+            return temporary, file
+        file.close()
+
+
+@functools.lru_cache(maxsize=1024)
+def _remove_stale(folder: Path) -> None:
+    """Removes the temporary files in a folder whose writers are no more; once a process."""
+    with contextlib.suppress(OSError):
+        for path in [one for one in folder.iterdir() if _TEMPORARY.fullmatch(one.name)]:
+            # Locked, a folder, or on a file system without locks: then it stays.
+            with contextlib.suppress(OSError), path.open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 def write_bytes(path: StrPath, content: bytes) -> Path:

@@ -44,6 +44,40 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == b"old"
 
 
+_WRITER = """
+import sys
+from delf_tf import artifacts
+with artifacts.atomic_write(sys.argv[1]) as file:
+    file.write(b"written")
+    print("open", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def _start_writer(path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"open\n"
+    return process
+
+
+def test_what_killed_writers_left_goes_and_what_others_write_stays(tmp_path):
+    (tmp_path / ".hidden.tmp").touch()
+    (tmp_path / ".folder.0123abcd.tmp").mkdir()
+    killed, living = (_start_writer(tmp_path / name) for name in ("a\n.bin", "b.bin"))
+    killed.kill()
+    killed.communicate()
+    assert len(list(tmp_path.glob(".*.tmp"))) == 4
+    artifacts.write_bytes(tmp_path / "c.bin", b"new")
+    left = {one.name for one in tmp_path.glob(".*.tmp")}
+    assert len(left) == 3
+    assert {".hidden.tmp", ".folder.0123abcd.tmp"} < left
+    living.communicate(b"\n")
+    assert living.returncode == 0
+    assert (tmp_path / "b.bin").read_bytes() == b"written"
+
+
 def test_written_files_respect_the_umask(tmp_path):
     old = os.umask(0o027)
     try:

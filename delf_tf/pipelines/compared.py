@@ -93,7 +93,7 @@ def read_pipelines(path: str) -> list[Pipeline]:
         if one.weights:
             message.model.weights = one.weights
         try:
-            indexing.check_stages(message)
+            searching.rehearse(message)
         except InputError as error:
             raise InputError(f"Pipeline {one.name!r}: {error}") from None
         pipelines.append(Pipeline(one.name, message))

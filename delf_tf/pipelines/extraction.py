@@ -65,14 +65,15 @@ def read_collections(
     """Lists the images of folders.
 
     Raises:
-      InputError: a folder that is missing or empty, labels that cannot be read.
+      InputError: a folder that is missing or empty, labels that cannot be read or name no image.
     """
-    return Collections(
-        folder.list_images(database_dir),
-        folder.list_images(query_dir) if query_dir else None,
-        folder.read_labels(labels) if labels else None,
-        Path(database_dir),
-    )
+    database = folder.list_images(database_dir)
+    queries = folder.list_images(query_dir) if query_dir else None
+    known = folder.read_labels(labels) if labels else None
+    for refs in (database, queries):
+        if refs is not None and known is not None:
+            folder.places([ref.id for ref in refs], known)
+    return Collections(database, queries, known, Path(database_dir))
 
 
 def extract(

@@ -16,7 +16,7 @@ from delf_tf.checks import require
 from delf_tf.datasets import images
 from delf_tf.features.blocks import ImageFeatures
 from delf_tf.features.store import FeatureStore
-from delf_tf.pipelines import extraction, indexing, reranking, retrieve
+from delf_tf.pipelines import extraction, indexing, reranking, retrieve, searching
 from delf_tf.pipelines.runtime import Runtime
 from delf_tf.retrieval.vectors.search import Index, OneQuery
 from delf_tf.types import ImageRef, LocalFeatures, Ranking, Verification
@@ -54,7 +54,7 @@ def open_model(
     message = config.load_experiment(config_name, overrides)
     if weights is not None:
         message.model.weights = str(weights)
-    indexing.check_stages(message)
+    searching.rehearse(message)
     return Model(Runtime(message))
 
 
@@ -137,7 +137,7 @@ class Photos:
         """
         self.runtime, self._store, self._index = runtime, store, index
         self._num_threads = num_threads
-        indexing.check_stages(runtime.message)
+        searching.rehearse(runtime.message)
         _take_local_pca(runtime, store)
         self.images_dir = Path(images_dir)
         self.refs = _found_refs(store, self.images_dir)

@@ -72,7 +72,7 @@ def retrieve(
       InputError: stages that do not fit together, no readable image, features of another config.
     """
     message = runtime.message
-    indexing.check_stages(message)
+    searching.rehearse(message)
     database, queries = extract_collections(runtime, collections, output_dir, sharding)
     write_facts(output_dir, message, collections.database_dir)
     stages = _rank(message, database, queries, sharding.num_threads)

@@ -1,17 +1,22 @@
-"""Features to rankings: the first stage, of stores or of an index."""
+"""Features to rankings: the first stage, of stores or of an index; and its rehearsal."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
 from delf_tf.features.store import FeatureStore
-from delf_tf.pipelines import indexing
+from delf_tf.pipelines import indexing, reranking
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import ranking_file
 from delf_tf.retrieval.vectors.search import Index
-from delf_tf.types import Ranking
+from delf_tf.types import GlobalDescriptors, LocalFeatures, Ranking
+
+_SAMPLE_IDS = ("0", "1", "2")
 
 
 def search(
@@ -78,3 +83,45 @@ def require_same_features(queries: FeatureStore, database: FeatureStore) -> None
         queries=queries.fingerprint,
         database=database.fingerprint,
     )
+
+
+def rehearse(message: experiment_pb2.Experiment) -> None:
+    """Runs a config's search and re-ranking on three made-up images.
+
+    Not tried is what needs real features: whitenings, faiss's and the indexes of local features.
+
+    Raises:
+      InputError: stages that do not fit together, or a setting out of range.
+    """
+    indexing.check_stages(message)
+    sample = _Sample()
+    ranking = Ranking(
+        _SAMPLE_IDS, _SAMPLE_IDS, np.array([[1, 2], [0, 2], [0, 1]]), np.ones((3, 2), np.float32)
+    )
+    if not indexing.by_local_features(message):
+        tried = experiment_pb2.Experiment()
+        tried.CopyFrom(message)
+        tried.index.type = "exact"
+        tried.index.ClearField("whitening")
+        ranking = rank(tried, indexing.index_store(tried, sample), sample, None)
+    if message.HasField("rerank"):
+        reranking.verify(message, ranking, sample, sample.read_local, num_threads=1)
+
+
+class _Sample:
+    """Three images with global descriptors and no local feature, as a FeatureStore has them."""
+
+    fingerprint = ""
+
+    def ids(self) -> tuple[str, ...]:
+        return _SAMPLE_IDS
+
+    def global_descriptors(self) -> GlobalDescriptors:
+        return GlobalDescriptors(_SAMPLE_IDS, np.eye(len(_SAMPLE_IDS), dtype=np.float32))
+
+    def global_blocks(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+        yield _SAMPLE_IDS, self.global_descriptors().vectors
+
+    def read_local(self, name: str) -> LocalFeatures:
+        del name
+        return LocalFeatures(np.zeros((0, 2)), np.zeros((0, 8)), np.zeros(0), np.zeros(0))

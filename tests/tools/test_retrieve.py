@@ -271,6 +271,30 @@ def test_bad_input_is_one_line(photos, tmp_path, capsys, case):
     assert message in error[0]
 
 
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--set=rerank.num_candidates=-1", "num_candidates must be 0 or more"),
+        ("--set=rerank.transform=shear", "model must be one of"),
+        ("--set=rerank.max_ratio=-1", "max_ratio must be positive"),
+        ("--set=rerank.inlier_threshold_px=0", "inlier_threshold_px must be"),
+        ("--set=index.max_results=0", "max_results must be 1 or more"),
+        ("--set=index.num_probes=0", "num_probes must be 1 or more"),
+        ("--set=query_expansion.alpha=-1", "alpha must be 0 or more"),
+        ("--set=global_rerank.num_candidates=-1", "num_candidates must be 0 or more"),
+        ("--set=database_augmentation.num_neighbours=-1", "num_neighbours must be 0 or more"),
+        ("--labels=OTHERS", "Labels must be of these images"),
+    ],
+)
+def test_what_is_refused_before_any_work(photos, tmp_path, capsys, argument, message):
+    others = tmp_path / "others.csv"
+    others.write_text("image,place\nanother.jpg,tower\n")
+    argument = argument.replace("OTHERS", str(others))
+    assert _retrieve(photos, tmp_path / "out", argument) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_as_a_module_of_its_own(repository):
     argv = [sys.executable, "-m", "delf_tf.tools.retrieve"]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +19,8 @@ from delf_tf.features.store import FeatureStore
 INDEX_NAME = "delf_tf.json"
 _FORMAT = "delf_tf exported features"
 _MAX_INDEX_BYTES = 4 << 30
+_UNSAFE = re.compile(r"[\\\x00-\x1f\x7f]")
+_QUOTED = re.compile(r"[\\\x00-\x1f\x7f%]")
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"}
 
 
@@ -56,15 +59,20 @@ def file_stems(ids: Sequence[str]) -> dict[str, str]:
     """Returns a file name without ending for each id: the original's, or the id where they clash.
 
     "folder/a.jpg" becomes "folder/a", unless two ids would share a name: then all keep their own.
+    If an id holds a backslash or a control character, as names do whose bytes are not UTF-8, these
+    and "%" are written %XX in all names.
 
     Raises:
       InputError: an id that is no relative path.
     """
-    for one in ids:
+    names = list(ids)
+    if any(_UNSAFE.search(one) for one in ids):
+        names = [_QUOTED.sub(lambda found: f"%{ord(found.group()):02X}", one) for one in ids]
+    for one in names:
         require_relative(one)
-    stems = [_stem(one) for one in ids]
+    stems = [_stem(one) for one in names]
     folded = {stem.casefold() for stem in stems}
-    return dict(zip(ids, stems if len(folded) == len(stems) else ids))
+    return dict(zip(ids, stems if len(folded) == len(stems) else names))
 
 
 def unit(vector: np.ndarray) -> np.ndarray:

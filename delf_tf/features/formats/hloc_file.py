@@ -49,7 +49,8 @@ def export_hloc(
 
     ids = store.ids()
     for one in ids:
-        require_relative(one)
+        # In a group's name a backslash is a character as any other.
+        require_relative(one.replace("\\", "_"))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:

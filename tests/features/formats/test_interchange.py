@@ -303,6 +303,19 @@ def test_export_replaces_only_when_told(tmp_path, store):
         export_features(local, tmp_path / "l.npy", "npy")
 
 
+@pytest.mark.parametrize("format", ["npz", "npy", "hloc", "delf"])
+def test_names_with_backslashes_and_control_characters_are_exported(tmp_path, format):
+    ids = [r"a\b.jpg", "a%5Cb.jpg", r"caf\xe9/é\n1.jpg", "plain/name.jpg", "plain/name.png"]
+    ids.append("new\nline.jpg")
+    store = FeatureStore(make(tmp_path / "s", ids))
+    path = tmp_path / {"npy": "g.npy", "hloc": "f.h5"}.get(format, "folder")
+    export_features(store, path, format)
+    again = FeatureStore(import_features(path, tmp_path / "again", format))
+    assert set(again.ids()) == set(ids)
+    files = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+    assert not [name for name in files if "\\" in name or not name.isprintable()]
+
+
 @pytest.mark.parametrize("bad", ["/etc/x", "../x", "a/../../x", "a//b", "./a", "a\\b", "a\0b", ""])
 def test_paths_that_leave_the_folder(tmp_path, bad):
     with pytest.raises(InputError, match="relative path"):
