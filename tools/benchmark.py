@@ -28,11 +28,11 @@ from delf_tf.tools import command_line
 FLAGS = flags.FlagValues()
 flags.DEFINE_boolean("json", False, "print JSON instead of tables", flag_values=FLAGS)
 flags.DEFINE_multi_string(
-    "set", [], "argument of the benchmark, name=value; repeatable", flag_values=FLAGS
+    "set", [], "argument of the benchmark, NAME=VALUE; repeatable", flag_values=FLAGS
 )
 
 flags.DEFINE_string(
-    "output_dir", None, "folder for the figures as JSON, and for plots", flag_values=FLAGS
+    "output_dir", None, "folder that receives the results as JSON, and plots", flag_values=FLAGS
 )
 
 # What is measured -> module and function, imported when asked for.

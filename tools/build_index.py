@@ -36,34 +36,42 @@ from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
 command_line.define_config_flags(FLAGS, weights=False)
-flags.DEFINE_string("database_store", None, "features of the database", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "the index", flag_values=FLAGS)
+flags.DEFINE_string("database_store", None, "feature store of the database", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "path of the index to write", flag_values=FLAGS)
 flags.DEFINE_string(
-    "type", None, "kind of index, instead of the config's; auto without either", flag_values=FLAGS
+    "type", None, "type of index; overrides the config's; default: auto", flag_values=FLAGS
 )
 flags.DEFINE_string(
-    "whitening", None, "fitted whitening (.npz), instead of the config's", flag_values=FLAGS
+    "whitening", None, "fitted whitening (.npz); overrides the config's", flag_values=FLAGS
 )
-flags.DEFINE_string("dtype", None, "float32 or float16, instead of the config's", flag_values=FLAGS)
+flags.DEFINE_string("dtype", None, "float32 or float16; overrides the config's", flag_values=FLAGS)
 flags.DEFINE_boolean(
     "keep_vectors",
     True,
-    "keep the vectors beside a faiss index's codes; if not, search takes them from the store",
+    "keep the full vectors beside the codes of a faiss index; without them, search re-scores "
+    "with vectors read from the store",
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
-    "codebook", None, "visual words of asmk, instead of the config's", flag_values=FLAGS
+    "codebook", None, "codebook of type asmk; overrides the config's", flag_values=FLAGS
 )
 command_line.define_count(
-    FLAGS, "num_words", None, "words of a trained codebook, instead of the config's"
+    FLAGS, "num_words", None, "size of a new codebook; overrides the config's"
 )
-flags.DEFINE_string("add_to", None, "an index to add the images to", flag_values=FLAGS)
-flags.DEFINE_string("collection", "delf_tf", "name in Milvus, for that type", flag_values=FLAGS)
-flags.DEFINE_string("export", None, "folder for ids and vectors", flag_values=FLAGS)
+flags.DEFINE_string("add_to", None, "existing index that receives the images", flag_values=FLAGS)
+flags.DEFINE_string(
+    "collection", "delf_tf", "type milvus: name of the collection", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "export", None, "folder that receives ids and vectors for other databases", flag_values=FLAGS
+)
 flags.DEFINE_list(
-    "export_formats", list(vector_export.FORMATS), "of npy and parquet", flag_values=FLAGS
+    "export_formats",
+    list(vector_export.FORMATS),
+    "formats of --export: npy, parquet",
+    flag_values=FLAGS,
 )
-flags.DEFINE_boolean("overwrite", False, "replace what is at --output", flag_values=FLAGS)
+flags.DEFINE_boolean("overwrite", False, "replace an existing output", flag_values=FLAGS)
 
 
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:

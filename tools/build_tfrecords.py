@@ -27,50 +27,61 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_enum(
-    "dataset", "folder", ["folder", "gldv2", "sfm120k"], "how it is laid out", flag_values=FLAGS
+    "dataset",
+    "folder",
+    ["folder", "gldv2", "sfm120k"],
+    "layout of the images and labels",
+    flag_values=FLAGS,
 )
-flags.DEFINE_string("images_dir", None, "folder of the images", flag_values=FLAGS)
-flags.DEFINE_string("output_dir", None, "folder of the shards", flag_values=FLAGS)
+flags.DEFINE_string("images_dir", None, "folder of images", flag_values=FLAGS)
+flags.DEFINE_string("output_dir", None, "folder that receives the shards", flag_values=FLAGS)
 flags.DEFINE_string("labels", "", "folder: CSV with columns image and place", flag_values=FLAGS)
 flags.DEFINE_string("train_csv", "", "gldv2: columns id and landmark_id", flag_values=FLAGS)
 flags.DEFINE_string(
-    "train_clean_csv", "", "gldv2: columns landmark_id and images; chooses", flag_values=FLAGS
+    "train_clean_csv",
+    "",
+    "gldv2: columns landmark_id and images; only these images are taken",
+    flag_values=FLAGS,
 )
 flags.DEFINE_string(
     "exclude_csv",
     "",
-    "gldv2: landmarks or images to leave out (Revisited GLDv2); every weight trained says so",
+    "gldv2: landmarks or images to leave out (Revisited GLDv2); recorded in every weights file",
     flag_values=FLAGS,
 )
-flags.DEFINE_string("ids_csv", "", "gldv2: column id, images without classes", flag_values=FLAGS)
+flags.DEFINE_string("ids_csv", "", "gldv2: column id; images without classes", flag_values=FLAGS)
 flags.DEFINE_string(
-    "layout", "gldv2", "gldv2: tree a/b/c/abc.jpg, or flat: abc.jpg", flag_values=FLAGS
+    "layout", "gldv2", "gldv2: gldv2 (a/b/c/abc.jpg) or flat (abc.jpg)", flag_values=FLAGS
 )
 flags.DEFINE_string("database", "", "sfm120k: retrieval-SfM-120k.pkl", flag_values=FLAGS)
-flags.DEFINE_string(
-    "split", "train", "name of the shards; sfm120k: train or val", flag_values=FLAGS
-)
+flags.DEFINE_string("split", "train", "name of the split; sfm120k: train or val", flag_values=FLAGS)
 flags.DEFINE_float(
     "validation_fraction",
     0.0,
-    "of each class, kept for split validation",
+    "fraction of each class that goes to the split validation",
     lower_bound=0,
     upper_bound=1,
     flag_values=FLAGS,
 )
-command_line.define_count(FLAGS, "num_shards", 128, "shards a split, at most the images")
-command_line.define_count(FLAGS, "num_processes", 1, "processes that work")
-flags.DEFINE_integer("seed", 0, "of shuffling and splitting", flag_values=FLAGS)
-command_line.define_count(FLAGS, "max_image_size", 0, "shrink longer sides to it; 0 keeps", least=0)
+command_line.define_count(FLAGS, "num_shards", 128, "shards of a split; at most one an image")
+command_line.define_count(FLAGS, "num_processes", 1, "worker processes")
+flags.DEFINE_integer("seed", 0, "random seed of shuffling and splitting", flag_values=FLAGS)
+command_line.define_count(
+    FLAGS,
+    "max_image_size",
+    0,
+    "longest side, pixels; larger images are shrunk; 0: no limit",
+    least=0,
+)
 flags.DEFINE_float(
     "max_failed_fraction",
     0.01,
-    "exit 1 if more of the images cannot be read",
+    "exit with 1 if a larger fraction of the images cannot be read",
     lower_bound=0,
     upper_bound=1,
     flag_values=FLAGS,
 )
-flags.DEFINE_boolean("overwrite", False, "replace another build", flag_values=FLAGS)
+flags.DEFINE_boolean("overwrite", False, "replace an existing build", flag_values=FLAGS)
 
 
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:

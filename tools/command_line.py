@@ -88,13 +88,13 @@ def define_config_flags(
     flags.DEFINE_string(
         "config",
         default_config,
-        "experiment: a .textproto file or the name of a shipped config",
+        "experiment: a .textproto file, or the name of a shipped config",
         flag_values=flag_values,
     )
     flags.DEFINE_multi_string(
         "set",
         [],
-        "override of the config, path.to.field=value; repeatable",
+        "override of a config field, path.to.field=value; repeatable",
         flag_values=flag_values,
     )
     if weights:
@@ -109,14 +109,14 @@ def define_config_flags(
             "precision",
             None,
             ["auto", "float32", "bfloat16"],
-            "numbers of the network, instead of the config's; auto: bfloat16 where the machine has "
-            "it",
+            "numeric precision of inference; overrides the config's; auto: bfloat16 where the "
+            "processor multiplies it in hardware",
             flag_values=flag_values,
         )
         flags.DEFINE_string(
             "local_codec",
             None,
-            "float32, float16, int8 or the file of a trained codec: how local features are stored",
+            "storage of local features: float32, float16, int8 or the file of a trained codec",
             flag_values=flag_values,
         )
 
@@ -158,7 +158,7 @@ def define_failed_flag(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "max_failed_fraction",
         0.5,
-        "exit with 1 if more of the images fail than this",
+        "exit with 1 if a larger fraction of the images fails",
         lower_bound=0,
         upper_bound=1,
         flag_values=flag_values,

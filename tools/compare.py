@@ -29,23 +29,33 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string(
     "config",
     "compact_systems",
-    "comparison: a .textproto file or the name of a shipped one",
+    "comparison: a .textproto file, or the name of a shipped one",
     flag_values=FLAGS,
 )
 flags.DEFINE_string("database_dir", None, "folder of images to search in", flag_values=FLAGS)
 flags.DEFINE_string(
-    "query_dir", None, "folder of query images; not given: the database itself", flag_values=FLAGS
+    "query_dir",
+    None,
+    "folder of query images; default: every image queries the rest",
+    flag_values=FLAGS,
 )
-flags.DEFINE_string("ground_truth", None, "labels .csv, gnd_*.pkl or gnd_*.mat", flag_values=FLAGS)
+flags.DEFINE_string(
+    "ground_truth",
+    None,
+    "labels (.csv) or the ground truth of a revisited set (.pkl, .mat)",
+    flag_values=FLAGS,
+)
 flags.DEFINE_alias("labels", "ground_truth", flag_values=FLAGS)
 flags.DEFINE_string(
     "train_file_pattern",
     None,
-    "TFRecord shards to train on what has no weights",
+    "TFRecord shards; models without weights are trained on them first",
     flag_values=FLAGS,
 )
-flags.DEFINE_string("output_dir", None, "folder for everything that is made", flag_values=FLAGS)
-command_line.define_count(FLAGS, "num_threads", 2, "threads that decode images and verify pairs")
+flags.DEFINE_string("output_dir", None, "folder that receives all results", flag_values=FLAGS)
+command_line.define_count(
+    FLAGS, "num_threads", 2, "threads for decoding images and verifying pairs"
+)
 command_line.define_count(FLAGS, "num_report_queries", 12, "queries shown in the report", least=0)
 flags.DEFINE_boolean("json", False, "print JSON instead of the table", flag_values=FLAGS)
 

@@ -23,20 +23,28 @@ from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_enum(
-    "import_format", None, list(interchange.OPENERS), "what --input is", flag_values=FLAGS
+    "import_format",
+    None,
+    list(interchange.OPENERS),
+    "format of --input; default: a store of ours",
+    flag_values=FLAGS,
 )
 flags.DEFINE_enum(
-    "export_format", None, list(interchange.EXPORTERS), "what --output is to be", flag_values=FLAGS
+    "export_format",
+    None,
+    list(interchange.EXPORTERS),
+    "format of --output; default: a store of ours",
+    flag_values=FLAGS,
 )
-flags.DEFINE_string("input", None, "features of another program, or a store", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "a store, or features for it", flag_values=FLAGS)
+flags.DEFINE_string("input", None, "features to convert", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "converted features", flag_values=FLAGS)
 flags.DEFINE_string(
     "local_codec",
     "float32",
-    "import: float32, float16, int8 or the file of a trained codec",
+    "storage of imported local features: float32, float16, int8 or a trained codec's file",
     flag_values=FLAGS,
 )
-flags.DEFINE_boolean("overwrite", False, "replace what is at --output", flag_values=FLAGS)
+flags.DEFINE_boolean("overwrite", False, "replace an existing output", flag_values=FLAGS)
 command_line.define_failed_flag(FLAGS)
 
 

@@ -22,10 +22,12 @@ from absl import flags, logging
 from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("source", None, "the program that made them", flag_values=FLAGS)
-flags.DEFINE_string("input", None, "the weights to convert", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "the weights file (.npz) to write", flag_values=FLAGS)
-flags.DEFINE_string("reference", None, "outputs to compare with (.npz)", flag_values=FLAGS)
+flags.DEFINE_string("source", None, "program that made the weights", flag_values=FLAGS)
+flags.DEFINE_string("input", None, "weights to convert", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "weights file (.npz) to write", flag_values=FLAGS)
+flags.DEFINE_string(
+    "reference", None, "reference outputs (.npz) to compare with", flag_values=FLAGS
+)
 flags.DEFINE_boolean("overwrite", False, "replace an existing output", flag_values=FLAGS)
 flags.DEFINE_boolean("json", False, "print the result as JSON", flag_values=FLAGS)
 

@@ -24,13 +24,20 @@ from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
 command_line.define_config_flags(FLAGS, default_config="compact", extraction=True)
-flags.DEFINE_string("output_dir", "demo_output", "folder for everything made", flag_values=FLAGS)
-flags.DEFINE_string("photos_dir", None, "a folder of photographs of yours", flag_values=FLAGS)
-command_line.define_count(FLAGS, "num_landmarks", 60, "places")
-command_line.define_count(FLAGS, "num_train_views", 24, "images of each to learn from")
-command_line.define_count(FLAGS, "num_views", 4, "other images of each, to retrieve")
-command_line.define_count(FLAGS, "num_distractors", 120, "images of no such place", least=0)
-command_line.define_count(FLAGS, "num_workers", 2, "processes that render, threads that verify")
+flags.DEFINE_string(
+    "output_dir", "demo_output", "folder that receives all results", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "photos_dir",
+    None,
+    "folder of your own photographs, instead of generated ones",
+    flag_values=FLAGS,
+)
+command_line.define_count(FLAGS, "num_landmarks", 60, "generated landmarks")
+command_line.define_count(FLAGS, "num_train_views", 24, "training images of each landmark")
+command_line.define_count(FLAGS, "num_views", 4, "test images of each landmark")
+command_line.define_count(FLAGS, "num_distractors", 120, "images of other places", least=0)
+command_line.define_count(FLAGS, "num_workers", 2, "rendering processes and verification threads")
 
 
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:

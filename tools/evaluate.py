@@ -33,31 +33,42 @@ from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
-    "ground_truth", None, "gnd_*.pkl, gnd_*.mat, labels .csv or solution .csv", flag_values=FLAGS
+    "ground_truth",
+    None,
+    "ground truth: gnd_*.pkl, gnd_*.mat, labels .csv or a GLDv2 solution .csv",
+    flag_values=FLAGS,
 )
-flags.DEFINE_string("ranking", None, "the ranking (.npz)", flag_values=FLAGS)
+flags.DEFINE_string("ranking", None, "ranking (.npz) to score", flag_values=FLAGS)
 flags.DEFINE_string(
-    "predictions", "", "Google Landmarks v2: a submission to score", flag_values=FLAGS
+    "predictions", "", "Google Landmarks v2: submission (.csv) to score", flag_values=FLAGS
 )
 flags.DEFINE_enum(
     "protocol",
     None,
     list(protocols.PROTOCOLS),
-    "how to score; not given: by the ground truth's kind",
+    "protocol; default: by the type of ground truth",
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
-    "train_csv", "", "recognition: landmarks of the database's images", flag_values=FLAGS
+    "train_csv", "", "recognition: CSV with the landmarks of the database images", flag_values=FLAGS
 )
-command_line.define_count(FLAGS, "num_voters", 5, "recognition: nearest images that vote")
+command_line.define_count(FLAGS, "num_voters", 5, "recognition: number of nearest images that vote")
 flags.DEFINE_string(
     "submission", None, "Google Landmarks v2: submission (.csv) to write", flag_values=FLAGS
 )
 flags.DEFINE_string("output", None, "metrics file (.json) to write", flag_values=FLAGS)
 flags.DEFINE_boolean("json", False, "print JSON instead of lines", flag_values=FLAGS)
-flags.DEFINE_boolean("queries_cropped", None, "queries were cut to their boxes", flag_values=FLAGS)
 flags.DEFINE_boolean(
-    "blind_reranking", None, "candidates were chosen without the ground truth", flag_values=FLAGS
+    "queries_cropped",
+    None,
+    "record in the metrics that queries were cropped to their boxes",
+    flag_values=FLAGS,
+)
+flags.DEFINE_boolean(
+    "blind_reranking",
+    None,
+    "record in the metrics that candidates were chosen without the ground truth",
+    flag_values=FLAGS,
 )
 
 

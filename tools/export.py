@@ -22,21 +22,27 @@ from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
 command_line.define_config_flags(FLAGS)
-flags.DEFINE_string("output_dir", None, "the folder to make", flag_values=FLAGS)
+flags.DEFINE_string("output_dir", None, "folder of the SavedModel to write", flag_values=FLAGS)
 flags.DEFINE_string(
     "kind",
     None,
-    f"{', '.join(KINDS)}; not given: what the config extracts",
+    f"{', '.join(KINDS)}; default: what the config extracts",
     flag_values=FLAGS,
 )
 flags.DEFINE_boolean(
-    "fixed_scales", False, "serving_default takes the image alone", flag_values=FLAGS
+    "fixed_scales",
+    False,
+    "bake the scales in: serving_default takes only the image",
+    flag_values=FLAGS,
 )
 flags.DEFINE_boolean(
-    "pool_scales", False, "serving_default gives one global descriptor", flag_values=FLAGS
+    "pool_scales",
+    False,
+    "pool the scales: serving_default returns one global descriptor",
+    flag_values=FLAGS,
 )
 flags.DEFINE_string("local_pca", None, "fitted PCA of local descriptors (.npz)", flag_values=FLAGS)
-flags.DEFINE_boolean("overwrite", False, "replace an existing folder", flag_values=FLAGS)
+flags.DEFINE_boolean("overwrite", False, "replace an existing output", flag_values=FLAGS)
 
 
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:

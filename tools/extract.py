@@ -22,22 +22,24 @@ from delf_tf.tools import command_line
 FLAGS = flags.FlagValues()
 command_line.define_config_flags(FLAGS, extraction=True)
 flags.DEFINE_string("images_dir", None, "folder of images, searched recursively", flag_values=FLAGS)
-flags.DEFINE_string("output_dir", None, "the feature store to write or complete", flag_values=FLAGS)
+flags.DEFINE_string("output_dir", None, "feature store to write or to complete", flag_values=FLAGS)
 flags.DEFINE_string("local_pca", None, "fitted PCA of local descriptors (.npz)", flag_values=FLAGS)
-command_line.define_count(FLAGS, "shard_index", 0, "which shard this process extracts", least=0)
-command_line.define_count(FLAGS, "num_shards", 1, "processes that share the work")
-command_line.define_count(FLAGS, "num_threads", 2, "threads that decode images")
+command_line.define_count(
+    FLAGS, "shard_index", 0, "index of the shard that this process extracts", least=0
+)
+command_line.define_count(FLAGS, "num_shards", 1, "total number of shards")
+command_line.define_count(FLAGS, "num_threads", 2, "threads for decoding images")
 command_line.define_count(
     FLAGS,
     "batch_size",
     1,
-    "images of like size that the network sees at once; 8 or more on an accelerator",
+    "images of similar size in one forward pass; 8 or more on an accelerator",
 )
-flags.DEFINE_boolean("overwrite", False, "start anew, whatever the store holds", flag_values=FLAGS)
+flags.DEFINE_boolean("overwrite", False, "start again, replacing the store", flag_values=FLAGS)
 flags.DEFINE_multi_string(
     "beam",
     [],
-    "flag of Apache Beam, such as --runner=FlinkRunner; extracts all shards; repeatable",
+    "extract all shards by Apache Beam: one of its flags, e.g. --runner=FlinkRunner; repeatable",
     flag_values=FLAGS,
 )
 command_line.define_failed_flag(FLAGS)

@@ -22,14 +22,23 @@ from delf_tf.retrieval.vectors import whitening
 from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("store", None, "features of images to fit on", flag_values=FLAGS)
-command_line.define_count(FLAGS, "dim", None, "components kept; not given: all")
-flags.DEFINE_float("power", 0.5, "of the variances that components lose", flag_values=FLAGS)
-flags.DEFINE_string(
-    "weights", None, "weights of the compact network that made the store", flag_values=FLAGS
+flags.DEFINE_string("store", None, "feature store to fit on", flag_values=FLAGS)
+command_line.define_count(FLAGS, "dim", None, "output dimensions; default: all")
+flags.DEFINE_float(
+    "power",
+    0.5,
+    "exponent of the variance that components are divided by: 0.5 whitens fully, 0.25 by half",
+    flag_values=FLAGS,
 )
-flags.DEFINE_string("output", None, "the whitening, or the weights (.npz)", flag_values=FLAGS)
-flags.DEFINE_boolean("overwrite", False, "replace what is at --output", flag_values=FLAGS)
+flags.DEFINE_string(
+    "weights",
+    None,
+    "weights of the compact network that made the store; the output is then its weights file "
+    "with the whitening built in",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string("output", None, "whitening or weights (.npz) to write", flag_values=FLAGS)
+flags.DEFINE_boolean("overwrite", False, "replace an existing output", flag_values=FLAGS)
 
 
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:

@@ -17,10 +17,8 @@ from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
 command_line.define_config_flags(FLAGS, default_config="compact", extraction=True)
-flags.DEFINE_string("output", "matches.png", "the picture to write", flag_values=FLAGS)
-flags.DEFINE_boolean(
-    "show_outliers", False, "draw the other matches too, in red", flag_values=FLAGS
-)
+flags.DEFINE_string("output", "matches.png", "picture to write", flag_values=FLAGS)
+flags.DEFINE_boolean("show_outliers", False, "draw outliers too, in red", flag_values=FLAGS)
 flags.DEFINE_string("local_pca", None, "fitted PCA of local descriptors (.npz)", flag_values=FLAGS)
 
 

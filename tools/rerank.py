@@ -26,30 +26,51 @@ from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
 command_line.define_config_flags(FLAGS, weights=False)
-flags.DEFINE_string("ranking", None, "the first stage's ranking (.npz)", flag_values=FLAGS)
-flags.DEFINE_string("database_store", None, "features of the database", flag_values=FLAGS)
-flags.DEFINE_string("query_store", None, "features of the queries", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "the new ranking (.npz)", flag_values=FLAGS)
-command_line.define_count(FLAGS, "num_threads", 2, "threads that verify pairs")
-command_line.define_count(FLAGS, "num_candidates", None, "instead of the config's", least=0)
+flags.DEFINE_string("ranking", None, "ranking (.npz) of the first stage", flag_values=FLAGS)
+flags.DEFINE_string("database_store", None, "feature store of the database", flag_values=FLAGS)
+flags.DEFINE_string("query_store", None, "feature store of the queries", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "re-ranked ranking (.npz) to write", flag_values=FLAGS)
+command_line.define_count(FLAGS, "num_threads", 2, "threads for verifying pairs")
+command_line.define_count(
+    FLAGS,
+    "num_candidates",
+    None,
+    "length of the head that is verified; overrides the config's",
+    least=0,
+)
 flags.DEFINE_string(
-    "score", None, "inliers, weighted or combined, instead of the config's", flag_values=FLAGS
+    "score", None, "inliers, weighted or combined; overrides the config's", flag_values=FLAGS
 )
 flags.DEFINE_float(
-    "weight", None, "of the inliers in combined, instead of the config's", flag_values=FLAGS
+    "weight",
+    None,
+    "weight of the inlier count in score=combined; overrides the config's",
+    flag_values=FLAGS,
 )
-command_line.define_count(FLAGS, "min_inliers", None, "instead of the config's", least=0)
 command_line.define_count(
-    FLAGS, "calibrate", 0, "pairs that do not match to learn min_inliers from; 0: no", least=0
+    FLAGS,
+    "min_inliers",
+    None,
+    "inliers below which a match is ignored; overrides the config's",
+    least=0,
+)
+command_line.define_count(
+    FLAGS,
+    "calibrate",
+    0,
+    "number of non-matching pairs from which min_inliers is learnt; 0: none",
+    least=0,
 )
 flags.DEFINE_string("labels", None, "CSV with columns image and place", flag_values=FLAGS)
 flags.DEFINE_string(
     "verifications_dir",
     None,
-    "folder of the verifications; not given: the output's name with .verifications",
+    "folder of the verifications; default: OUTPUT.verifications",
     flag_values=FLAGS,
 )
-flags.DEFINE_boolean("overwrite", False, "verify anew", flag_values=FLAGS)
+flags.DEFINE_boolean(
+    "overwrite", False, "verify again, replacing existing results", flag_values=FLAGS
+)
 flags.DEFINE_boolean("json", False, "print JSON instead of lines", flag_values=FLAGS)
 
 

@@ -25,14 +25,19 @@ FLAGS = flags.FlagValues()
 command_line.define_config_flags(FLAGS, default_config="compact", extraction=True)
 flags.DEFINE_string("database_dir", None, "folder of images to search in", flag_values=FLAGS)
 flags.DEFINE_string(
-    "query_dir", None, "folder of query images; not given: the database itself", flag_values=FLAGS
+    "query_dir",
+    None,
+    "folder of query images; default: every image queries the rest",
+    flag_values=FLAGS,
 )
 flags.DEFINE_string("labels", None, "CSV with columns image and place", flag_values=FLAGS)
-flags.DEFINE_string("output_dir", None, "folder for everything that is made", flag_values=FLAGS)
-command_line.define_count(FLAGS, "num_threads", 2, "threads that decode images and verify pairs")
+flags.DEFINE_string("output_dir", None, "folder that receives all results", flag_values=FLAGS)
+command_line.define_count(
+    FLAGS, "num_threads", 2, "threads for decoding images and verifying pairs"
+)
 command_line.define_count(FLAGS, "num_report_queries", 12, "queries shown in the report", least=0)
 flags.DEFINE_boolean(
-    "overwrite", False, "start anew, whatever --output_dir holds", flag_values=FLAGS
+    "overwrite", False, "start again, replacing what --output_dir holds", flag_values=FLAGS
 )
 command_line.define_failed_flag(FLAGS)
 

@@ -23,17 +23,17 @@ from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
 command_line.define_config_flags(FLAGS, weights=False)
-flags.DEFINE_string("database_store", None, "features of the database", flag_values=FLAGS)
-flags.DEFINE_string("index", None, "what build_index made of them", flag_values=FLAGS)
+flags.DEFINE_string("database_store", None, "feature store of the database", flag_values=FLAGS)
+flags.DEFINE_string("index", None, "index that build_index wrote", flag_values=FLAGS)
 flags.DEFINE_string(
     "query_store",
     None,
-    "features of the queries; not given: every image queries the rest",
+    "feature store of the queries; default: every image queries the rest",
     flag_values=FLAGS,
 )
-flags.DEFINE_string("output", None, "the ranking (.npz)", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "ranking (.npz) to write", flag_values=FLAGS)
 command_line.define_count(
-    FLAGS, "max_results", None, "results kept for a query, instead of the config's"
+    FLAGS, "max_results", None, "results kept for a query; overrides the config's"
 )
 
 

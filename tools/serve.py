@@ -29,23 +29,28 @@ if TYPE_CHECKING:
 FLAGS = flags.FlagValues()
 command_line.define_config_flags(FLAGS)
 flags.DEFINE_string(
-    "index", None, "a folder that retrieve made, or what build_index made", flag_values=FLAGS
+    "index",
+    None,
+    "output folder of retrieve, or an index that build_index wrote",
+    flag_values=FLAGS,
 )
-flags.DEFINE_string("database_store", None, "features of the database", flag_values=FLAGS)
-flags.DEFINE_string("images_dir", None, "folder of the database's images", flag_values=FLAGS)
-flags.DEFINE_string("host", "127.0.0.1", "address to listen at", flag_values=FLAGS)
+flags.DEFINE_string("database_store", None, "feature store of the database", flag_values=FLAGS)
+flags.DEFINE_string("images_dir", None, "folder of the database images", flag_values=FLAGS)
+flags.DEFINE_string("host", "127.0.0.1", "address to listen on", flag_values=FLAGS)
 command_line.define_count(
-    FLAGS, "port", 8000, "port to listen at; 0: any that is free", least=0, most=65535
+    FLAGS, "port", 8000, "port to listen on; 0: any free port", least=0, most=65535
 )
 flags.DEFINE_list(
     "allowed_hosts",
     [],
-    "further names that browsers may call this server; * for any",
+    "further host names that requests may carry; * allows any",
     flag_values=FLAGS,
 )
-command_line.define_count(FLAGS, "num_threads", 2, "threads that verify pairs")
-command_line.define_count(FLAGS, "max_upload_mb", 20, "largest picture, 10^6 bytes")
-command_line.define_count(FLAGS, "max_queries", 4, "queries at once; more get 429")
+command_line.define_count(FLAGS, "num_threads", 2, "threads for verifying pairs")
+command_line.define_count(FLAGS, "max_upload_mb", 20, "largest upload, 10^6 bytes")
+command_line.define_count(
+    FLAGS, "max_queries", 4, "concurrent queries; further ones are answered 429"
+)
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

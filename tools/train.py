@@ -19,18 +19,24 @@ from delf_tf.tools import command_line
 FLAGS = flags.FlagValues()
 command_line.define_config_flags(FLAGS)
 flags.DEFINE_string(
-    "train_file_pattern", None, "TFRecord shards: a glob, several, or a folder", flag_values=FLAGS
+    "train_file_pattern",
+    None,
+    "TFRecord shards: a glob, a comma-separated list, or a folder",
+    flag_values=FLAGS,
 )
 flags.DEFINE_string(
-    "output_dir", None, "of the run: checkpoints, metrics, weights", flag_values=FLAGS
+    "output_dir", None, "folder of the run: checkpoints, metrics, weights", flag_values=FLAGS
 )
 flags.DEFINE_string(
-    "strategy", "default", "default, mirrored, multi_worker, tpu or tpu=NAME", flag_values=FLAGS
+    "strategy",
+    "default",
+    "tf.distribute strategy: default, mirrored, multi_worker, tpu or tpu=NAME",
+    flag_values=FLAGS,
 )
 flags.DEFINE_float(
     "peak_tflops",
     0.0,
-    "of all devices together, to tell the share used; 0 measures one by a matrix product",
+    "peak TFLOP/s of all devices, for MFU; 0 measures one by a matrix product",
     lower_bound=0,
     flag_values=FLAGS,
 )

@@ -23,8 +23,10 @@ from delf_tf.types import ImageRef
 
 FLAGS = flags.FlagValues()
 command_line.define_config_flags(FLAGS, default_config="compact")
-flags.DEFINE_string("output", "visualization.png", "the picture to write", flag_values=FLAGS)
-command_line.define_count(FLAGS, "max_num_superfeatures", 6, "most super-features that are shown")
+flags.DEFINE_string("output", "visualization.png", "picture to write", flag_values=FLAGS)
+command_line.define_count(
+    FLAGS, "max_num_superfeatures", 6, "maximum number of super-features to draw"
+)
 flags.DEFINE_string("local_pca", None, "fitted PCA of local descriptors (.npz)", flag_values=FLAGS)
 
 
