@@ -13,7 +13,7 @@ import pytest
 LAYERS = {
     0: [
         *("types", "checks", "config", "options", "artifacts", "npz", "progress", "safe_pickle"),
-        "protos",
+        *("protos", "quiet_tensorflow"),
     ],
     1: ["datasets", "synthetic", "models", "features", "matching", "evaluation"],
     2: ["extraction", "training", "retrieval"],

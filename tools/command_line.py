@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging as python_logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -218,7 +217,6 @@ def _report(program: str, error: object, code: int) -> int:
 
 
 def _start_logging() -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # The tools' own flags are parsed; absl warns about its registry, which they do not use.
     flags.FLAGS.mark_as_parsed()
     logging.use_absl_handler()
