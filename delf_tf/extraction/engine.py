@@ -30,7 +30,7 @@ _MAX_NAMED = 10
 
 
 class ImageLoader:
-    """Decodes images and applies the size limit; the only place where an image is resized to it."""
+    """Decodes images and resizes them to the configured limits."""
 
     def __init__(self, *, max_side: int = -1, min_side: int = -1, max_pixels: int | None = None):
         """Keeps the limits.

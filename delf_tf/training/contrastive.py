@@ -1,4 +1,4 @@
-"""A loss between the images of a batch, which learns from few images sooner than class centres."""
+"""Supervised contrastive loss between the images of a batch, for sets with few images a class."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def supervised_contrastive_loss(
     unit = tf.math.l2_normalize(tf.cast(embeddings, tf.float32), axis=1, epsilon=1e-12)
     logits = tf.matmul(unit, unit, transpose_b=True) / temperature
     itself = tf.eye(tf.shape(labels)[0], dtype=tf.bool)
-    # Nobody is to find itself.
+    # An image is not its own positive.
     logits = tf.where(itself, -1e9, logits)
     positive = tf.cast((labels[:, tf.newaxis] == labels) & ~itself, tf.float32)
     found = tf.reduce_sum(positive * tf.nn.log_softmax(logits, axis=1), axis=1)

@@ -1,4 +1,4 @@
-"""Retrieval with the weights of the moment, beside the loss."""
+"""mAP of the current weights during training."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _BLOCK = 1024
 class RetrievalEvaluation:
     """mAP of global descriptors over labelled images, each a query of all the others.
 
-    Pictures are squashed to squares, so that one graph serves them all: a figure to follow while
-    training, a little below what extraction at full size reaches.
+    Images are resized to squares without keeping their aspect ratio, so that one graph serves them
+    all. The result is a little below that of extraction at full size.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class RetrievalEvaluation:
         self._describe = tf.function(lambda images: model(images, outputs=("global",))["global"])
 
     def __call__(self) -> dict[str, float]:
-        """Returns "mAP" and "P@1" of this moment's weights, in 0..1."""
+        """Returns "mAP" and "P@1" of the current weights, in 0..1."""
         blocks = [
             self._describe(tf.constant(self._padded(start), tf.float32)).numpy()
             for start in range(0, len(self._ids), self._batch_size)

@@ -1,4 +1,4 @@
-"""What a network is trained for: classifiers on its outputs, and their losses."""
+"""The training objective: classifiers on a network's outputs, and the losses."""
 
 from __future__ import annotations
 

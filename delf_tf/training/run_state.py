@@ -1,4 +1,4 @@
-"""Checkpoints: all arrays of a run and where it stands, in one file that appears whole."""
+"""Checkpoints of a training run: one file with all arrays, the step and the fingerprint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RunState:
       step: steps taken; it is also the position in the data.
       arrays: weights, optimizer slots and averages by name.
       fingerprint: of the configuration and the data; another one is refused.
-      facts: JSON-able; seconds trained, best evaluation, the config's text.
+      facts: JSON-able: seconds trained (of a run limited by time) and the best evaluation.
     """
 
     step: int

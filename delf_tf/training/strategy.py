@@ -1,4 +1,4 @@
-"""Where training runs: one device, several, several machines, a TPU."""
+"""Distribution strategies: one device, several devices, several machines, a TPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast a run is: steps and images a second, waiting for input, use of the hardware."""
+"""Throughput of training: steps and images a second, input wait, model FLOPs utilisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: steps on any strategy, checkpoints, metrics, and stops that lose nothing."""
+"""The training loop: steps on any strategy, checkpoints, metrics, clean interruption."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TrainingError(InputError):
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How long a run is, and how often it pauses.
+    """Length of a run, and the intervals of its checkpoints, metrics and evaluations.
 
     Attributes:
       num_steps: the schedule's end.

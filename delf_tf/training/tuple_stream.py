@@ -1,4 +1,4 @@
-"""Records of mined tuples, in the place of a shuffled stream of all records.
+"""A stream of the records of mined tuples, instead of all records in random order.
 
 Each epoch is mined with the weights of its first step and kept in a file, so that a run that was
 killed in its midst sees the same tuples again.

@@ -297,8 +297,8 @@ def repaired(records: schema.Records, folder: str, max_bad_records: int) -> sche
     named = [f"{bad.path} record {bad.index}: {bad.reason}" for bad in records.bad[:5]]
     require(
         len(records.bad) <= max_bad_records,
-        "At most max_bad_records may be damaged.",
-        hint="Build the shards again, or allow more with --max_bad_records to skip them.",
+        "At most max_bad_records records may be damaged.",
+        hint="Build the shards again, or skip them: --set=training.input.max_bad_records=N.",
         num_bad=len(records.bad),
         max_bad_records=max_bad_records,
         first=named,

@@ -1,4 +1,4 @@
-"""Labelled images in TFRecord shards: the schema, written and read here only.
+"""Labelled images in TFRecord shards: the schema of an example, and the shards of a set.
 
 The keys are those of the original DELF's builder, so that either program reads the other's files.
 The original declares `image/filename` and never writes it; here it is neither written nor needed.

@@ -199,7 +199,7 @@ def _build(digest):
           seed: uint64 [1], of the samples.
           source: RANDOM, SCALES or SCALES_UPRIGHT.
           model: SIMILARITY, AFFINE or HOMOGRAPHY.
-          work: float64 [14, 9] of scratch; weights float32 [M].
+          work: scratch memory, float64 [13, 9], and the weights of the matches, float32 [M].
           best: float64 [9], written.
 
         Returns:
