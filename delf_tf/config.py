@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,9 @@ _PIPELINE_NAME = re.compile(r"^[A-Za-z0-9][\w .+-]{0,63}$", re.ASCII)
 M = TypeVar("M", bound=protobuf_message.Message)
 
 _NO_FIELD = re.compile(r'Message type "(?P<type>[\w.]+)" has no field named "(?P<field>\w+)"')
+# What names code by a dotted path; these networks of Keras are none: "delg_keras:EfficientNetB0".
+_NAMES_OF_CODE = ("ModelConfig.name", "IndexConfig.type")
+_KERAS_NETWORK = re.compile(r"(gem|delf|delg|dolg|superfeatures)_keras:.*")
 _SCALAR = re.compile(r"^[\w.+-]+$")
 _POSITION = re.compile(r"^(?P<line>\d+):(?P<column>\d+) : ")
 
@@ -34,24 +37,63 @@ class ConfigError(UsageError):
     """A config that cannot be read; its message is one line and names the line of the file."""
 
 
-def load_experiment(path: str, overrides: Iterable[str] = ()) -> experiment_pb2.Experiment:
+def load_experiment(
+    path: str, overrides: Iterable[str] = (), *, allow_imports: Sequence[str] = ()
+) -> experiment_pb2.Experiment:
     """Reads an experiment: a .textproto file, or the name of one that ships with delf_tf.
 
     Args:
       path: file path; if there is no such file, a name in `list_configs()`, with or without the
         folder `configs/` and the ending `.textproto`.
       overrides: "path.to.field=value" items applied after the file, in order.
+      allow_imports: packages that the config may name code of, see `check_imports`.
 
     Returns:
       The message; relative paths in it stay as written.
 
     Raises:
-      ConfigError: no such config, unknown field, wrong type, not UTF-8, or over 1 MiB.
+      ConfigError: no such config, unknown field, wrong type, not UTF-8, over 1 MiB, or code of a
+        package that is not allowed.
     """
     message = parse(_read(path), experiment_pb2.Experiment, source=path)
     for override in overrides:
         apply_override(message, override)
+    check_imports(message, allow_imports)
     return message
+
+
+def check_imports(message: protobuf_message.Message, allow_imports: Sequence[str]) -> None:
+    """Refuses a config that names code ("my_package.module:Thing") unless it is allowed.
+
+    A config may come from anyone; who runs it says whose code it may run. Nothing is imported here.
+
+    Args:
+      message: of any type; sections are looked into.
+      allow_imports: packages, such as "my_package"; modules below them are allowed, too.
+
+    Raises:
+      ConfigError: it names code of another package.
+    """
+    for name in _names_of_code(message):
+        module = name.partition(":")[0]
+        if not any(f"{module}.".startswith(f"{package}.") for package in allow_imports):
+            raise invalid(
+                "A config may name code only of packages that are allowed.",
+                hint=f"If you trust it: --allow_import={module.partition('.')[0]}.",
+                error=ConfigError,
+                name=name,
+            )
+
+
+def _names_of_code(message: protobuf_message.Message) -> Iterator[str]:
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for section in value if _is_repeated(field) else [value]:
+                yield from _names_of_code(section)
+            continue
+        may_name = f"{message.DESCRIPTOR.name}.{field.name}" in _NAMES_OF_CODE
+        if may_name and ":" in value and not _KERAS_NETWORK.fullmatch(value):
+            yield value
 
 
 def load_comparison(path: str) -> comparison_pb2.Comparison:

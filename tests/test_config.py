@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 
 from delf_tf import config
+from delf_tf.models import registry
+from delf_tf.models.backbones.create import KERAS_PREFIX
 from delf_tf.protos import delf_config_pb2, experiment_pb2
 
 GOOD = """
@@ -77,6 +79,43 @@ def test_override_takes_any_text_for_strings():
     message = experiment_pb2.Experiment()
     config.apply_override(message, 'model.weights=/a b/"c"=d\\e.npz')
     assert message.model.weights == '/a b/"c"=d\\e.npz'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'model { name: "%s" }',
+        'index { type: "%s" }',
+        'training { losses { teacher { name: "%s" } } }',
+    ],
+)
+@pytest.mark.parametrize(
+    "name", ["code:interact", "http.server:test", "foo_keras:B0", ":", "a:b:c"]
+)
+def test_code_is_named_by_permission_only(tmp_path, text, name):
+    path = tmp_path / "c.textproto"
+    path.write_text(text % name)
+    module = name.partition(":")[0]
+    with pytest.raises(config.ConfigError, match=r"only of packages that are allowed.*trust it"):
+        config.load_experiment(str(path))
+    for other in ("htt", "http.server.more", "codes", "delf_tf"):
+        with pytest.raises(config.ConfigError):
+            config.load_experiment(str(path), allow_imports=[other])
+    for allowed in (module, module.partition(".")[0]):
+        assert name in str(config.load_experiment(str(path), allow_imports=["x", allowed]))
+
+
+def test_code_of_an_override_needs_permission_too():
+    override = ["model.name=my_package.models:mine"]
+    with pytest.raises(config.ConfigError, match="--allow_import=my_package"):
+        config.load_experiment("compact", override)
+    assert config.load_experiment("compact", override, allow_imports=["my_package"])
+
+
+def test_networks_of_keras_are_no_code():
+    for family in registry.FAMILIES:
+        name = f"{family}_{KERAS_PREFIX}EfficientNetB0"
+        assert config.load_experiment("compact", [f"model.name={name}"]).model.name == name
 
 
 def test_missing_huge_and_binary_configs(tmp_path):

@@ -96,6 +96,7 @@ def define_config_flags(
         "override of a config field, path.to.field=value; repeatable",
         flag_values=flag_values,
     )
+    define_import_flag(flag_values)
     if weights:
         flags.DEFINE_string(
             "weights",
@@ -120,6 +121,16 @@ def define_config_flags(
         )
 
 
+def define_import_flag(flag_values: flags.FlagValues) -> None:
+    """Adds --allow_import to a tool's flags."""
+    flags.DEFINE_multi_string(
+        "allow_import",
+        [],
+        "package whose code a config may name (my_package.module:Thing) and so run; repeatable",
+        flag_values=flag_values,
+    )
+
+
 def read_config(
     flag_values: flags.FlagValues, *, optional: bool = False
 ) -> experiment_pb2.Experiment:
@@ -133,11 +144,16 @@ def read_config(
       UsageError: no --config, or a config or an override that cannot be understood.
     """
     if flag_values.config:
-        message = config.load_experiment(flag_values.config, flag_values["set"].value)
+        message = config.load_experiment(
+            flag_values.config,
+            flag_values["set"].value,
+            allow_imports=flag_values.allow_import,
+        )
     elif optional:
         message = experiment_pb2.Experiment()
         for override in flag_values["set"].value:
             config.apply_override(message, override)
+        config.check_imports(message, flag_values.allow_import)
     else:
         raise UsageError(f"--config must be given. Shipped: {', '.join(config.list_configs())}.")
     override_by_flags(flag_values, message.model, "weights")

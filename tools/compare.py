@@ -32,6 +32,7 @@ flags.DEFINE_string(
     "comparison: a .textproto file, or the name of a shipped one",
     flag_values=FLAGS,
 )
+command_line.define_import_flag(FLAGS)
 flags.DEFINE_string("database_dir", None, "folder of images to search in", flag_values=FLAGS)
 flags.DEFINE_string(
     "query_dir",
@@ -66,7 +67,7 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     database_dir, truth_path, output_dir = command_line.required(
         flag_values, "database_dir", "ground_truth", "output_dir"
     )
-    pipelines = compared.read_pipelines(flag_values.config)
+    pipelines = compared.read_pipelines(flag_values.config, allow_imports=flag_values.allow_import)
     collections = compare.read_collections(database_dir, flag_values.query_dir, truth_path)
     if flag_values.train_file_pattern:
         compared.train_missing(pipelines, flag_values.train_file_pattern, Path(output_dir))

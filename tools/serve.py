@@ -77,9 +77,12 @@ def open_photos(flag_values: flags.FlagValues) -> photos.Photos:
         given = [n for n in ("database_store", "images_dir", "config") if flag_values[n].value]
         if given:
             raise UsageError(f"--{given[0]} must be left out: the folder of retrieve tells it.")
-        message, store, images_dir = retrieve.read_folder(path)
+        message, store, images_dir = retrieve.read_folder(
+            path, allow_imports=flag_values.allow_import
+        )
         for override in flag_values["set"].value:
             config.apply_override(message, override)
+        config.check_imports(message, flag_values.allow_import)
         command_line.override_by_flags(flag_values, message.model, "weights")
         path = None
     else:

@@ -140,8 +140,10 @@ def _import(path: str) -> Callable[..., RetrievalModel]:
             hint=f"Python says: {error}.",
             name=path,
         ) from None
-    is_function = inspect.isfunction(found) or inspect.isclass(found)
-    require(is_function, "A dotted name must name a function or a class.", name=path)
+    makes_model = inspect.isfunction(found) or (
+        inspect.isclass(found) and issubclass(found, RetrievalModel)
+    )
+    require(makes_model, "A dotted name must name a function or a RetrievalModel.", name=path)
     return found
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import as_array, require
+from delf_tf.checks import as_array, require, require_choice
 from delf_tf.models.compact import Compact
 from delf_tf.models.create import create_model
-from delf_tf.models.registry import build
+from delf_tf.models.registry import MODELS, build
 from delf_tf.models.variables import variables_by_path
 from delf_tf.models.zoo import checkpoint
 
@@ -55,5 +55,7 @@ def write_weights(
       InputError: weights of another kind of network, or of one with a whitening.
     """
     stored = checkpoint.read_options(weights)
+    # The file may come from anyone, and its name may be that of code.
+    require_choice("The model of weights to be whitened", stored["name"], MODELS)
     made = with_whitening(create_model(stored["name"], weights), mean, projection)
     return checkpoint.save_weights(made, output, stored["provenance"])

@@ -80,8 +80,12 @@ class Result(NamedTuple):
     costs: Costs
 
 
-def read_pipelines(path: str) -> list[Pipeline]:
+def read_pipelines(path: str, *, allow_imports: Sequence[str] = ()) -> list[Pipeline]:
     """Reads a comparison's pipelines, each a checked experiment.
+
+    Args:
+      path: see `config.load_comparison`.
+      allow_imports: see `config.check_imports`.
 
     Raises:
       UsageError: a comparison or a config that cannot be understood.
@@ -89,7 +93,9 @@ def read_pipelines(path: str) -> list[Pipeline]:
     """
     pipelines = []
     for one in config.load_comparison(path).pipelines:
-        message = config.load_experiment(_config_path(one, path), one.set)
+        message = config.load_experiment(
+            _config_path(one, path), one.set, allow_imports=allow_imports
+        )
         if one.weights:
             message.model.weights = one.weights
         try:

@@ -38,6 +38,7 @@ def open_model(
     weights: StrPath | None = None,
     *,
     overrides: Sequence[str] = (),
+    allow_imports: Sequence[str] = (),
 ) -> Model:
     """Opens a model, which is built when it is first needed.
 
@@ -46,12 +47,13 @@ def open_model(
         once.
       weights: file or published name, instead of the config's.
       overrides: "path.to.field=value", applied to the config in order.
+      allow_imports: packages whose code the config may name: "my_package.module:function".
 
     Raises:
       UsageError: no such config.
       InputError: a config whose stages do not fit together.
     """
-    message = config.load_experiment(config_name, overrides)
+    message = config.load_experiment(config_name, overrides, allow_imports=allow_imports)
     if weights is not None:
         message.model.weights = str(weights)
     searching.rehearse(message)
@@ -95,13 +97,17 @@ class Model:
         return Photos(runtime, store, images_dir)
 
 
-def open_photos(features_dir: StrPath) -> Photos:
+def open_photos(features_dir: StrPath, *, allow_imports: Sequence[str] = ()) -> Photos:
     """Opens what `Model.extract` or `delf_tf retrieve` left.
+
+    Args:
+      features_dir: the folder.
+      allow_imports: see `open_model`.
 
     Raises:
       InputError: no such folder, or a damaged one.
     """
-    folder = retrieve.read_folder(features_dir)
+    folder = retrieve.read_folder(features_dir, allow_imports=allow_imports)
     return Photos(Runtime(folder.message), FeatureStore(folder.store), folder.images_dir)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,11 +127,15 @@ def is_folder(path: artifacts.StrPath) -> bool:
     return Path(path, _FACTS).is_file()
 
 
-def read_folder(path: artifacts.StrPath) -> Folder:
+def read_folder(path: artifacts.StrPath, *, allow_imports: Sequence[str] = ()) -> Folder:
     """Reads how an output folder was made.
 
+    Args:
+      path: of the folder.
+      allow_imports: see `config.check_imports`.
+
     Raises:
-      InputError: damaged, or too large.
+      InputError: damaged, too large, or its config names code that is not allowed.
     """
     file = Path(path, _FACTS)
     what, hint = "An output folder of retrieve", "Run retrieve again; its features are kept."
@@ -144,6 +148,7 @@ def read_folder(path: artifacts.StrPath) -> Folder:
             f"{what} must tell its config and images.", hint=hint, path=file, fault=repr(error)
         ) from None
     message = config.parse(text, experiment_pb2.Experiment, source=str(file))
+    config.check_imports(message, allow_imports)
     return Folder(message, Path(path, "database"), images_dir)
 
 

@@ -203,6 +203,7 @@ def load_extractor(
     *,
     overrides: Sequence[str] = (),
     local_pca: artifacts.StrPath | None = None,
+    allow_imports: Sequence[str] = (),
 ) -> Extractor | ReleasedExtractor | SavedExtractor:
     """Makes an extractor: `extractor(image) -> features`.
 
@@ -217,6 +218,7 @@ def load_extractor(
       weights: file or published name, instead of the config's.
       overrides: "path.to.field=value", applied to the config in order.
       local_pca: fitted PCA of local descriptors (.npz), instead of the config's.
+      allow_imports: packages whose code the config may name: "my_package.module:function".
 
     Raises:
       InputError: no such folder or config, a damaged one, weights that do not fit, or settings for
@@ -231,7 +233,7 @@ def load_extractor(
             path=path,
         )
         return loading.load_saved_extractor(path)
-    message = config.load_experiment(str(path), overrides)
+    message = config.load_experiment(str(path), overrides, allow_imports=allow_imports)
     if weights is not None:
         message.model.weights = str(weights)
     runtime = Runtime(message, local_pca=local_pca)

@@ -95,6 +95,7 @@ def test_seed_leaves_global_generators_alone():
         ("no_such_package.module:make", {}, "can be imported"),
         ("delf_tf.types:nothing", {}, "can be imported"),
         ("builtins:print", {}, "must name a function"),
+        ("builtins:dict", {}, "must name a function"),
         ("tests.models.foreign_models:not_a_model", {}, "must return"),
     ],
 )

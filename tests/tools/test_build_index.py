@@ -187,6 +187,7 @@ def test_damaged_and_foreign_indexes_are_refused(database, tmp_path, capsys):
         (["--output=THERE"], 1, "--overwrite"),
         (["--output=NEW", "--type=IVF4,PQ5x4"], 1, "faiss factory string"),
         (["--output=NEW", "--type=no.such:Class"], 1, "importable"),
+        (["--output=NEW", "--type=http.server:test"], 1, "must be a VectorIndex"),
         (["--output=NEW", "--dtype=int8"], 1, "dtype must be one of"),
         (["--output=NEW", "--whitening=none.npz"], 1, "none.npz"),
         (["--output=NEW", "--type=exact", "--nokeep_vectors"], 1, "arguments of its class"),

@@ -126,6 +126,21 @@ def test_a_folder_remembers_how_it_was_made(retrieved):
     assert not retrieve.is_folder(retrieved / "images")
 
 
+@pytest.mark.parametrize("section", ['model { name: "%s" }', 'index { type: "%s" }'])
+def test_code_that_a_folder_names_is_not_imported(tmp_path, capsys, monkeypatch, section):
+    (tmp_path / "stranger.py").write_text("open('imported', 'w').close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    facts = {"config": section % "stranger:Thing", "images_dir": str(tmp_path)}
+    (tmp_path / "retrieval.json").write_text(json.dumps(facts))
+    refused = "Received: name='stranger:Thing'. If you trust it: --allow_import=stranger."
+    _refused(capsys, 2, refused, f"--index={tmp_path}")
+    _refused(capsys, 2, refused, f"--index={tmp_path}", "--allow_import=strange")
+    assert not (tmp_path / "imported").exists()
+    found = retrieve.read_folder(tmp_path, allow_imports=["stranger"])
+    assert "stranger:Thing" in str(found.message)
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"config": "modl {}", "images_dir": "x"}'])
 def test_damaged_folders_are_refused(tmp_path, text):
     (tmp_path / "retrieval.json").write_text(text)

@@ -85,6 +85,7 @@ def _run(tool, *flags):
 def _flags(work, name, *more):
     return (
         f"--config={work}/tiny.textproto",
+        "--allow_import=tests",
         f"--train_file_pattern={work}/r/train*",
         f"--output_dir={work}/{name}",
         *more,

@@ -67,6 +67,7 @@ def work(tmp_path_factory):
 def _train(work, name, *more):
     flags = (
         f"--config={work}/tiny.textproto",
+        "--allow_import=tests",
         f"--train_file_pattern={work}/r/train*",
         f"--output_dir={work}/{name}",
         *more,

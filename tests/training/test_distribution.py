@@ -53,6 +53,7 @@ def _start(folder, records_dir, name, strategy, tf_config=None):
     command = [
         *(sys.executable, "-m", "delf_tf.tools.main", "train"),
         f"--config={folder}/tiny.textproto",
+        "--allow_import=tests",
         f"--train_file_pattern={records_dir}",
         f"--output_dir={folder}/{name}",
         f"--strategy={strategy}",

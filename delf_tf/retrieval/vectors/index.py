@@ -147,6 +147,8 @@ def _find_class(dotted: str) -> type[VectorIndex]:
         raise invalid(
             "An index's class must be importable.", type=dotted, fault=str(error)
         ) from None
+    is_index = isinstance(found, type) and issubclass(found, VectorIndex)
+    require(is_index, "An index's class must be a VectorIndex.", type=dotted)
     return cast("type[VectorIndex]", found)
 
 
