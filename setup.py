@@ -35,6 +35,7 @@ REQUIRED = [
     "matplotlib>=3.7",
     "numba>=0.58",
     "pillow>=10.1",
+    "pooch>=1.8",
     "safetensors>=0.4",
     "tqdm>=4.65",
 ]

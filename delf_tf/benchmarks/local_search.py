@@ -10,7 +10,8 @@ import faiss
 import numpy as np
 
 from delf_tf.checks import require
-from delf_tf.retrieval.local_index import LocalIndex
+from delf_tf.retrieval.local_codes import FACTORY
+from delf_tf.retrieval.votes import LocalIndex
 from delf_tf.retrieval.words.asmk import AsmkIndex
 from delf_tf.retrieval.words.word_assignment import WordAssigner
 
@@ -83,7 +84,7 @@ def run_local(
     num_images: int = 200,
     num_features: int = 1000,
     dim: int = 40,
-    factory: str = "IVF1024,PQ10x5",
+    factory: str = FACTORY,
     *,
     num_probes: int = 16,
     num_neighbors: int = 60,
@@ -122,7 +123,11 @@ def run_local(
     num_samples = max(64, -(-100_000 // num_features))
     samples = np.concatenate([features() for _ in range(num_samples)])
     index = LocalIndex.train(
-        samples, factory, seed=seed, num_neighbors=num_neighbors, num_probes=num_probes
+        samples,
+        factory,
+        num_features=num_images * num_features,
+        num_neighbors=num_neighbors,
+        num_probes=num_probes,
     )
     trained = time.perf_counter()
     exact = faiss.IndexFlatL2(dim)

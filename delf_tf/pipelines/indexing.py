@@ -15,14 +15,13 @@ from delf_tf.checks import require, require_absent
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import local_search
-from delf_tf.retrieval.local_index import LocalIndex
 from delf_tf.retrieval.vectors import expansion, first_stage, index, search
 from delf_tf.retrieval.vectors import superglobal as global_reranking
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
 from delf_tf.retrieval.vectors.whitening import load_whitening
+from delf_tf.retrieval.votes import LocalIndex
 from delf_tf.retrieval.words.asmk import AsmkIndex
 from delf_tf.retrieval.words.codebook import load_codebook
-from delf_tf.retrieval.words.codebook_checkpoint import read_codebook_checkpoint
 from delf_tf.types import GlobalDescriptors
 
 
@@ -254,7 +253,9 @@ def _augmentation(message: experiment_pb2.Experiment) -> dict[str, Any] | None:
 def _codebook(path: str) -> np.ndarray:
     """Reads a codebook of ours, or the original's TensorFlow checkpoint by its prefix."""
     if Path(f"{path}.index").is_file():
-        return read_codebook_checkpoint(path)
+        from delf_tf.models.zoo import codebook_checkpoint  # noqa: PLC0415 - loads TensorFlow
+
+        return codebook_checkpoint.read_codebook_checkpoint(path)
     return load_codebook(path)
 
 

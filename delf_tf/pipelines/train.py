@@ -293,6 +293,7 @@ def _create_evaluation(
     if not options.run.eval_dir:
         return None
     from delf_tf.datasets import folder  # noqa: PLC0415
+    from delf_tf.retrieval.vectors.index import search_all  # noqa: PLC0415
     from delf_tf.training.evaluation import RetrievalEvaluation  # noqa: PLC0415
 
     refs = folder.list_images(options.run.eval_dir)
@@ -300,7 +301,8 @@ def _create_evaluation(
         labels = folder.read_labels(options.run.eval_labels)
     else:
         labels = {ref.id: ref.id.rpartition("/")[0] for ref in refs}
-    return RetrievalEvaluation(model, refs, labels, image_size=options.input.image_size)
+    size = options.input.image_size
+    return RetrievalEvaluation(model, refs, labels, search_all, image_size=size)
 
 
 def _num_classes(options: experiment_pb2.TrainingConfig, records: Records) -> int:

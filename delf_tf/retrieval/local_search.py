@@ -17,8 +17,8 @@ import numpy as np
 from delf_tf.artifacts import StrPath, write_json
 from delf_tf.checks import invalid, require, require_choice
 from delf_tf.retrieval import resumable_build
-from delf_tf.retrieval.local_index import LocalIndex
 from delf_tf.retrieval.rankings import cut, without_self
+from delf_tf.retrieval.votes import LocalIndex
 from delf_tf.retrieval.words.asmk import AsmkIndex
 from delf_tf.retrieval.words.codebook import (
     codebook_fingerprint,
@@ -110,7 +110,9 @@ def build_local(
     _begin(folder, "local", fingerprint, {"factory": factory, **kwargs}, overwrite)
     learned = folder / "quantizer"
     if not learned.exists():
-        LocalIndex.train(_sample(ids, read), factory, **kwargs).save(learned)
+        samples, num_features = _sample(ids, read)
+        trained = LocalIndex.train(samples, factory, num_features=num_features, **kwargs)
+        trained.save(learned)
     empty = LocalIndex.load(learned)
     resumable_build.build(folder / "index", empty, LocalIndex.load, ids, read)
     return folder
@@ -240,8 +242,11 @@ def _trained_codebook(folder: Path, ids: Sequence[str], read: Reader, num_words:
     return load_codebook(path)
 
 
-def _sample(ids: Sequence[str], read: Reader) -> np.ndarray:
-    """Returns features of images drawn at random, the same ones each time."""
+def _sample(ids: Sequence[str], read: Reader) -> tuple[np.ndarray, int]:
+    """Returns features of images drawn at random, and about how many there are in all.
+
+    The same ones each time.
+    """
     taken, total = [], 0
     for row in np.random.default_rng(0).permutation(len(ids)):
         taken.append(read(ids[row]))
@@ -249,7 +254,7 @@ def _sample(ids: Sequence[str], read: Reader) -> np.ndarray:
         if total >= NUM_SAMPLES:
             break
     require(total > 0, "An index must be trained on at least one feature.", num_images=len(ids))
-    return np.concatenate(taken)
+    return np.concatenate(taken), total * len(ids) // len(taken)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

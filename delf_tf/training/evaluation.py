@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -12,9 +12,7 @@ from delf_tf.datasets import folder
 from delf_tf.datasets.images import read_image
 from delf_tf.evaluation.metrics import evaluate_ranking
 from delf_tf.models.retrieval_model import RetrievalModel
-from delf_tf.types import ImageRef, Ranking
-
-_BLOCK = 1024
+from delf_tf.types import GlobalDescriptors, ImageRef, Ranking
 
 
 class RetrievalEvaluation:
@@ -29,6 +27,7 @@ class RetrievalEvaluation:
         model: RetrievalModel,
         refs: Sequence[ImageRef],
         labels: Mapping[str, str],
+        search: Callable[[GlobalDescriptors, GlobalDescriptors], Ranking],
         *,
         image_size: int,
         batch_size: int = 32,
@@ -39,6 +38,7 @@ class RetrievalEvaluation:
           model: described with the weights it has at each call.
           refs: N images, all held in memory as uint8.
           labels: place by id; "" and ids without a place are distractors.
+          search: ranks all images of a database for each query.
           image_size: pixels.
           batch_size: images described together.
 
@@ -58,7 +58,7 @@ class RetrievalEvaluation:
         self._truth = folder.ground_truth(queries, ids, labels)
         size = (image_size, image_size)
         self._images = np.stack([_squashed(read_image(ref), size) for ref in refs])
-        self._batch_size = batch_size
+        self._batch_size, self._search = batch_size, search
         self._describe = tf.function(lambda images: model(images, outputs=("global",))["global"])
 
     def __call__(self) -> dict[str, float]:
@@ -69,14 +69,10 @@ class RetrievalEvaluation:
         ]
         vectors = np.concatenate(blocks)[: len(self._ids)]
         row_of = {one: row for row, one in enumerate(self._ids)}
-        rows = np.array([row_of[one] for one in self._queries])
-        indices, scores = [], []
-        for start in range(0, len(rows), _BLOCK):
-            similarity = vectors[rows[start : start + _BLOCK]] @ vectors.T
-            order = np.argsort(-similarity, axis=1, kind="stable")
-            indices.append(order)
-            scores.append(np.take_along_axis(similarity, order, axis=1))
-        ranking = Ranking(self._queries, self._ids, np.concatenate(indices), np.concatenate(scores))
+        asked = vectors[[row_of[one] for one in self._queries]]
+        ranking = self._search(
+            GlobalDescriptors(self._ids, vectors), GlobalDescriptors(self._queries, asked)
+        )
         metrics = evaluate_ranking(ranking, self._truth, ks=(1,))
         return {"mAP": metrics.mAP, "P@1": metrics.mP[1]}
 

@@ -70,3 +70,9 @@ def test_bad_input():
         bootstrap_interval(np.zeros(2), num_samples=0)
     with pytest.raises(InputError, match="per_query"):
         bootstrap_interval(np.array([np.inf]))
+
+
+def test_one_query_says_nothing():
+    interval = bootstrap_interval(np.array([0.3]))
+    assert (interval.low, interval.high) == (0.3, 0.3)
+    assert paired_test(np.array([0.3]), np.array([0.9])).p_value == 1

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import faiss
 import numpy as np
 import pytest
 
 from delf_tf.checks import InputError
-from delf_tf.retrieval.local_index import LocalIndex
-from delf_tf.retrieval.local_quantizer import LocalQuantizer
+from delf_tf.retrieval.local_codes import train_codes
 from delf_tf.retrieval.resumable_build import build
+from delf_tf.retrieval.votes import LocalIndex
 from delf_tf.retrieval.words.asmk import AsmkIndex
 
 RANDOM = np.random.default_rng(0)
 CENTROIDS = RANDOM.standard_normal((8, 4))
 IMAGES = {f"image{i}": RANDOM.standard_normal((i, 4)) for i in range(9)}
-QUANTIZER = LocalQuantizer.train(RANDOM.standard_normal((50, 4)), "IVF4,PQ2x2")
-KINDS = {"asmk": lambda: AsmkIndex(CENTROIDS), "local": lambda: LocalIndex(QUANTIZER)}
+CODES = train_codes(RANDOM.standard_normal((50, 4)))
+KINDS = {
+    "asmk": lambda: AsmkIndex(CENTROIDS),
+    "local": lambda: LocalIndex(faiss.clone_index(CODES)),
+}
 
 
 def _build(path, kind, read=IMAGES.__getitem__, ids=tuple(IMAGES), **arguments):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from delf_tf.features.store import FeatureStore
-from delf_tf.retrieval import local_index as local_index_module
-from delf_tf.retrieval import ranking_file
+from delf_tf.retrieval import ranking_file, votes
 from delf_tf.retrieval.words import asmk, codebook
 from delf_tf.tools import main
 from tests.tools import stores
@@ -89,7 +88,7 @@ def test_scores_are_the_librarys_and_a_codebook_is_used_again(database, queries,
 def test_a_killed_build_goes_on(kind, database, tmp_path, monkeypatch, capsys):
     whole, built = tmp_path / "whole", tmp_path / "built"
     assert _build(database, f"--output={whole}", *TYPES[kind]) == 0
-    cls = asmk.AsmkIndex if kind == "asmk" else local_index_module.LocalIndex
+    cls = asmk.AsmkIndex if kind == "asmk" else votes.LocalIndex
     add = cls.add
 
     def killed(self, image_id, *arguments):
@@ -137,7 +136,7 @@ def test_images_are_added(kind, database, queries, tmp_path):
         (["--type=asmk", "--codebook=none"], 1, "none"),
         (["--type=asmk", "--num_words=0"], 2, "num_words"),
         (["--type=asmk", "--num_words=9", "--set=index.asmk.alpha=-1"], 1, "alpha"),
-        (["--type=local"], 1, "factory must have"),
+        (["--type=local", "--set=index.local.factory=PQ4x4"], 1, "factory must be"),
         (["--type=local", "--whitening=w.npz"], 1, "need an index of global descriptors"),
         (["--type=asmk", "--set=query_expansion.alpha=1"], 1, "query_expansion"),
     ],

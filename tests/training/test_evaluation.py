@@ -5,6 +5,7 @@ from PIL import Image
 
 from delf_tf.checks import InputError
 from delf_tf.datasets import folder
+from delf_tf.retrieval.vectors.index import search_all
 from delf_tf.training.evaluation import RetrievalEvaluation
 from tests.training.tiny_model import TinyModel
 
@@ -37,7 +38,7 @@ def test_colours_find_their_place(photographs):
     model = ColourModel()
     model.record_options("tiny", {})
     evaluation = RetrievalEvaluation(
-        model, photographs, _labels(photographs), image_size=16, batch_size=2
+        model, photographs, _labels(photographs), search_all, image_size=16, batch_size=2
     )
     assert evaluation() == {"mAP": pytest.approx(1.0), "P@1": pytest.approx(1.0)}
 
@@ -46,7 +47,7 @@ def test_refusals(photographs):
     model = TinyModel()
     single = dict(list(_labels(photographs).items())[:1])
     with pytest.raises(InputError, match="two images"):
-        RetrievalEvaluation(model, photographs, single, image_size=16)
+        RetrievalEvaluation(model, photographs, single, search_all, image_size=16)
     model.output_names_available = ("superfeatures",)
     with pytest.raises(InputError, match="global descriptor"):
-        RetrievalEvaluation(model, photographs, _labels(photographs), image_size=16)
+        RetrievalEvaluation(model, photographs, _labels(photographs), search_all, image_size=16)

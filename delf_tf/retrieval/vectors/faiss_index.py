@@ -124,7 +124,7 @@ class FaissIndex(VectorIndex):
         metric = faiss.METRIC_L2 if self.factory.startswith("PCA") else faiss.METRIC_INNER_PRODUCT
         try:
             codes = faiss.index_factory(vectors.shape[1], self.factory, metric)
-            _skip_polysemous(codes)
+            skip_polysemous(codes)
             codes.train(_sample(vectors, codes))
         except RuntimeError as error:
             raise invalid(
@@ -132,7 +132,7 @@ class FaissIndex(VectorIndex):
                 hint="For example SQ8, or IVF1024,PQ64 with more images than cells.",
                 factory=self.factory,
                 vectors=vectors,
-                faiss=_reason(error),
+                faiss=reason(error),
             ) from None
         return codes
 
@@ -214,7 +214,7 @@ class FaissIndex(VectorIndex):
             )
         except RuntimeError as error:
             raise invalid(
-                "The codes must be a faiss index.", path=content.path, faiss=_reason(error)
+                "The codes must be a faiss index.", path=content.path, faiss=reason(error)
             ) from None
         require(
             self._codes.ntotal == len(self) and self._codes.d == content.parameters["dim"],
@@ -254,7 +254,7 @@ def _sample(vectors: np.ndarray, codes: faiss.Index) -> np.ndarray:
     return np.ascontiguousarray(vectors[np.linspace(0, len(vectors) - 1, most).astype(np.int64)])
 
 
-def _skip_polysemous(codes: faiss.Index) -> None:
+def skip_polysemous(codes: faiss.Index) -> None:
     """Leaves out an annealing of code words: most of the training, and of no use here."""
     inner = faiss.downcast_index(codes)
     if isinstance(inner, faiss.IndexPreTransform):
@@ -273,6 +273,6 @@ def _is_product(codes: faiss.Index) -> bool:
     return bool(codes.metric_type == faiss.METRIC_INNER_PRODUCT)
 
 
-def _reason(error: RuntimeError) -> str:
+def reason(error: RuntimeError) -> str:
     """Returns faiss's own words without its source lines."""
     return str(error).rsplit("Error: ", 1)[-1].splitlines()[0][:200]

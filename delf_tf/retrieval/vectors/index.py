@@ -15,7 +15,7 @@ from delf_tf.retrieval.index_file import map_index
 from delf_tf.retrieval.rankings import cut, without_self
 from delf_tf.retrieval.vectors.topk import search_blocks
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
-from delf_tf.types import GlobalDescriptors
+from delf_tf.types import GlobalDescriptors, Ranking
 
 __all__ = [
     "INDEX_KINDS",
@@ -24,6 +24,7 @@ __all__ = [
     "create_index",
     "cut",
     "load_index",
+    "search_all",
     "without_self",
 ]
 
@@ -39,6 +40,13 @@ class ExactIndex(VectorIndex):
 
     def _search_vectors(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         return search_blocks(self._table, queries, k)
+
+
+def search_all(database: GlobalDescriptors, queries: GlobalDescriptors) -> Ranking:
+    """Returns the exact ranking of the whole database for each query."""
+    index = ExactIndex()
+    index.add(database)
+    return index.search(queries, len(database))
 
 
 # The kinds that a file can hold, each loaded when it is wanted; a new kind is a class and a row.

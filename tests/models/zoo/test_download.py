@@ -19,30 +19,22 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT; /truncated promises more than it sends; ranges only under /ranges."""
+    """Serves CONTENT; /truncated promises more than it sends."""
 
     requests: list
 
     def do_GET(self):
-        begin = self.headers.get("Range", "")
-        type(self).requests.append((self.path, begin))
+        type(self).requests.append(self.path)
         if self.path == "/missing":
             self.send_error(404)
             return
-        body, status = CONTENT, 200
-        if begin and self.path.startswith("/ranges"):
-            at = int(begin[len("bytes=") : -1])
-            if at >= len(CONTENT):
-                self.send_error(416)
-                return
-            body, status = CONTENT[at:], 206
-        self.send_response(status)
+        self.send_response(200)
         if self.path != "/unsized":
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(CONTENT)))
         self.end_headers()
-        cut = self.path in ("/truncated", "/ranges/cut") and not begin
+        sent = len(CONTENT) // 2 if self.path == "/truncated" else len(CONTENT)
         with contextlib.suppress(ConnectionError):  # A client may have had enough.
-            self.wfile.write(body[: len(body) // 2] if cut else body)
+            self.wfile.write(CONTENT[:sent])
 
     def log_message(self, *_):
         """Keeps the test's output clean."""
@@ -82,32 +74,19 @@ def test_a_file_that_is_there_is_checked_not_fetched(server, tmp_path):
 
 def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
     path = tmp_path / "w"
-    with pytest.raises(DownloadError, match=f"expected='{'0' * 64}'.*{SHA256}"):
+    with pytest.raises(DownloadError, match=SHA256[:40]):
         download(f"{server.url}/file", path, sha256="0" * 64)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cut_connection_is_an_error_and_is_resumed(server, tmp_path):
-    path = tmp_path / "w"
-    with pytest.raises(DownloadError, match="ended after"):
-        download(f"{server.url}/ranges/cut", path, sha256=SHA256)
-    assert not path.exists()
-    assert (tmp_path / "w.part").read_bytes() == CONTENT[: len(CONTENT) // 2]
-    download(f"{server.url}/ranges/cut", path, sha256=SHA256)
-    assert path.read_bytes() == CONTENT
-    assert server.seen[-1][1] == f"bytes={len(CONTENT) // 2}-"
-
-
-@pytest.mark.parametrize("at", ["/ranges/file", "/file"])
-@pytest.mark.parametrize("have", [len(CONTENT), 100])
-def test_any_part_ends_in_the_right_file(server, tmp_path, at, have):
-    (tmp_path / "w.part").write_bytes(CONTENT[:have])
-    download(server.url + at, tmp_path / "w", sha256=SHA256)
-    assert (tmp_path / "w").read_bytes() == CONTENT
+def test_a_cut_connection_is_an_error(server, tmp_path):
+    with pytest.raises(DownloadError, match="must be reachable"):
+        download(f"{server.url}/truncated", tmp_path / "w")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_file_names_the_url_and_the_place(server, tmp_path):
-    with pytest.raises(DownloadError, match="HTTP 404") as caught:
+    with pytest.raises(DownloadError, match="404") as caught:
         download(f"{server.url}/missing", tmp_path / "w")
     assert f"{server.url}/missing" in str(caught.value)
     assert str(tmp_path / "w") in str(caught.value)

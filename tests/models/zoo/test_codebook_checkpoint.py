@@ -1,4 +1,4 @@
-"""The original's codebooks: TensorFlow checkpoints, read without TensorFlow."""
+"""The original's codebooks: TensorFlow checkpoints."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from delf_tf.checks import InputError
-from delf_tf.retrieval.words.codebook_checkpoint import read_codebook_checkpoint
+from delf_tf.models.zoo.codebook_checkpoint import read_codebook_checkpoint
 
 CASES = ["k16_d8", "k64_d128"]
 
@@ -21,13 +22,12 @@ def test_the_originals_codebooks(shared, case):
 
 
 def _write(prefix, tensors):
-    tensorflow = pytest.importorskip("tensorflow")
     names = list(tensors)
-    tensorflow.raw_ops.SaveV2(
+    tf.raw_ops.SaveV2(
         prefix=str(prefix),
         tensor_names=names,
         shape_and_slices=[""] * len(names),
-        tensors=[tensorflow.constant(tensors[name]) for name in names],
+        tensors=[tf.constant(tensors[name]) for name in names],
     )
 
 

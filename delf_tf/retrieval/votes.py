@@ -3,52 +3,61 @@
 H. Noh, A. Araujo, J. Sim, T. Weyand, B. Han, "Large-scale image retrieval with attentive deep local
 features", ICCV 2017, section 5: an inverted file of compact codes; K = 60 neighbours a feature.
 Geometric verification of the ranking's head (`retrieval.rerank`) is the second stage.
+
+The inverted file is faiss's, see `local_codes`; the paper's own code of 50 bits is
+"OPQ10,IVF8192,PQ10x5".
 """
 
 from __future__ import annotations
 
+import array
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
+import faiss
 import numpy as np
 
 from delf_tf.artifacts import StrPath, fingerprint
 from delf_tf.checks import as_array, require
-from delf_tf.matching.threads import default_num_threads, run_all
-from delf_tf.retrieval import local_kernels
-from delf_tf.retrieval.code_blocks import CodeLists
-from delf_tf.retrieval.index_file import read_index, write_index
-from delf_tf.retrieval.local_quantizer import LocalQuantizer
+from delf_tf.retrieval.index_file import map_index, write_index
+from delf_tf.retrieval.local_codes import (
+    FACTORY,
+    learned_arrays,
+    read_codes,
+    remove_features,
+    set_search,
+    train_codes,
+)
 from delf_tf.retrieval.query_batch import Queries, checked_k, checked_queries, rank_scores
 from delf_tf.types import Ranking
 
 KIND = "local"
 NUM_NEIGHBORS = 60
-_MAX_FEATURES = (1 << 32) - 1
-# Features that a thread searches at a time: small enough to share evenly among threads.
-_CHUNK = 128
+NUM_PROBES = 16
 
 
 class LocalIndex:
     """An inverted file of the local features of all images.
 
-    Memory a feature: its code's bits and 4 bytes; 10.25 bytes for the 50-bit code.
+    Memory a feature: its code's bits and 8 bytes; 28 bytes for 40 dimensions of 4 bits.
 
     Attributes:
-      quantizer: cells and codes.
       num_neighbors: features that a query's feature finds.
       num_probes: cells that it looks into.
-      fingerprint: of all three.
+      fingerprint: of both, the cells and the codes.
     """
 
     def __init__(
-        self, quantizer: LocalQuantizer, num_neighbors: int = NUM_NEIGHBORS, num_probes: int = 16
+        self,
+        codes: faiss.Index,
+        num_neighbors: int = NUM_NEIGHBORS,
+        num_probes: int = NUM_PROBES,
     ):
-        """Makes an empty index.
+        """Makes an index without images.
 
         Args:
-          quantizer: trained on features like those to be added.
+          codes: as `train_codes` returns it; it belongs to this object from now on.
           num_neighbors: at least 1.
           num_probes: at least 1; all cells, if there are fewer.
 
@@ -58,42 +67,43 @@ class LocalIndex:
         for name, value in (("num_neighbors", num_neighbors), ("num_probes", num_probes)):
             whole = isinstance(value, (int, np.integer)) and 1 <= value <= 1 << 16
             require(whole, f"{name} must be a whole number from 1 to 65536.", value=value)
-        self.quantizer = quantizer
         self.num_neighbors, self.num_probes = int(num_neighbors), int(num_probes)
+        self._codes = codes
+        set_search(codes, self.num_probes)
         self.fingerprint = fingerprint(
-            quantizer.fingerprint, f"{self.num_neighbors} {self.num_probes}"
-        )
-        self._lists = CodeLists(
-            len(quantizer.centroids), len(quantizer.codebooks), quantizer.num_bits
+            *(one.tobytes() for one in learned_arrays(codes)),
+            f"{self.num_neighbors} {self.num_probes}",
         )
         self._ids: list[str] = []
         self._known: set[str] = set()
-        self._ends: list[int] = []
+        # The number of each image's first feature, and that of the next one to be added.
+        self._starts = array.array("q", [0])
         self._lock = threading.Lock()
 
     @classmethod
     def train(
         cls,
         samples: np.ndarray,
-        factory: str = "OPQ10,IVF8192,PQ10x5",
+        factory: str = FACTORY,
         *,
-        seed: int = 0,
+        num_features: int | None = None,
         num_neighbors: int = NUM_NEIGHBORS,
-        num_probes: int = 16,
+        num_probes: int = NUM_PROBES,
     ) -> LocalIndex:
-        """Returns an empty index whose quantizer is learned from `samples` [S, D].
+        """Returns an empty index whose cells and codes are learned from samples.
 
         Args:
-          samples: features of other images, or some of the database's.
-          factory: "[OPQ{M},]IVF{cells},PQ{M}x{bits}", see `local_quantizer.Factory`.
-          seed: of the training.
+          samples: see `train_codes`.
+          factory: see `train_codes`.
+          num_features: see `train_codes`.
           num_neighbors: see the constructor.
           num_probes: see the constructor.
 
         Raises:
-          InputError: too few samples, a NaN, a factory that does not fit.
+          InputError: as `train_codes` and the constructor.
         """
-        return cls(LocalQuantizer.train(samples, factory, seed), num_neighbors, num_probes)
+        codes = train_codes(samples, factory, num_features=num_features)
+        return cls(codes, num_neighbors, num_probes)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -106,44 +116,54 @@ class LocalIndex:
     @property
     def num_features(self) -> int:
         """Number of features of all images."""
-        return self._ends[-1] if self._ends else 0
+        return int(self._codes.ntotal)
 
     @property
     def num_bytes(self) -> int:
         """Memory of the inverted file, bytes."""
-        return self._lists.num_bytes
+        with self._lock:
+            return len(faiss.serialize_index(self._codes))
 
     def add(self, image_id: str, descriptors: np.ndarray) -> None:
         """Adds an image's local descriptors [N, D]; N may be 0.
 
         Raises:
-          InputError: an id twice, another width, a NaN, more than 2^32 − 1 features in all.
+          InputError: an id twice, another width, a NaN.
         """
         image_id = str(image_id)
-        cells, codes = self.quantizer.encode(self._checked(descriptors, image_id))
+        descriptors = self._checked(descriptors, image_id)
         with self._lock:
-            first = self.num_features
             require(
                 image_id not in self._known,
                 "An image must be added once.",
-                hint="Build a new index to replace an image.",
+                hint="Remove the one that is in the index first.",
                 image_id=image_id,
             )
-            require(
-                first + len(cells) <= _MAX_FEATURES,
-                f"An index must hold at most {_MAX_FEATURES} features.",
-                hint="Split the database.",
-                num_features=first + len(cells),
-            )
-            self._lists.append(cells, np.arange(first, first + len(cells)), codes)
+            first = self._starts[-1]
+            end = first + len(descriptors)
+            if len(descriptors):
+                self._codes.add_with_ids(descriptors, np.arange(first, end))
             self._ids.append(image_id)
             self._known.add(image_id)
-            self._ends.append(first + len(cells))
+            self._starts.append(end)
 
     def add_all(self, images: Iterable[tuple[str, np.ndarray]]) -> None:
         """Adds (id, descriptors [N, D]) pairs as `add` does, in order."""
         for image_id, descriptors in images:
             self.add(image_id, descriptors)
+
+    def remove(self, image_id: str) -> None:
+        """Takes an image and its features out; the images behind it move up a row.
+
+        Raises:
+          InputError: no such image.
+        """
+        with self._lock:
+            require(image_id in self._known, "The index must hold the image.", image_id=image_id)
+            row = self._ids.index(image_id)
+            remove_features(self._codes, self._starts[row], self._starts[row + 1])
+            del self._ids[row], self._starts[row]
+            self._known.remove(image_id)
 
     def neighbors(self, descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Finds the nearest features of each descriptor.
@@ -152,14 +172,15 @@ class LocalIndex:
           descriptors: [N, D].
 
         Returns:
-          Features int64 [N, num_neighbors], counted through all images in order of adding, nearest
-          first and equally near ones by number, -1 where there are fewer; and squared distances to
-          their codes, float32 [N, num_neighbors], infinite at -1.
+          Features int64 [N, num_neighbors], counted through all images ever added, in order,
+          nearest first and equally near ones by number, -1 where there are fewer; and squared
+          distances to their codes, float32 [N, num_neighbors], infinite at -1.
 
         Raises:
           InputError: another width, a NaN.
         """
-        return self._neighbors(self._checked(descriptors, "the query"))
+        features, distances, _ = self._neighbors(self._checked(descriptors, "the query"))
+        return features, np.where(features < 0, np.inf, distances)
 
     def votes(self, descriptors: np.ndarray) -> np.ndarray:
         """Returns int64 [images], the descriptors that have a neighbour in each image.
@@ -197,14 +218,11 @@ class LocalIndex:
         return Ranking(tuple(one for one, _ in pairs), self.ids, indices, scores)
 
     def save(self, path: StrPath) -> Path:
-        """Writes the index with its quantizer atomically and returns the path."""
+        """Writes the index with its cells and codes atomically and returns the path."""
         with self._lock:
             arrays = {
-                "rotation": self.quantizer.rotation,
-                "centroids": self.quantizer.centroids,
-                "codebooks": self.quantizer.codebooks,
-                "feature_ends": np.array(self._ends, np.int64),
-                **self._lists.arrays(),
+                "codes": faiss.serialize_index(self._codes),
+                "feature_starts": np.array(self._starts),
             }
             ids = self.ids
         return write_index(
@@ -227,59 +245,31 @@ class LocalIndex:
         Raises:
           InputError: no such file, damaged, another kind, another fingerprint.
         """
-        content = read_index(path, KIND)
-        arrays = {
-            name: content.array(name, np.float32, (None,) * num_axes)
-            for name, num_axes in (("rotation", 2), ("centroids", 2), ("codebooks", 3))
-        }
-        index = cls(
-            LocalQuantizer(**arrays),
-            content.parameter("num_neighbors", int),
-            content.parameter("num_probes", int),
-        )
+        # Mapped, so that the codes are in memory once beside faiss's copy of them.
+        content = map_index(path, KIND)
+        numbers = [content.parameter(name, int) for name in ("num_neighbors", "num_probes")]
+        index = cls(read_codes(content), *numbers)
         content.require_fingerprint(expected_fingerprint, index.fingerprint)
-        ends = content.array("feature_ends", np.int64, (len(content.ids),))
-        total = int(ends[-1]) if len(ends) else 0
-        index._lists.read(content, total)
-        ordered = bool((np.diff(ends, prepend=0) >= 0).all()) and len(index._lists) == total
-        require(ordered, "The index must hold every image's features.", path=content.path)
+        starts = content.array("feature_starts", np.int64, (len(content.ids) + 1,))
+        ordered = bool(starts[0] >= 0) and bool((np.diff(starts) >= 0).all())
+        require(ordered, "The index's images must follow each other.", path=content.path)
         index._ids, index._known = list(content.ids), set(content.ids)
-        index._ends = ends.tolist()
+        index._starts = array.array("q", starts.tobytes())
         return index
 
     def _checked(self, descriptors: np.ndarray, image_id: str) -> np.ndarray:
-        return as_array(f"descriptors of {image_id}", descriptors, ("N", self.quantizer.dim))
+        return as_array(f"descriptors of {image_id}", descriptors, ("N", self._codes.d))
 
-    def _neighbors(self, descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _neighbors(self, descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns features and distances [N, K], and the images' first features [images]."""
         with self._lock:
-            lists = self._lists.blocks()
-        rotated = self.quantizer.rotated(descriptors)
-        shape = len(rotated), self.num_neighbors
-        features, distances = np.empty(shape, np.int64), np.empty(shape, np.float32)
-        coder = (
-            self.quantizer.centroids,
-            np.ascontiguousarray(self.quantizer.codebooks.transpose(0, 2, 1)),
-        )
-
-        def search_rows(rows: slice) -> None:
-            cells = self.quantizer.cells(rotated[rows], self.num_probes)
-            local_kernels.nearest_features(
-                tuple(lists), coder, (rotated[rows], cells), (features[rows], distances[rows])
-            )
-
-        run_all(search_rows, list(_chunks(len(rotated))), default_num_threads())
-        return features, distances
+            distances, features = self._codes.search(descriptors, self.num_neighbors)
+            return features, distances, np.array(self._starts)[:-1]
 
     def _votes(self, descriptors: np.ndarray) -> np.ndarray:
-        features, _ = self._neighbors(descriptors)
-        with self._lock:
-            ends = np.array(self._ends, np.int64)
-        images = np.searchsorted(ends, features, side="right")
-        votes = np.zeros(len(ends) + 1, np.int64)
-        local_kernels.count_votes(np.where(features < 0, len(ends), images), votes)
-        return votes[:-1]
-
-
-def _chunks(num_rows: int) -> Iterator[slice]:
-    for start in range(0, num_rows, _CHUNK):
-        yield slice(start, start + _CHUNK)
+        features, _, starts = self._neighbors(descriptors)
+        features.sort(axis=1)
+        images = np.searchsorted(starts, features, side="right") - 1
+        counts = features >= 0
+        counts[:, 1:] &= images[:, 1:] != images[:, :-1]
+        return np.bincount(images[counts], minlength=len(starts))
