@@ -68,10 +68,6 @@ class OneQuery:
 class Index(Protocol):
     """A database that can be searched."""
 
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The database's ids, in row order."""
-
     def search(self, queries: Queries, max_results: int, *, exclude_self: bool = False) -> Ranking:
         """Ranks the database for each query.
 
@@ -86,24 +82,13 @@ class Index(Protocol):
         """
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class GlobalSearch:
-    """Search of an index of global descriptors, and what is done around it."""
+    """An index of global descriptors with the stages around it; see `search_first_stage`."""
 
-    def __init__(
-        self,
-        index: VectorIndex,
-        *,
-        query_expansion: Arguments | None = None,
-        global_rerank: Arguments | None = None,
-    ):
-        """Keeps the index and the arguments of the stages around it, see `search_first_stage`."""
-        self.index = index
-        self._stages = {"query_expansion": query_expansion, "global_rerank": global_rerank}
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """See Index."""
-        return self.index.ids
+    index: VectorIndex
+    query_expansion: Arguments | None = None
+    global_rerank: Arguments | None = None
 
     def search(self, queries: Queries, max_results: int, *, exclude_self: bool = False) -> Ranking:
         """See Index."""
@@ -112,30 +97,22 @@ class GlobalSearch:
             queries.global_descriptors(),
             max_results,
             exclude_self=exclude_self,
-            **self._stages,
+            query_expansion=self.query_expansion,
+            global_rerank=self.global_rerank,
         )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class LocalSearch:
-    """Search of an index of local features."""
+    """An index of local features; see `local_search.search_local`."""
 
-    def __init__(self, index: local_search.AnyLocalIndex):
-        """Keeps the index."""
-        self.index = index
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """See Index."""
-        return self.index.ids
+    index: local_search.AnyLocalIndex
 
     def search(self, queries: Queries, max_results: int, *, exclude_self: bool = False) -> Ranking:
         """See Index."""
+        read = local_descriptors(queries)
         return local_search.search_local(
-            self.index,
-            queries.ids(),
-            local_descriptors(queries),
-            max_results,
-            exclude_self=exclude_self,
+            self.index, queries.ids(), read, max_results, exclude_self=exclude_self
         )
 
 
