@@ -14,9 +14,8 @@ from delf_tf.artifacts import StrPath
 from delf_tf.checks import require, require_absent
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
-from delf_tf.retrieval import local_search
-from delf_tf.retrieval.vectors import expansion, first_stage, index, search
-from delf_tf.retrieval.vectors import superglobal as global_reranking
+from delf_tf.retrieval import local_search, search
+from delf_tf.retrieval.vectors import expansion, first_stage, index, superglobal
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
 from delf_tf.retrieval.vectors.whitening import load_whitening
 from delf_tf.retrieval.votes import LocalIndex
@@ -236,7 +235,7 @@ def _stages(message: experiment_pb2.Experiment) -> dict[str, dict[str, Any] | No
     """Returns the arguments of the stages around a search; None for one that is left out."""
     functions = {
         "query_expansion": expansion.expand_queries,
-        "global_rerank": global_reranking.rerank_global,
+        "global_rerank": superglobal.rerank_global,
     }
     return {
         name: config.arguments(getattr(message, name), function) if message.HasField(name) else None

@@ -18,7 +18,7 @@ from delf_tf.features.blocks import ImageFeatures
 from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import extraction, indexing, reranking, retrieve, searching
 from delf_tf.pipelines.runtime import Runtime
-from delf_tf.retrieval.vectors.search import Index, OneQuery
+from delf_tf.retrieval.search import Index, OneQuery
 from delf_tf.types import ImageRef, LocalFeatures, Ranking, Verification
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from delf_tf.features.store import FeatureStore
 from delf_tf.matching.calibration import ChanceInliers
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import ranking_file
+from delf_tf.retrieval.search import Queries
 from delf_tf.retrieval.second_stage import chance
 from delf_tf.retrieval.second_stage import inlier_weight as combination
 from delf_tf.retrieval.second_stage import rerank as second_stage
 from delf_tf.retrieval.second_stage.verification_files import load_verifications
-from delf_tf.retrieval.vectors.search import Queries
 from delf_tf.types import LocalFeatures, Ranking
 
 # Database images re-appear in many queries' heads; this many are kept decoded.

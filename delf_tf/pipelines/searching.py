@@ -13,7 +13,7 @@ from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import indexing, reranking
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import ranking_file
-from delf_tf.retrieval.vectors.search import Index
+from delf_tf.retrieval.search import Index
 from delf_tf.types import GlobalDescriptors, LocalFeatures, Ranking
 
 _SAMPLE_IDS = ("0", "1", "2")

@@ -10,8 +10,8 @@ from delf_tf.checks import InputError
 from delf_tf.features.store import FeatureStore, ImageFeatures
 from delf_tf.pipelines import indexing, searching
 from delf_tf.protos import experiment_pb2
+from delf_tf.retrieval.search import OneQuery
 from delf_tf.retrieval.vectors.expansion import expand_queries
-from delf_tf.retrieval.vectors.search import OneQuery
 from tests.tools import stores
 
 KINDS = {
@@ -21,7 +21,7 @@ KINDS = {
     "asmk": ["index.type=asmk", "index.asmk.num_words=64"],
     "local": [
         "index.type=local",
-        "index.local.factory=IVF4,PQ4x6",
+        "index.local.factory=IVF4,PQ4x4fs",
         "index.local.num_neighbors=3",
     ],
 }
