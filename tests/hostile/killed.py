@@ -54,8 +54,12 @@ class Steps:
 
 def _run(request, report):
     """What a fork does: runs a tool and tells its steps."""
+    import tensorflow as tf
+
     from delf_tf.tools import main
 
+    # Making graphs would take most of the time.
+    tf.config.run_functions_eagerly(True)
     os.dup2(2, 1)
     steps = Steps(request["folder"], request["kill_at"])
     steps.start()
