@@ -136,6 +136,19 @@ def write_json(path: StrPath, content: Any) -> Path:
     return write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def read_limited(path: StrPath, what: str, max_bytes: int) -> bytes:
+    """Returns the content of a file of at most `max_bytes`; memory is taken for what is there.
+
+    Raises:
+      InputError: a longer file; it is called `what`.
+    """
+    with Path(path).open("rb") as file:
+        # A read allocates what it is allowed to read.
+        raw = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
+    require(len(raw) <= max_bytes, f"{what} must be no longer than {max_bytes} bytes.", path=path)
+    return raw
+
+
 def read_json(path: StrPath, what: str, *, hint: str = "", max_bytes: int = 256 << 20) -> Any:
     """Returns the content of a JSON file that may come from a stranger.
 
@@ -148,9 +161,7 @@ def read_json(path: StrPath, what: str, *, hint: str = "", max_bytes: int = 256 
     Raises:
       InputError: too long, not JSON, or nested too deep.
     """
-    with Path(path).open("rb") as file:
-        raw = file.read(max_bytes + 1)
-    require(len(raw) <= max_bytes, f"{what} must be no longer than {max_bytes} bytes.", path=path)
+    raw = read_limited(path, what, max_bytes)
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as error:

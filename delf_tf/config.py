@@ -18,6 +18,7 @@ from delf_tf.checks import UsageError, did_you_mean, invalid
 from delf_tf.protos import comparison_pb2, experiment_pb2
 
 MAX_CONFIG_BYTES = 1 << 20
+_MAX_ERROR = 300
 
 # The folder of shipped comparisons, below that of experiments.
 _COMPARISONS = "comparisons"
@@ -271,7 +272,8 @@ def _read(path: str, subfolder: str = "") -> str:
 def _one_line(error: str, root: protobuf_descriptor.Descriptor, source: str) -> str:
     position = _POSITION.match(error)
     where = f"{source}:{position['line']}:{position['column']}" if position else source
-    text = _POSITION.sub("", error).replace("\n", " ")
+    # The parser quotes the whole line of the file.
+    text = _POSITION.sub("", error).replace("\n", " ")[:_MAX_ERROR]
     missing = _NO_FIELD.search(text)
     if not missing:
         hint = " A section is written NAME { field: value }." if 'Expected "{"' in text else ""

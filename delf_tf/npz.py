@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -89,6 +90,11 @@ class NpzReader:
                 # The checksum is compared only when the end of the member is reached.
                 if file.read(1):
                     raise ValueError("bytes after the array")
+            # Letters that are none would break Python much later.
+            if dtype.kind == "U":
+                letters = array.reshape(-1).view(f"{dtype.byteorder}u4")
+                if letters.max(initial=0) > sys.maxunicode:
+                    raise ValueError("no Unicode")
         return array
 
     def text(self, member: str, max_bytes: int = _MAX_TEXT_BYTES) -> str:

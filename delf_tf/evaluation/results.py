@@ -8,7 +8,6 @@ junk. They are written with the figures and printed with them.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from delf_tf.artifacts import StrPath, write_json
+from delf_tf.artifacts import StrPath, read_json, write_json
 from delf_tf.checks import invalid, require
 from delf_tf.evaluation.metrics import RankingMetrics, mean_by_place
 from delf_tf.evaluation.significance import bootstrap_interval
@@ -138,10 +137,7 @@ def load_results(path: StrPath) -> dict[str, Any]:
     """
     path = Path(path)
     require(path.is_file(), "The metrics file must exist.", hint="Run evaluate first.", path=path)
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise invalid("The metrics must be JSON.", path=path, fault=str(error)) from None
+    results = read_json(path, "The metrics", hint="Run evaluate again.")
     require(isinstance(results, dict), "The metrics must be a JSON object.", path=path)
     return results
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from delf_tf import artifacts
 from delf_tf.checks import InputError, invalid, require
 
 FORMAT_VERSION = 1
@@ -120,7 +121,7 @@ def read_manifest(folder: Path) -> Manifest:
             path=folder,
         )
     try:
-        content = json.loads(_read_limited(path, _MAX_MANIFEST_BYTES))
+        content = json.loads(artifacts.read_limited(path, path.name, _MAX_MANIFEST_BYTES))
         version = content.get("format_version")
         require(
             content.pop("format") == "delf_tf feature store" and version == FORMAT_VERSION,
@@ -162,7 +163,7 @@ def read_ids(folder: Path, manifest: Manifest) -> tuple[str, ...]:
       InputError: the list is missing or is not the one that the manifest was written for.
     """
     path = folder / IDS_NAME
-    raw = _read_limited(path, _MAX_IDS_BYTES) if path.is_file() else b""
+    raw = artifacts.read_limited(path, path.name, _MAX_IDS_BYTES) if path.is_file() else b""
     if sha256(raw) != manifest.ids_sha256:
         raise invalid(
             "A feature store's ids.json must be the one its manifest was written for.",
@@ -187,13 +188,6 @@ def shard_prefix(shard: int, num_shards: int) -> str:
 def sha256(raw: bytes) -> str:
     """Returns the hex digest of `raw`."""
     return hashlib.sha256(raw).hexdigest()
-
-
-def _read_limited(path: Path, limit: int) -> bytes:
-    with path.open("rb") as file:
-        raw = file.read(limit + 1)
-    require(len(raw) <= limit, f"{path.name} must be no longer than {limit} bytes.", path=path)
-    return raw
 
 
 def _require_int(name: str, value: Any, low: int, high: int) -> None:

@@ -285,10 +285,7 @@ def _read(
 ) -> Any:
     path, message = Path(path), kind()
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
-        fits = len(raw) <= MAX_FILE_BYTES
-        require(fits, f"The file must be no longer than {MAX_FILE_BYTES} bytes.")
+        raw = artifacts.read_limited(path, "The file", MAX_FILE_BYTES)
         if is_list:
             num = sum(1 for _ in itertools.islice(_items(raw), MAX_ITEMS + 1))
             require(num <= MAX_ITEMS, f"The file must hold at most {MAX_ITEMS} items.")

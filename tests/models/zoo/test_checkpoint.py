@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from delf_tf.checks import InputError
+from delf_tf.models import whitened
 from delf_tf.models.create import create_model
 from delf_tf.models.variables import variables_by_path
 from delf_tf.models.zoo import checkpoint
@@ -238,3 +239,14 @@ def test_halving_refuses_what_float16_cannot_hold(tmp_path):
     with pytest.raises(InputError, match=r"one\.kernel"):
         checkpoint.halve(path, tmp_path / "half.npz")
     assert not (tmp_path / "half.npz").exists()
+
+
+def test_the_name_in_a_file_to_be_whitened_is_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "stranger.py").write_text("open('imported', 'w').close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    options = {"name": "stranger:Thing", "kwargs": {}, "preprocessing": {}}
+    path = checkpoint.write_arrays(tmp_path / "w.npz", {}, options)
+    with pytest.raises(InputError, match="weights to be whitened must be one of"):
+        whitened.write_weights(path, np.zeros(1), np.zeros((1, 1)), tmp_path / "out.npz")
+    assert not (tmp_path / "imported").exists()
