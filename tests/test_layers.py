@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from delf_tf.tools.main import TOOLS
+
 LAYERS = {
     0: [
         *("types", "checks", "config", "options", "artifacts", "npz", "progress", "safe_pickle"),
@@ -26,6 +28,7 @@ DOTTED = re.compile(r"delf_tf(\.\w+)+(:\w+)?")
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 FOLDERS = {"protos": "protos", "tools": "tools"}
 MAX_MODULES = 15
+MAX_TOOL_LINES = 130
 NO_TENSORFLOW = ["types", "features", "matching", "retrieval", "evaluation", "report"]
 
 
@@ -146,3 +149,12 @@ def test_rooms_stay_small(repository):
     for folder in folders:
         modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
         assert len(modules) <= MAX_MODULES, f"{folder} has {len(modules)} modules"
+
+
+def test_tools_are_thin_and_nothing_else_lies_beside_them(repository):
+    shared = {"__init__", "main", "command_line"}
+    sources = {path.stem: path for path in (repository / "tools").glob("*.py")}
+    assert set(sources) - shared == set(TOOLS)
+    for name in TOOLS:
+        lines = len(sources[name].read_text(encoding="utf-8").splitlines())
+        assert lines <= MAX_TOOL_LINES, f"{name} has {lines} lines"

@@ -15,15 +15,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 from delf_tf.checks import UsageError
+from delf_tf.datasets.input import training_images
 from delf_tf.tools import command_line
-
-if TYPE_CHECKING:
-    from delf_tf.datasets.input.training_images import TrainingImages
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_enum(
@@ -73,14 +70,7 @@ command_line.define_count(
     "longest side, pixels; larger images are shrunk; 0: no limit",
     least=0,
 )
-flags.DEFINE_float(
-    "max_failed_fraction",
-    0.01,
-    "exit with 1 if a larger fraction of the images cannot be read",
-    lower_bound=0,
-    upper_bound=1,
-    flag_values=FLAGS,
-)
+command_line.define_failed_flag(FLAGS, 0.01)
 flags.DEFINE_boolean("overwrite", False, "replace an existing build", flag_values=FLAGS)
 
 
@@ -88,16 +78,15 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Runs the tool."""
     command_line.no_positional(arguments)
     command_line.required(flag_values, "images_dir", "output_dir")
-    from delf_tf.datasets.input import training_images  # noqa: PLC0415
     from delf_tf.datasets.records import builder as record_builder  # noqa: PLC0415
 
     images = _listed(flag_values)
     splits = [(flag_values.split, images)]
     if flag_values.validation_fraction:
-        train, validation = training_images.split_validation(
+        parts = training_images.split_validation(
             images, flag_values.validation_fraction, seed=flag_values.seed
         )
-        splits = [(flag_values.split, train), ("validation", validation)]
+        splits = list(zip((flag_values.split, "validation"), parts))
     for split, part in splits:
         path = record_builder.build_records(
             part,
@@ -113,9 +102,7 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
         command_line.write_result(str(path))
 
 
-def _listed(flag_values: flags.FlagValues) -> TrainingImages:
-    from delf_tf.datasets.input import training_images  # noqa: PLC0415
-
+def _listed(flag_values: flags.FlagValues) -> training_images.TrainingImages:
     root = flag_values.images_dir
     if flag_values.dataset == "sfm120k":
         command_line.required(flag_values, "database")

@@ -168,11 +168,11 @@ def override_by_flags(flag_values: flags.FlagValues, section: Any, *names: str) 
             setattr(section, name, flag_values[name].value)
 
 
-def define_failed_flag(flag_values: flags.FlagValues) -> None:
+def define_failed_flag(flag_values: flags.FlagValues, default: float = 0.5) -> None:
     """Adds --max_failed_fraction to a tool's flags."""
     flags.DEFINE_float(
         "max_failed_fraction",
-        0.5,
+        default,
         "exit with 1 if a larger fraction of the images fails",
         lower_bound=0,
         upper_bound=1,
