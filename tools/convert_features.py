@@ -2,10 +2,14 @@
 
 delf_tf convert_features --import_format=hloc --input=features.h5 --output=STORE
 delf_tf convert_features --export_format=delf --input=STORE --output=DIR
+delf_tf convert_features --input=STORE --output=SMALLER --local_codec=pq16x8
 
 Formats: delf (folder of the original's .delf, or .delg_local and .delg_global), hloc (one HDF5
 file), npz (a folder of ID.npz), npy (global descriptors alone, ids beside them). Where a feature's
 pixel is, each format says in its own way; it is converted. An import that was killed goes on.
+
+Without a format a store is copied with another --local_codec; of "pq16x8", 16 bytes a descriptor, a
+product quantizer is trained on it, whose file SMALLER/codec.safetensors other stores can use, too.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from absl import flags
 
 from delf_tf.checks import UsageError
 from delf_tf.features.formats import interchange
+from delf_tf.features.recoding import recode
 from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import extraction
 from delf_tf.tools import command_line
@@ -41,7 +46,8 @@ flags.DEFINE_string("output", None, "converted features", flag_values=FLAGS)
 flags.DEFINE_string(
     "local_codec",
     "float32",
-    "storage of imported local features: float32, float16, int8 or a trained codec's file",
+    "storage of local features: float32, float16, int8, a trained codec's file, or, for a copy, "
+    "pqMxB to train one of M parts of B bits",
     flag_values=FLAGS,
 )
 flags.DEFINE_boolean("overwrite", False, "replace an existing output", flag_values=FLAGS)
@@ -52,8 +58,8 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
     """Runs the tool."""
     command_line.no_positional(arguments)
     source, output = command_line.required(flag_values, "input", "output")
-    if bool(flag_values.import_format) == bool(flag_values.export_format):
-        raise UsageError("Either --import_format or --export_format must be given.")
+    if flag_values.import_format and flag_values.export_format:
+        raise UsageError("Either --import_format or --export_format must be given, or none.")
     if flag_values.export_format:
         path = interchange.export_features(
             FeatureStore(source),
@@ -63,13 +69,11 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
         )
         command_line.write_result(str(path))
         return command_line.DONE
-    path = interchange.import_features(
-        source,
-        output,
-        flag_values.import_format,
-        local_codec=flag_values.local_codec,
-        overwrite=flag_values.overwrite,
-    )
+    storage = {"local_codec": flag_values.local_codec, "overwrite": flag_values.overwrite}
+    if flag_values.import_format:
+        path = interchange.import_features(source, output, flag_values.import_format, **storage)
+    else:
+        path = recode(FeatureStore(source), output, **storage)
     store = FeatureStore(path)
     extraction.log_summary(store)
     extraction.write_failures(store.failed().items(), output)

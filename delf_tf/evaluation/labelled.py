@@ -92,11 +92,6 @@ def ukbench_score(ranking: Ranking, labels: Mapping[str, str]) -> float:
     return float(np.mean(found))
 
 
-def _own_rows(ranking: Ranking) -> dict[str, int]:
-    asked = set(ranking.query_ids)
-    return {one: row for row, one in enumerate(ranking.database_ids) if one in asked}
-
-
 def _number(image_id: str) -> int:
     stem = image_id.replace("\\", "/").rsplit("/", 1)[-1].split(".", 1)[0]
     digits = stem[len(stem.rstrip("0123456789")) :]

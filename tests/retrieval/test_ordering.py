@@ -67,7 +67,7 @@ def test_every_processor_gives_the_same_orders(expected, repository, coretype, n
 def test_equal_vectors_come_by_row(expected):
     vectors = copies()
     same = (vectors[:, None] == vectors).all(axis=2)
-    for name in ("exact raw plain", "Flat learned refined", "SQ8 pca both"):
+    for name in ("exact raw plain", "Flat pca refined", "SQ8 pca both"):
         for query, row in enumerate(expected[name]):
             own = [one for one in row if same[query, one]]
             assert own == np.flatnonzero(same[query]).tolist(), name

@@ -44,9 +44,28 @@ def test_global_descriptors_alone(store, tmp_path):
     assert FeatureStore(back).local_dim is None
 
 
+def test_a_smaller_copy_and_its_codec_for_another_store(store, tmp_path, capsys):
+    small, others = tmp_path / "small", tmp_path / "others"
+    assert _convert(f"--input={store}", f"--output={small}", "--local_codec=pq4x2") == 0
+    assert capsys.readouterr().out.strip() == str(small)
+    before, after = FeatureStore(store), FeatureStore(small)
+    assert after.ids() == before.ids()
+    one = before.ids()[0]
+    np.testing.assert_array_equal(
+        after.read(one).global_descriptor, before.read(one).global_descriptor
+    )
+    ours, theirs = before.read_local(one).descriptors, after.read_local(one).descriptors
+    assert (ours * theirs).sum(1).mean() > 0.5
+    codec = f"--local_codec={small / 'codec.safetensors'}"
+    assert _convert(f"--input={store}", f"--output={others}", codec) == 0
+    np.testing.assert_array_equal(FeatureStore(others).read_local(one).descriptors, theirs)
+    assert _convert(f"--input={store}", f"--output={tmp_path / 'x'}", "--local_codec=zip") == 1
+    assert "local_codec must be" in capsys.readouterr().err
+
+
 def test_mistakes(store, tmp_path, capsys):
     files = [f"--input={store}", f"--output={tmp_path / 'x'}"]
-    assert _convert(*files) == 2
+    assert _convert("--import_format=npz", "--export_format=npz", *files) == 2
     assert "Either --import_format or --export_format" in capsys.readouterr().err
     assert _convert("--export_format=nopy", *files) == 2
     assert _convert("--export_format=npz", f"--input={tmp_path}", files[1]) == 1

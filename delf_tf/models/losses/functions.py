@@ -199,66 +199,6 @@ def triplet_loss(
     return tf.reduce_sum(tf.nn.relu(to_positive - to_negatives + margin), axis=1)
 
 
-def semi_hard_triplet_loss(
-    labels: tf.Tensor, embeddings: tf.Tensor, margin: float = 1.0
-) -> tf.Tensor:
-    """Triplet loss within a batch, each pair's negative chosen semi-hard.
-
-        Lₐₚ = max(0, d(a, p) - d(a, n) + margin),  n = argmin of d(a, n) > d(a, p)
-
-    for all pairs (a, p) of one label (arXiv 1503.03832, §3.2). The negative is the nearest one
-    farther from a than p is, or, where there is none, the farthest of all. d is not squared.
-
-    Args:
-      labels: integer [B].
-      embeddings: [B, D], L2-normalised.
-      margin: a distance, > 0.
-
-    Returns:
-      float32 [B]: each anchor's share, scaled so that their mean is the mean over all pairs of the
-      batch; zeros if no two images share a label.
-
-    Raises:
-      InputError: the margin is not positive.
-    """
-    require(margin > 0, "semi_hard_triplet_loss's margin must be positive.", margin=margin)
-    distances, same, is_pair = _batch_distances(labels, embeddings)
-    negatives = _semi_hard_negatives(distances, same)
-    pairs = tf.cast(is_pair, tf.float32)
-    losses = pairs * tf.nn.relu(distances - negatives + margin)
-    num_images = tf.cast(tf.shape(same)[0], tf.float32)
-    return tf.reduce_sum(losses, axis=1) * num_images / tf.maximum(tf.reduce_sum(pairs), 1.0)
-
-
-def hard_triplet_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float = 1.0) -> tf.Tensor:
-    """Triplet loss within a batch, each anchor with its farthest positive and nearest negative.
-
-        Lₐ = max(0, max d(a, p) - min d(a, n) + margin)
-
-    over p of the label of a and n of other labels: "batch hard", Hermans et al. (arXiv 1703.07737,
-    eq. 5). d is not squared.
-
-    Args:
-      labels: integer [B].
-      embeddings: [B, D], L2-normalised.
-      margin: a distance, > 0.
-
-    Returns:
-      float32 [B]; 0 for an image without another of its label, or without one of another label.
-
-    Raises:
-      InputError: the margin is not positive.
-    """
-    require(margin > 0, "hard_triplet_loss's margin must be positive.", margin=margin)
-    distances, same, is_pair = _batch_distances(labels, embeddings)
-    farthest = tf.reduce_max(tf.where(is_pair, distances, 0.0), axis=1)
-    nearest = tf.reduce_min(tf.where(same, distances.dtype.max, distances), axis=1)
-    has_both = tf.reduce_any(is_pair, axis=1) & ~tf.reduce_all(same, axis=1)
-    # Where there is no negative the difference is huge: it is not to reach the gradient.
-    gaps = tf.where(has_both, farthest - nearest, -margin)
-    return tf.nn.relu(gaps + margin)
-
-
 def squared_distance(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Returns the squared Euclidean distance over the last axis, float32."""
     difference = tf.cast(first, tf.float32) - tf.cast(second, tf.float32)
@@ -289,24 +229,3 @@ def _add_angle(cosines: tf.Tensor, angle: float) -> tf.Tensor:
 
 def _is_true_class(labels: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     return tf.one_hot(labels, tf.shape(values)[1], on_value=True, off_value=False, dtype=tf.bool)
-
-
-def _batch_distances(
-    labels: tf.Tensor, embeddings: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns [B, B]: distances, whether labels are the same, and whether of two images."""
-    embeddings = tf.cast(embeddings, tf.float32)
-    distances = safe_sqrt(squared_distance(embeddings[:, tf.newaxis], embeddings[tf.newaxis]))
-    same = labels[:, tf.newaxis] == labels[tf.newaxis]
-    return distances, same, same & ~tf.eye(tf.shape(same)[0], dtype=tf.bool)
-
-
-def _semi_hard_negatives(distances: tf.Tensor, same: tf.Tensor) -> tf.Tensor:
-    """Returns [B, B]: the distance of the negative for the pair (row, column)."""
-    # [a, p, n]: n is a negative of a, farther than p.
-    farther = ~same[:, tf.newaxis] & (distances[:, tf.newaxis] > distances[:, :, tf.newaxis])
-    nearest = tf.reduce_min(
-        tf.where(farther, distances[:, tf.newaxis], distances.dtype.max), axis=2
-    )
-    farthest = tf.reduce_max(tf.where(same, 0.0, distances), axis=1, keepdims=True)
-    return tf.where(tf.reduce_any(farther, axis=2), nearest, farthest)

@@ -1,4 +1,4 @@
-"""PCA and learned whitening of descriptors, global or local, as one record."""
+"""PCA of descriptors, global or local, with or without whitening, as one record."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Whitening:
       mean: float32 [D].
       projection: float32 [d, D], d at most D; for whitening already divided by the standard
         deviations.
-      kind: "pca", "pca_whitening" or "learned".
+      kind: "pca" or "pca_whitening".
     """
 
     mean: np.ndarray
@@ -114,49 +114,6 @@ def fit_pca(
     return Whitening(mean, components, "pca_whitening" if whiten else "pca")
 
 
-def fit_learned_whitening(
-    vectors: np.ndarray,
-    queries: np.ndarray,
-    positives: np.ndarray,
-    dim: int | None = None,
-) -> Whitening:
-    """Fits the discriminative whitening of matching pairs.
-
-    Mikolajczyk and Matas, ICCV 2007, as used by Radenović et al., "Fine-tuning CNN Image Retrieval
-    with No Human Annotation", 2019: with S the covariance of the differences of matching pairs,
-    P = U S^(−1/2), where S^(−1/2) is the inverse of S's Cholesky factor and the rows of U are the
-    principal axes of all vectors in the space so whitened.
-
-    Args:
-      vectors: float [N, D], L2-normalised here.
-      queries: integer [M], rows of `vectors`.
-      positives: integer [M], rows of `vectors`; positives[i] shows what queries[i] shows.
-      dim: components kept, at most D; None keeps all.
-
-    Raises:
-      InputError: no pairs, pairs of other rows, NaN.
-    """
-    vectors = _normalised(vectors)
-    pairs = np.stack(
-        [
-            as_array("queries", queries, ("M",), np.int64),
-            as_array("positives", positives, (len(queries),), np.int64),
-        ]
-    )
-    require(
-        pairs.size > 0 and bool((pairs >= 0).all() and (pairs < len(vectors)).all()),
-        f"queries and positives must name at least one pair of rows in 0..{len(vectors) - 1}.",
-        pairs=pairs,
-    )
-    dim = _component_count(dim, vectors.shape[1], vectors.shape[1])
-    mean = vectors[pairs[0]].mean(axis=0)
-    differences = vectors[pairs[0]] - vectors[pairs[1]]
-    inverse = np.linalg.inv(_cholesky(differences.T @ differences / pairs.shape[1]))
-    whitened = (vectors - mean) @ inverse.T
-    _, axes = _leading(whitened.T @ whitened, dim)
-    return Whitening(mean, axes @ inverse, "learned")
-
-
 def save_whitening(path: StrPath, whitening: Whitening) -> Path:
     """Writes a whitening as .npz (mean, projection, kind), atomically; returns `path`."""
     arrays = {"mean": whitening.mean, "projection": whitening.projection}
@@ -171,7 +128,7 @@ def load_whitening(path: StrPath) -> Whitening:
     """
     arrays = read_npz(path, ("mean", "projection"), hint="Fit the whitening again.")
     kind = read_metadata(path).get("kind", "pca")
-    if kind not in ("pca", "pca_whitening", "learned"):
+    if kind not in ("pca", "pca_whitening"):
         raise invalid("The whitening's kind must be known.", kind=kind, path=Path(path))
     return Whitening(arrays["mean"], arrays["projection"], kind)
 

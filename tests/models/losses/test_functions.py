@@ -111,58 +111,6 @@ def test_triplet_loss_by_hand():
     assert losses.triplet_loss(query, positive, tf.zeros((1, 0, 2))).numpy() == [0.0]
 
 
-def test_semi_hard_triplet_by_hand():
-    # On a line: anchors 0 and 1 (label 0), negatives at 1.5 and 5 (label 1).
-    x = tf.constant([[0.0], [1.0], [1.5], [5.0]])
-    got = losses.semi_hard_triplet_loss(tf.constant([0, 0, 1, 1]), x, margin=1.0)
-    # a=0: d(p)=1, negative 1.5 -> .5; a=1: d(p)=1, farther 4 -> 0 (.5 is nearer);
-    # a=2: d(p)=3.5, none farther, farthest 1.5 -> 3; a=3: d(p)=3.5, nearest farther 4 -> .5.
-    np.testing.assert_allclose(got, [0.5, 0.0, 3.0, 0.5], rtol=1e-6)
-
-
-def test_semi_hard_triplet_without_pairs_is_zero():
-    got = losses.semi_hard_triplet_loss(tf.constant([0, 1]), tf.constant([[0.0], [1.0]]))
-    np.testing.assert_array_equal(got, [0.0, 0.0])
-    assert losses.semi_hard_triplet_loss(tf.zeros(0, tf.int32), tf.zeros((0, 2))).shape == (0,)
-
-
-def test_hard_triplet_by_hand():
-    # On a line, as above; the fifth image is alone with its label.
-    x = tf.constant([[0.0], [1.0], [1.5], [5.0], [9.0]])
-    got = losses.hard_triplet_loss(tf.constant([0, 0, 1, 1, 2]), x, margin=1.0)
-    # a=0: 1 - 1.5 + 1; a=1: 1 - .5 + 1; a=2: 3.5 - .5 + 1; a=3: 3.5 - 4 + 1.
-    np.testing.assert_allclose(got, [0.5, 1.5, 4.0, 0.5, 0.0], rtol=1e-6)
-
-
-def test_hard_triplet_without_positives_or_negatives_is_zero():
-    x = tf.constant([[0.0], [1.0]])
-    for labels in ([0, 1], [3, 3]):
-        np.testing.assert_array_equal(losses.hard_triplet_loss(tf.constant(labels), x), [0.0, 0.0])
-    assert losses.hard_triplet_loss(tf.zeros(0, tf.int32), tf.zeros((0, 2))).shape == (0,)
-
-
-@pytest.mark.parametrize("loss", [losses.semi_hard_triplet_loss, losses.hard_triplet_loss])
-@pytest.mark.parametrize("labels", [[0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 2, 3]])
-def test_batch_losses_have_gradients_where_images_coincide(loss, labels):
-    for x in (tf.ones((4, 3)), tf.constant(_unit(np.random.default_rng(0), 4, 3))):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            value = loss(tf.constant(labels), x)
-        assert np.isfinite(value).all()
-        assert np.isfinite(tape.gradient(value, x)).all()
-    with pytest.raises(InputError, match="margin"):
-        loss(tf.constant(labels), tf.ones((4, 3)), margin=0.0)
-
-
-@pytest.mark.parametrize("loss", [losses.semi_hard_triplet_loss, losses.hard_triplet_loss])
-def test_batch_losses_compute_in_float32(loss):
-    x = tf.constant(_unit(np.random.default_rng(1), 6, 4))
-    labels = tf.constant([0, 0, 1, 1, 2, 2])
-    half = loss(labels, tf.cast(x, tf.bfloat16))
-    assert half.dtype == tf.float32
-    np.testing.assert_allclose(half, loss(labels, x), atol=0.05)
-
-
 def test_losses_are_zero_where_margins_are_kept():
     query, positive = tf.constant([[1.0, 0.0]]), tf.constant([[1.0, 0.0]])
     far = tf.constant([[[-1.0, 0.0], [0.0, 1.0]]])
@@ -207,15 +155,6 @@ def test_tuple_losses_have_gradients_where_images_coincide(loss):
 def test_losses_equal_tensorflow_addons():
     tfa = addons.tensorflow_addons()
     rng = np.random.default_rng(0)
-    x, labels = _unit(rng, 24, 8), rng.integers(0, 6, 24)
-    ours = tf.reduce_mean(losses.semi_hard_triplet_loss(labels, x, margin=0.4))
-    theirs = tfa.losses.triplet_semihard_loss(labels, x, margin=0.4)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-    # Theirs compares an image that has no other of its label with itself; ours leaves it out.
-    labels = np.arange(24) % 6
-    ours = tf.reduce_mean(losses.hard_triplet_loss(labels, x, margin=0.4))
-    theirs = tfa.losses.triplet_hard_loss(labels, x, margin=0.4)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     query, positive, negatives = _unit(rng, 5, 8), _unit(rng, 5, 8), _unit(rng, 5, 1, 8)
     ours = losses.contrastive_loss(query, positive, negatives, margin=1.2)
     pulled = np.linalg.norm(query - positive, axis=1)

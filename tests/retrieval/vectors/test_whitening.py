@@ -8,7 +8,6 @@ import pytest
 from delf_tf.checks import InputError
 from delf_tf.retrieval.vectors.whitening import (
     Whitening,
-    fit_learned_whitening,
     fit_pca,
     l2_normalise,
     load_whitening,
@@ -45,32 +44,6 @@ def test_pca_without_whitening_rotates():
     values = np.linalg.eigvalsh(np.cov(l2_normalise(vectors).T))[::-1][:3]
     projected = (l2_normalise(vectors) - whitening.mean) @ whitening.projection.T
     np.testing.assert_allclose(projected.var(axis=0, ddof=1), values, rtol=1e-4)
-
-
-def test_learned_whitening_makes_matching_differences_white():
-    rng = np.random.default_rng(3)
-    queries = _vectors(400)
-    positives = queries + rng.standard_normal(queries.shape) * [3, 1, 1, 0.3, 0.3, 0.3]
-    vectors = np.concatenate([queries, positives])
-    rows = np.arange(400)
-    whitening = fit_learned_whitening(vectors, rows, rows + 400)
-    unit = l2_normalise(vectors)
-    np.testing.assert_allclose(whitening.mean, unit[:400].mean(axis=0), atol=1e-6)
-    differences = (unit[:400] - unit[400:]) @ whitening.projection.T
-    np.testing.assert_allclose(differences.T @ differences / 400, np.eye(6), atol=1e-3)
-    # The axes are principal: uncorrelated over all vectors, falling.
-    spread = (unit - whitening.mean) @ whitening.projection.T
-    second = spread.T @ spread
-    np.testing.assert_allclose(second, np.diag(np.diag(second)), atol=1e-3 * second.max())
-    assert (np.diff(np.diag(second)) <= 0).all()
-    fewer = fit_learned_whitening(vectors, rows, rows + 400, 2)
-    np.testing.assert_allclose(fewer.projection, whitening.projection[:2])
-
-
-def test_learned_whitening_of_few_pairs_stays_finite():
-    vectors = _vectors(20)
-    whitening = fit_learned_whitening(vectors, np.array([0, 1]), np.array([2, 3]))
-    assert np.isfinite(whitening.apply(vectors)).all()
 
 
 def test_round_trip(tmp_path):
@@ -110,10 +83,6 @@ def test_bad_input():
         fit_pca(_vectors(), 7)
     with pytest.raises(InputError, match="vary"):
         fit_pca(np.ones((5, 3)))
-    with pytest.raises(InputError, match="pair"):
-        fit_learned_whitening(_vectors(), np.zeros(0), np.zeros(0))
-    with pytest.raises(InputError, match="pair"):
-        fit_learned_whitening(_vectors(), [0], [200])
 
 
 def test_power_says_how_much_of_the_variance_stays():
