@@ -12,7 +12,7 @@ Conventions, stated here once:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -138,12 +138,15 @@ class Ranking:
       database_ids: the database's unique ids.
       indices: int64 [Q, K], rows of `database_ids`; -1 for none, only at the end of a row.
       scores: float32 [Q, K]; at -1 the value has no meaning.
+      left_out: by query id, the ids of database images that are the query itself under another
+        name; their rows are in no result of that query, and count as junk.
     """
 
     query_ids: tuple[str, ...]
     database_ids: tuple[str, ...]
     indices: np.ndarray
     scores: np.ndarray
+    left_out: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "query_ids", _ids("Ranking.query_ids", self.query_ids))

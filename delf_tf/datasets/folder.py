@@ -129,17 +129,22 @@ def labelled_queries(ids: Sequence[str], labels: Mapping[str, str]) -> list[str]
 
 
 def ground_truth(
-    query_ids: Sequence[str], database_ids: Sequence[str], labels: Mapping[str, str]
+    query_ids: Sequence[str],
+    database_ids: Sequence[str],
+    labels: Mapping[str, str],
+    left_out: Mapping[str, Sequence[str]] | None = None,
 ) -> GroundTruth:
     """Makes the ground truth of labelled images.
 
     Positives are the database's other images of the query's place; junk is the query itself, if
-    the database holds it. Images without a label count as distractors.
+    the database holds it, under its own id or those of `left_out`. Images without a label count as
+    distractors.
 
     Args:
       query_ids: Q ids.
       database_ids: unique ids.
       labels: from `read_labels`.
+      left_out: see Ranking.
 
     Returns:
       The rows of `database_ids`, ascending; a query without a place has no positives.
@@ -154,10 +159,11 @@ def ground_truth(
     row_of = {one: row for row, one in enumerate(database_ids)}
     positives, junk = [], []
     for query, place in zip(query_ids, places(query_ids, labels)):
-        own = row_of.get(query, -1)
-        rows = [row for row in rows_of_place.get(place, []) if row != own]
+        selves = (query, *(left_out or {}).get(query, ()))
+        own = sorted({row_of[one] for one in selves if one in row_of})
+        rows = [row for row in rows_of_place.get(place, []) if row not in own]
         positives.append(np.array(rows, np.int64))
-        junk.append(np.array([own] if own >= 0 else [], np.int64))
+        junk.append(np.array(own, np.int64))
     return GroundTruth(tuple(positives), tuple(junk))
 
 

@@ -12,7 +12,7 @@ from delf_tf.datasets import folder, revisitop
 from delf_tf.evaluation import results
 from delf_tf.evaluation.metrics import RankingMetrics
 from delf_tf.evaluation.significance import paired_test
-from delf_tf.pipelines import compared, extraction, protocols
+from delf_tf.pipelines import compared, extraction, protocols, searching
 from delf_tf.pipelines.compared import Pipeline, Result
 from delf_tf.pipelines.extraction import Collections
 from delf_tf.pipelines.runtime import Runtime
@@ -152,7 +152,8 @@ def _scored_queries(stores: compared.Stores, collections: Collections) -> list[s
             failed=list(queries.failed())[:3],
         )
         return list(queries.ids())
-    truth = folder.ground_truth(queries.ids(), stores.database.ids(), collections.labels)
+    left_out = searching.same_pictures(stores.database, stores.queries)
+    truth = folder.ground_truth(queries.ids(), stores.database.ids(), collections.labels, left_out)
     asked = [one for one, positives in zip(queries.ids(), truth.positives) if len(positives)]
     require(
         bool(asked),

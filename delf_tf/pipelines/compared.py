@@ -175,7 +175,12 @@ def run(
         logging.info("%s: done before.", one.name)
         return kept
     logging.info("%s: searching.", one.name)
-    ranking, costs = _first_stage(one.message, stores)
+    ranking, costs = _first_stage(
+        # A revisited set's ground truth tells itself what is left out.
+        one.message,
+        stores,
+        leave_out_same=collections.labels is not None,
+    )
     ranking = rankings.aligned(ranking, tuple(query_ids), ranking.database_ids)
     costs["rerank_seconds"] = 0.0
     if one.message.HasField("rerank"):
@@ -194,7 +199,7 @@ def run(
 
 
 def _first_stage(
-    message: experiment_pb2.Experiment, stores: Stores
+    message: experiment_pb2.Experiment, stores: Stores, **kwargs: Any
 ) -> tuple[Ranking, dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="delf_tf-") as scratch:
         path, index_seconds = scores.timed(
@@ -205,7 +210,7 @@ def _first_stage(
             message, path, fingerprint=stores.asked.fingerprint, database=stores.database
         )
         ranking, seconds = scores.timed_search(
-            functools.partial(searching.rank, message, index, *stores)
+            functools.partial(searching.rank, message, index, *stores, **kwargs)
         )
     return ranking, {
         "index_seconds": index_seconds,

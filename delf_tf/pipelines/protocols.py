@@ -57,7 +57,9 @@ def with_ground_truth(
     """
     if Path(truth_path).suffix.lower() == ".csv":
         labels = folder.read_labels(truth_path)
-        truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels)
+        truth = folder.ground_truth(
+            ranking.query_ids, ranking.database_ids, labels, ranking.left_out
+        )
         return {LABELS: (ranking, truth)}
     benchmark = revisitop.read_ground_truth(truth_path)
     known = set(benchmark.database_ids)
@@ -128,7 +130,7 @@ def _holidays(task: Task) -> tuple[Figures, list[str]]:
     ranking = _ranking(task)
     queries, labels = labelled.holidays_labels(ranking.database_ids)
     ranking = rankings.aligned(ranking, queries, ranking.database_ids)
-    truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels)
+    truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels, ranking.left_out)
     one = metrics.evaluate_ranking(ranking, truth)
     lines = results.results_lines({"holidays": one}, task.conditions)
     return results.ranking_results(one, task.conditions), lines

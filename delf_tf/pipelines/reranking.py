@@ -101,7 +101,9 @@ def rerank(
         if settings["score"] == "combined" and not message.rerank.HasField("weight"):
             weight = figures["fitted"]["weight"]
             reranked, _ = run(weight=weight)
-        truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels)
+        truth = folder.ground_truth(
+            ranking.query_ids, ranking.database_ids, labels, ranking.left_out
+        )
         figures["mAP"] = metrics.evaluate_ranking(reranked, truth).mAP
     facts = {
         "score": settings["score"],
@@ -184,7 +186,7 @@ def _fit(
       first_stage_mAP, and fitted: its weight, its mAP on the queries that it was fitted to, and
       held_out_mAP, where each half of the places is scored with the other half's weight.
     """
-    truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels)
+    truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels, ranking.left_out)
     fitted = combination.fit_weight(ranking, found, truth, min_inliers=min_inliers)
     groups = folder.places(ranking.query_ids, labels)
     return {

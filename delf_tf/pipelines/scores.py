@@ -115,7 +115,7 @@ def score(
     ranking: Ranking, labels: Mapping[str, str], conditions: results.Conditions | None = None
 ) -> dict[str, Any]:
     """Scores one ranking by the protocol of the revisited benchmarks (evaluation.metrics)."""
-    truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels)
+    truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels, ranking.left_out)
     scored = metrics.evaluate_ranking(ranking, truth)
     places = folder.places(ranking.query_ids, labels)
     return results.ranking_results(scored, conditions, places=places)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
+from delf_tf.features.sources import Source
 from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import indexing, reranking
 from delf_tf.protos import experiment_pb2
@@ -60,14 +63,52 @@ def rank(
     index: Index,
     database: FeatureStore | None,
     queries: FeatureStore | None,
+    *,
+    leave_out_same: bool = True,
 ) -> Ranking:
     """Ranks an index's images for every query; without queries, for every image of the database.
+
+    Args:
+      message: the experiment.
+      index: of the database.
+      database: None: it is not known what its images' files were.
+      queries: None: every image of the database.
+      leave_out_same: whether the images of a query's very content are left out of its results.
 
     Raises:
       InputError: see `retrieval.search.Index.search`.
     """
     asked = database if queries is None else queries
-    return index.search(asked, message.index.max_results, exclude_self=queries is None)
+    selves = True if queries is None else leave_out_same and same_pictures(database, queries)
+    return index.search(asked, message.index.max_results, exclude_self=selves)
+
+
+# Of one run's stores it is asked for each pipeline, and while the search is timed.
+@functools.lru_cache(maxsize=2)
+def same_pictures(
+    database: FeatureStore | None, queries: FeatureStore | None
+) -> dict[str, list[str]]:
+    """Returns by query id the database's images whose files have the query's very content.
+
+    Stores that do not tell what their images' files were have none.
+    """
+    if database is None or queries is None:
+        return {}
+    by_content: dict[Source, list[str]] = {}
+    for one, source in database.sources().items():
+        by_content.setdefault(source, []).append(one)
+    asked = queries.sources().items()
+    same = {one: by_content[source] for one, source in asked if source in by_content}
+    if same:
+        first = next(iter(same))
+        logging.info(
+            "%d queries are images of the database too, such as %s, there %s: each is left out of "
+            "its own results.",
+            len(same),
+            first,
+            same[first][0],
+        )
+    return same
 
 
 def require_same_features(queries: FeatureStore, database: FeatureStore) -> None:

@@ -125,7 +125,7 @@ def plots(
     if labels is None:
         return []
     first = rankings[SINGLE_STAGE]
-    truth = folder.ground_truth(first.query_ids, first.database_ids, labels)
+    truth = folder.ground_truth(first.query_ids, first.database_ids, labels, first.left_out)
     names = {stage: stage.replace("_", "-") for stage in rankings}
     curves = {names[s]: mean_precision_at_recall(one, truth) for s, one in rankings.items()}
     aps = {

@@ -17,7 +17,7 @@ import numpy as np
 from delf_tf.artifacts import StrPath, write_json
 from delf_tf.checks import invalid, require, require_choice
 from delf_tf.retrieval import resumable_build
-from delf_tf.retrieval.rankings import cut, without_self
+from delf_tf.retrieval.rankings import Selves, cut, num_selves, without_self
 from delf_tf.retrieval.votes import LocalIndex
 from delf_tf.retrieval.words.asmk import AsmkIndex
 from delf_tf.retrieval.words.codebook import (
@@ -175,7 +175,7 @@ def search_local(
     read: Reader,
     max_results: int,
     *,
-    exclude_self: bool = False,
+    exclude_self: Selves = False,
 ) -> Ranking:
     """Ranks an index's images for each query; a few queries' features are in memory at a time.
 
@@ -184,14 +184,14 @@ def search_local(
       ids: the queries.
       read: gives a query's descriptors.
       max_results: results a query; fewer if there are fewer images.
-      exclude_self: leave out the image whose id is the query's.
+      exclude_self: leave out the image whose id is the query's, or those named by query id.
 
     Raises:
       InputError: an empty index, a count out of range, descriptors of another width.
     """
     require(max_results >= 1, "max_results must be 1 or more.", max_results=max_results)
-    limit = max(1, min(max_results, len(index) - exclude_self))
-    depth = min(limit + exclude_self, max(len(index), 1))
+    limit = max(1, min(max_results, len(index) - num_selves(exclude_self)))
+    depth = min(limit + num_selves(exclude_self), max(len(index), 1))
     parts = [
         index.search([(one, read(one)) for one in ids[start : start + _BLOCK]], depth)
         for start in range(0, max(len(ids), 1), _BLOCK)
@@ -202,7 +202,7 @@ def search_local(
         np.concatenate([part.indices for part in parts]),
         np.concatenate([part.scores for part in parts]),
     )
-    return cut(without_self(ranking), limit) if exclude_self else ranking
+    return cut(without_self(ranking, exclude_self), limit) if exclude_self else ranking
 
 
 def _begin(

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import invalid, require
+from delf_tf.checks import InputError, invalid, require
 from delf_tf.npz import read_metadata, read_npz, write_npz
 from delf_tf.types import Ranking
 
+_LEFT_OUT = "left_out"
 _HINT = "A ranking holds query_ids [Q], database_ids [N], indices [Q, K] and optionally scores."
 
 
@@ -37,6 +38,8 @@ def save_ranking(path: StrPath, ranking: Ranking, **metadata: Any) -> Path:
         "indices": ranking.indices.astype(np.int32 if small else np.int64),
         "scores": ranking.scores,
     }
+    if ranking.left_out:
+        metadata[_LEFT_OUT] = {one: list(own) for one, own in ranking.left_out.items()}
     return write_npz(path, arrays, metadata)
 
 
@@ -60,7 +63,8 @@ def load_ranking(path: StrPath) -> Ranking:
         # Other programs leave NaN or -inf where there is no result; the value has no meaning there.
         scores = np.where(indices < 0, np.float32(0), scores)
     ids = {name: _text(name, arrays[name], path) for name in ("query_ids", "database_ids")}
-    return Ranking(ids["query_ids"], ids["database_ids"], indices, scores)
+    left_out = _left_out(path, set(ids["database_ids"]))
+    return Ranking(ids["query_ids"], ids["database_ids"], indices, scores, left_out)
 
 
 def load_ranking_metadata(path: StrPath) -> dict[str, Any]:
@@ -70,6 +74,19 @@ def load_ranking_metadata(path: StrPath) -> dict[str, Any]:
       InputError: as `load_ranking`.
     """
     return read_metadata(path)
+
+
+def _left_out(path: StrPath, known: set[str]) -> dict[str, list[str]]:
+    try:
+        told = read_metadata(path).get(_LEFT_OUT, {})
+    except InputError:  # Other programs may keep something else under that name.
+        return {}
+    fits = isinstance(told, dict) and all(
+        isinstance(own, list) and all(isinstance(one, str) and one in known for one in own)
+        for own in told.values()
+    )
+    require(fits, f"{_LEFT_OUT} must list images of the database.", path=Path(path))
+    return told
 
 
 def _text(name: str, ids: np.ndarray, path: StrPath) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from delf_tf.checks import invalid, require
 from delf_tf.features.blocks import ImageFeatures
 from delf_tf.features.store import FeatureStore
 from delf_tf.retrieval import local_search
+from delf_tf.retrieval.rankings import Selves
 from delf_tf.retrieval.vectors.first_stage import Arguments, search_first_stage
 from delf_tf.retrieval.vectors.index import load_index
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
@@ -68,13 +69,15 @@ class OneQuery:
 class Index(Protocol):
     """A database that can be searched."""
 
-    def search(self, queries: Queries, max_results: int, *, exclude_self: bool = False) -> Ranking:
+    def search(
+        self, queries: Queries, max_results: int, *, exclude_self: Selves = False
+    ) -> Ranking:
         """Ranks the database for each query.
 
         Args:
           queries: their features, made as the database's were.
           max_results: results a query; fewer if there are fewer images.
-          exclude_self: leave out the image whose id is the query's.
+          exclude_self: leave out the image whose id is the query's, or those named by query id.
 
         Raises:
           InputError: an empty index, a count out of range, queries without the features that the
@@ -90,7 +93,9 @@ class GlobalSearch:
     query_expansion: Arguments | None = None
     global_rerank: Arguments | None = None
 
-    def search(self, queries: Queries, max_results: int, *, exclude_self: bool = False) -> Ranking:
+    def search(
+        self, queries: Queries, max_results: int, *, exclude_self: Selves = False
+    ) -> Ranking:
         """See Index."""
         return search_first_stage(
             self.index,
@@ -108,7 +113,9 @@ class LocalSearch:
 
     index: local_search.AnyLocalIndex
 
-    def search(self, queries: Queries, max_results: int, *, exclude_self: bool = False) -> Ranking:
+    def search(
+        self, queries: Queries, max_results: int, *, exclude_self: Selves = False
+    ) -> Ranking:
         """See Index."""
         read = local_descriptors(queries)
         return local_search.search_local(

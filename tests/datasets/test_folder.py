@@ -165,3 +165,11 @@ def test_the_photographs_labels(shared):
     assert len({place for place in labels.values() if place}) == 23
     assert sum(not place for place in labels.values()) == 400
     assert len(folder.labelled_queries(ids, labels)) == 124
+
+
+def test_what_is_left_out_is_junk():
+    labels = {"q.jpg": "tower", "a.jpg": "tower", "b.jpg": "tower", "c.jpg": ""}
+    ids = ("a.jpg", "b.jpg", "c.jpg")
+    truth = folder.ground_truth(("q.jpg",), ids, labels, {"q.jpg": ["b.jpg"]})
+    assert truth.positives[0].tolist() == [0]
+    assert truth.junk[0].tolist() == [1]

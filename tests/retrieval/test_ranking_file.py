@@ -148,3 +148,15 @@ def test_metadata_must_be_json(tmp_path):
     with pytest.raises(InputError, match="JSON-able"):
         save_ranking(tmp_path / "r.npz", _ranking(), thing=object())
     assert not (tmp_path / "r.npz").exists()
+
+
+def test_what_is_left_out_is_kept(tmp_path):
+    left_out = {"q": ["b"]}
+    one = Ranking(("q",), ("a", "b"), [[0, -1]], [[1, 0]], left_out)
+    path = save_ranking(tmp_path / "r.npz", one, fingerprint="f")
+    assert load_ranking(path).left_out == left_out
+    assert load_ranking_metadata(path)["fingerprint"] == "f"
+    for wrong in ({"q": ["z"]}, {"q": "b"}, ["b"], {"q": [1]}):
+        save_ranking(path, Ranking(("q",), ("a", "b"), [[0]], [[1]]), left_out=wrong)
+        with pytest.raises(InputError, match="left_out must list images of the database"):
+            load_ranking(path)

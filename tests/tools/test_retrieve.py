@@ -146,6 +146,39 @@ def test_query_folder_single_stage_without_labels(photos, tmp_path, capsys):
     assert (tmp_path / "out" / "report.html").exists()
 
 
+def test_queries_that_are_database_images_are_not_their_own_results(photos, tmp_path, caplog):
+    database, output = tmp_path / "database", tmp_path / "out"
+    (database / "asked").mkdir(parents=True)
+    for place in range(3):
+        shutil.copy(photos / f"{place}_0.jpg", database / "asked")
+        # Another file of the place: what follows a JPEG's end is not looked at.
+        content = (photos / f"{place}_1.jpg").read_bytes()
+        (database / f"{place}_1.jpg").write_bytes(content + b"2")
+    argv = [f"--config={photos / 'c.textproto'}", "--num_report_queries=1"]
+    argv += [f"--database_dir={database}", f"--query_dir={database / 'asked'}"]
+    argv += [f"--labels={photos / 'labels.csv'}", f"--output_dir={output}"]
+    assert main.main(["delf_tf", "retrieve", *argv]) == 0
+    told = [r.getMessage() for r in caplog.records if "its own results" in r.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("3 queries are images of the database too, such as 0_0.jpg, there as")
+    for name in ("ranking", "ranking_single_stage"):
+        ranking = ranking_file.load_ranking(output / f"{name}.npz")
+        assert ranking.left_out == {
+            f"{place}_0.jpg": [f"asked/{place}_0.jpg"] for place in range(3)
+        }
+        for query, row in zip(ranking.query_ids, ranking.indices):
+            found = [ranking.database_ids[image] for image in row if image >= 0]
+            assert sorted(found) == sorted(set(ranking.database_ids) - {f"asked/{query}"})
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["two_stage"]["num_queries"] == 3
+    # Its one other picture is found first; the query itself is no positive that was missed.
+    assert metrics["two_stage"]["mAP"] == 1.0
+    scored = tmp_path / "scored.json"
+    argv = [f"--ranking={output / 'ranking.npz'}", f"--ground_truth={photos / 'labels.csv'}"]
+    assert main.main(["delf_tf", "evaluate", *argv, f"--output={scored}"]) == 0
+    assert json.loads(scored.read_text())["mAP"] == 1.0
+
+
 def test_visual_words_alone_are_a_single_stage(photos, tmp_path):
     words = [
         "--set=index.type=asmk",

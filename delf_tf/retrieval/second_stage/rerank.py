@@ -158,7 +158,7 @@ def reorder(
     for query, (head, positions) in enumerate(zip(heads, places)):
         moved = positions[head_order(head, score, weight)]
         indices[query], scores[query] = _move_head(indices[query], scores[query], moved)
-    return Ranking(ranking.query_ids, ranking.database_ids, indices, scores)
+    return dataclasses.replace(ranking, indices=indices, scores=scores)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

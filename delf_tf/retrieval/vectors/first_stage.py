@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from delf_tf.checks import require
-from delf_tf.retrieval.rankings import cut
+from delf_tf.retrieval.rankings import Selves, cut, num_selves
 from delf_tf.retrieval.vectors.expansion import (
     NUM_NEIGHBOURS,
     augment_database,
@@ -69,7 +69,7 @@ def search_first_stage(
     queries: GlobalDescriptors,
     max_results: int,
     *,
-    exclude_self: bool = False,
+    exclude_self: Selves = False,
     query_expansion: Arguments | None = None,
     global_rerank: Arguments | None = None,
 ) -> Ranking:
@@ -79,7 +79,8 @@ def search_first_stage(
       index: holds at least one image.
       queries: Q descriptors.
       max_results: results a query; fewer if there are fewer images.
-      exclude_self: leave out the image whose id is the query's, from the neighbours as well.
+      exclude_self: leave out the image whose id is the query's, or those that are named by query
+        id, from the neighbours as well.
       query_expansion: arguments of `expand_queries`; None leaves it out.
       global_rerank: arguments of `rerank_global`; None leaves it out.
 
@@ -91,7 +92,7 @@ def search_first_stage(
         vectors of an index that keeps codes alone.
     """
     require(max_results >= 1, "max_results must be 1 or more.", max_results=max_results)
-    most = max(1, len(index) - exclude_self)
+    most = max(1, len(index) - num_selves(exclude_self))
     limit = min(max_results, most)
     if query_expansion is None and global_rerank is None:
         return index.search(queries, limit, exclude_self=exclude_self)

@@ -7,6 +7,8 @@ by β times their similarity, and the query itself takes no part in the expanded
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from delf_tf.checks import require
@@ -63,7 +65,7 @@ def rerank_global(
         order = descending(refined)
         indices[row, :head] = indices[row, order]
         scores[row, :head] = scores[row, order]
-    return Ranking(ranking.query_ids, ranking.database_ids, indices, scores)
+    return dataclasses.replace(ranking, indices=indices, scores=scores)
 
 
 def refined_scores(

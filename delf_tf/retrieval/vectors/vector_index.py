@@ -12,7 +12,7 @@ from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, invalid, require
 from delf_tf.features.tensor_file import Tensor
 from delf_tf.retrieval.index_file import IndexContent, map_index, write_index
-from delf_tf.retrieval.rankings import cut, without_self
+from delf_tf.retrieval.rankings import Selves, cut, num_selves, without_self
 from delf_tf.retrieval.vectors.table import DTYPES, VectorTable
 from delf_tf.retrieval.vectors.whitening import Whitening
 from delf_tf.types import GlobalDescriptors, Ranking
@@ -141,7 +141,7 @@ class VectorIndex:
         queries: GlobalDescriptors,
         k: int,
         *,
-        exclude_self: bool = False,
+        exclude_self: Selves = False,
         whitened: bool = False,
     ) -> Ranking:
         """Returns the `k` best images of each query, the lower row first among equals.
@@ -149,7 +149,8 @@ class VectorIndex:
         Args:
           queries: Q descriptors of the index's width; Q may be 0.
           k: results a query, at most the number of images.
-          exclude_self: leave out the image whose id is the query's; rows that then have too few
+          exclude_self: leave out the image whose id is the query's, or those that are named by
+            query id; rows that then have too few
             images end in -1.
           whitened: the queries come from `whiten`, or were made of what it gave.
 
@@ -163,10 +164,10 @@ class VectorIndex:
             k=k,
         )
         vectors = self._prepare("queries", queries, whitened)
-        depth = min(k + exclude_self, len(self))
+        depth = min(k + num_selves(exclude_self), len(self))
         rows, scores = self._search_vectors(vectors, depth)
         ranking = Ranking(queries.ids, self.ids, rows, scores)
-        return cut(without_self(ranking), k) if exclude_self else ranking
+        return cut(without_self(ranking, exclude_self), k) if exclude_self else ranking
 
     def save(self, path: StrPath) -> Path:
         """Writes the index to one file, atomically, and returns `path`."""

@@ -115,6 +115,25 @@ def test_every_image_queries_the_rest():
     np.testing.assert_array_equal(some.indices, ranking.indices[:, :3])
 
 
+@pytest.mark.parametrize("left_out", [{}, {"p": ["b", "c"], "q": ["a"]}, {"q": ["a", "b", "c"]}])
+def test_images_that_are_the_query_under_another_name_are_left_out(left_out):
+    vectors = np.eye(4, dtype=np.float32)[:3]
+    index = ExactIndex()
+    index.add(GlobalDescriptors(("a", "b", "c"), vectors))
+    queries = GlobalDescriptors(("p", "q"), np.float32([[0.6, 0.8, 0, 0], [0.6, 0, 0.8, 0]]))
+    whole = index.search(queries, 3)
+    ranking = index.search(queries, 3, exclude_self=left_out)
+    for row, query in enumerate(queries.ids):
+        names = [index.ids[at] for at in whole.indices[row]]
+        expected = [one for one in names if one not in left_out.get(query, ())]
+        found = [index.ids[at] for at in ranking.indices[row] if at >= 0]
+        assert found == expected
+    assert ranking.left_out == left_out
+    assert cut(ranking, 1).left_out == left_out
+    # The results that are asked for are full where there are enough images.
+    assert (index.search(queries, 1, exclude_self={"p": ["b", "c"]}).indices >= 0).all()
+
+
 def test_without_self_moves_the_others_up():
     ranking = Ranking(["b", "q"], ["a", "b", "c"], [[1, 0, 2], [2, 1, -1]], [[3, 2, 1], [9, 8, 0]])
     rest = without_self(ranking)
