@@ -74,7 +74,7 @@ EXTRAS = {
         "wheel",
     ],
 }
-EXTRAS["test"] += EXTRAS["peers"] + EXTRAS["databases"] + EXTRAS["serve"]
+EXTRAS["test"] += EXTRAS["beam"] + EXTRAS["peers"] + EXTRAS["databases"] + EXTRAS["serve"]
 
 setuptools.setup(
     name="delf_tf",

@@ -21,10 +21,14 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """The folder of the reference programs' outputs; its README tells what is what."""
+    return REPOSITORY / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real photographs, weights and golden files beside the checkout."""
+    """The folder of real photographs and foreign weights beside the checkout."""
     if not SHARED.is_dir():
-        pytest.skip(
-            "needs ../shared (real photographs, weights, golden outputs), which is not here"
-        )
+        pytest.skip("needs ../shared (real photographs, foreign weights), which is not here")
     return SHARED

@@ -146,8 +146,8 @@ def test_bad_submissions(tmp_path):
     assert not path.exists()
 
 
-def test_golden_files(shared):
-    folder = shared / "golden" / "delf" / "gldv2"
+def test_golden_files(golden_dir):
+    folder = golden_dir / "delf" / "gldv2"
     expected = json.loads((folder / "expected.json").read_text())
     for task in ("recognition", "retrieval"):
         solution = getattr(gldv2, f"read_{task}_solution")(folder / f"{task}_solution.csv")
@@ -162,8 +162,8 @@ def test_golden_files(shared):
                 assert sum(bool(solution[one][0]) for one in rows) == want["n_positive"]
 
 
-def test_golden_training_tables(shared):
-    folder = shared / "golden" / "delf" / "gldv2_tfrecord"
+def test_golden_training_tables(golden_dir):
+    folder = golden_dir / "delf" / "gldv2_tfrecord"
     by_class = dict(gldv2.read_train_clean(folder / "train_clean.csv"))
     rows = list(gldv2.read_train(folder / "train.csv"))
     assert len(rows) == 10

@@ -48,8 +48,8 @@ def test_reads_what_scipy_writes(tmp_path, compressed):
     assert set(got) == set(content)
 
 
-def test_agrees_with_scipy_on_the_golden_file(shared):
-    path = shared / "golden" / "delf" / "revisitop" / "gnd_synth.mat"
+def test_agrees_with_scipy_on_the_golden_file(golden_dir):
+    path = golden_dir / "delf" / "revisitop" / "gnd_synth.mat"
     got, want = read_mat(path), scipy.io.loadmat(path, simplify_cells=True)
     assert got["imlist"] == want["imlist"].tolist()
     assert got["qimlist"] == want["qimlist"].tolist()

@@ -106,8 +106,8 @@ def test_real_ground_truth(shared, name, num_images, totals):
     assert tuple(counted) == totals
 
 
-def test_golden_mat_file(shared):
-    folder = shared / "golden" / "delf" / "revisitop"
+def test_golden_mat_file(golden_dir):
+    folder = golden_dir / "delf" / "revisitop"
     truth = revisitop.read_ground_truth(folder / "gnd_synth.mat")
     expected = json.loads((folder / "metrics.json").read_text())["ground_truth"]
     assert len(truth.easy) == len(expected) == 12

@@ -98,8 +98,8 @@ def _rows(path):
 
 
 @pytest.mark.parametrize("usage", ["Public", "Private"])
-def test_the_original_recognition_figures(shared, usage):
-    folder = shared / "golden/delf/gldv2"
+def test_the_original_recognition_figures(golden_dir, usage):
+    folder = golden_dir / "delf/gldv2"
     solution = {
         row[0]: (tuple(int(word) for word in row[1].split()), row[2])
         for row in _rows(folder / "recognition_solution.csv")
@@ -121,8 +121,8 @@ def test_the_original_recognition_figures(shared, usage):
 
 
 @pytest.mark.parametrize("usage", ["Public", "Private"])
-def test_the_original_retrieval_figures(shared, usage):
-    folder = shared / "golden/delf/gldv2"
+def test_the_original_retrieval_figures(golden_dir, usage):
+    folder = golden_dir / "delf/gldv2"
     solution = {
         row[0]: (tuple(row[1].split()), row[2]) for row in _rows(folder / "retrieval_solution.csv")
     }

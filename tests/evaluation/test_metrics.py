@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from delf_tf.checks import InputError
 from delf_tf.evaluation.metrics import average_precision, evaluate_ranking, mean_by_place
 from delf_tf.types import GroundTruth, Ranking
+from tests.golden_arrays import revisited_oxford
 
 PROTOCOLS = {
     "easy": (("easy",), ("junk", "hard")),
@@ -119,11 +119,9 @@ def test_mean_by_place_weighs_places_equally():
         mean_by_place(ap, ["a"])
 
 
-@pytest.mark.parametrize("dataset", ["roxford5k"])
-def test_revisited_figures_on_the_real_ground_truth(shared, dataset):
-    golden = json.loads((shared / f"golden/revisitop/revisitop_{dataset}.json").read_text())
-    with (shared / f"ground_truth/gnd_{dataset}.pkl").open("rb") as file:
-        gnd = pickle.load(file)["gnd"]
+def test_revisited_figures_on_the_real_ground_truth(golden_dir):
+    golden = json.loads((golden_dir / "revisitop/revisitop_roxford5k.json").read_text())
+    gnd = revisited_oxford(golden_dir)["gnd"]
     rng = np.random.RandomState(golden["seed"])
     scores = rng.rand(golden["num_images"], golden["num_queries"])
     for query, entry in enumerate(gnd):
@@ -141,9 +139,9 @@ def test_revisited_figures_on_the_real_ground_truth(shared, dataset):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_the_original_delf_figures(shared, protocol):
-    golden = json.loads((shared / "golden/delf/revisitop/metrics.json").read_text())
-    ranks = np.load(shared / "golden/delf/revisitop/ranks.npz")["ranks"]
+def test_the_original_delf_figures(golden_dir, protocol):
+    golden = json.loads((golden_dir / "delf/revisitop/metrics.json").read_text())
+    ranks = np.load(golden_dir / "delf/revisitop/ranks.npz")["ranks"]
     expected = golden["expected"][protocol]
     metrics = evaluate_ranking(
         _ranking(ranks), _ground_truth(golden["ground_truth"], protocol), golden["pr_ranks"]
@@ -158,8 +156,8 @@ def test_the_original_delf_figures(shared, protocol):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("depth", ["full", "top50"])
-def test_small_cases_full_and_cut_short(shared, protocol, depth):
-    golden = json.loads((shared / "golden/revisitop/small_cases.json").read_text())
+def test_small_cases_full_and_cut_short(golden_dir, protocol, depth):
+    golden = json.loads((golden_dir / "revisitop/small_cases.json").read_text())
     ranks = np.array(golden["ranks"]).T
     ranking = _ranking(ranks if depth == "full" else ranks[:, :50], len(golden["ranks"]))
     metrics = evaluate_ranking(ranking, _ground_truth(golden["gnd"], protocol), golden["kappas"])

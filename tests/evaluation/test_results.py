@@ -56,8 +56,8 @@ def test_lines_name_the_conditions(metrics):
     assert str(Conditions(True)) == "queries cropped, not re-ranked"
 
 
-def test_the_original_text(shared):
-    golden = json.loads((shared / "golden/delf/revisitop/metrics.json").read_text())["expected"]
+def test_the_original_text(golden_dir):
+    golden = json.loads((golden_dir / "delf/revisitop/metrics.json").read_text())["expected"]
     metrics = {
         name: RankingMetrics(
             one["mAP"],
@@ -72,7 +72,7 @@ def test_the_original_text(shared):
         for name, one in golden.items()
         if name != "easy"
     }
-    expected = (shared / "golden/delf/revisitop/metrics.txt").read_text()
+    expected = (golden_dir / "delf/revisitop/metrics.txt").read_text()
     assert original_text(metrics) == expected
 
 

@@ -58,8 +58,8 @@ def test_global_descriptor_sums_scales_and_normalises():
     np.testing.assert_allclose(vector, [0.6, 0.8, 0.0], atol=1e-6)
 
 
-def test_projection_follows_the_original(shared):
-    golden = np.load(shared / "golden/delf/inference/inference.npz")
+def test_projection_follows_the_original(golden_dir):
+    golden = np.load(golden_dir / "delf/inference/inference.npz")
     deviations = np.sqrt(golden["pca_var"][:16, np.newaxis])
     for name, matrix in (
         ("pca_out_whiten0", golden["pca_matrix"][:16]),

@@ -32,8 +32,8 @@ def test_overlapping_boxes_are_suppressed():
 
 
 @pytest.mark.parametrize("iou", ["1.0", "0.8", "0.5", "0.3"])
-def test_nms_is_the_originals(shared, iou):
-    golden = np.load(shared / "golden/delf/inference/inference.npz")
+def test_nms_is_the_originals(golden_dir, iou):
+    golden = np.load(golden_dir / "delf/inference/inference.npz")
     kept = _select(
         golden["nms_scores"], golden["nms_boxes"], nms_iou=float(iou), max_num_features=50
     )

@@ -7,6 +7,7 @@ import pytest
 
 from delf_tf.models.losses.classifiers import CurricularFaceClassifier
 from delf_tf.models.zoo import conversion
+from tests.golden_arrays import multiscale_image
 from tests.golden_weights import golden_image, regenerate, relative_error
 
 FORMS = {"dolg_r50": True, "dolg_r50_no_multi_atrous": False}
@@ -83,11 +84,11 @@ def test_paddle_names_give_the_same_network(repository):
         assert relative_error(model.embed(_rgb(), False)[0], golden["descriptor"]) < 1e-4
 
 
-def test_the_whole_path_from_pixels(case, shared):
+def test_the_whole_path_from_pixels(case, golden_dir):
     multi_atrous, _, _, model = case
-    with np.load(shared / "golden/dolg/multiscale_preprocess.npz") as archive:
+    with np.load(golden_dir / "dolg/multiscale_preprocess.npz") as archive:
         golden = dict(archive)
-    bgr = golden["image_bgr_u8"]
+    bgr = multiscale_image()
     network_input = (bgr / 255 - [0.406, 0.456, 0.485]) / [0.225, 0.224, 0.229]
     theirs = golden["dolg_preprocess_1.0"].transpose(1, 2, 0)
     np.testing.assert_allclose(network_input[::7, ::11], theirs, atol=1e-6)

@@ -10,6 +10,7 @@ import pytest
 
 from delf_tf.models.create import create_model
 from delf_tf.tools import command_line, convert_weights
+from tests.golden_arrays import multiscale_image
 from tests.golden_weights import regenerate
 
 
@@ -57,9 +58,9 @@ def test_paddle_files_are_read_as_data(repository, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == f"{tmp_path}/ours.npz"
 
 
-def test_differences_are_told_apart(tmp_path, repository, shared, capsys):
-    with np.load(shared / "golden/dolg/multiscale_preprocess.npz") as golden:
-        bgr, descriptor = golden["image_bgr_u8"], golden["dolg_r50_noma_calm/scale1.0"][0]
+def test_differences_are_told_apart(tmp_path, repository, golden_dir, capsys):
+    with np.load(golden_dir / "dolg/multiscale_preprocess.npz") as golden:
+        bgr, descriptor = multiscale_image(), golden["dolg_r50_noma_calm/scale1.0"][0]
     np.savez(
         tmp_path / "reference.npz",
         image=bgr[..., ::-1],

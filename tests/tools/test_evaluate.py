@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from delf_tf.retrieval import ranking_file
 from delf_tf.tools import main
 from delf_tf.types import Ranking
+from tests.golden_arrays import revisited_oxford
 
 
 def _evaluate(*arguments):
@@ -55,11 +57,12 @@ def _golden_scores(gnd, seed):
     return scores
 
 
-def test_revisited_oxford_is_exact(shared, tmp_path, capsys):
+def test_revisited_oxford_is_exact(golden_dir, tmp_path, capsys):
     from delf_tf.datasets import revisitop
 
-    golden = json.loads((shared / "golden/revisitop/revisitop_roxford5k.json").read_text())
-    path = shared / "ground_truth/gnd_roxford5k.pkl"
+    golden = json.loads((golden_dir / "revisitop/revisitop_roxford5k.json").read_text())
+    path = tmp_path / "gnd_roxford5k.pkl"
+    path.write_bytes(pickle.dumps(revisited_oxford(golden_dir)))
     gnd = revisitop.read_ground_truth(path)
     scores = _golden_scores(gnd, golden.get("seed", 0))
     ranks = np.argsort(-scores, axis=0, kind="stable").T
@@ -100,9 +103,10 @@ def test_bad_input(labelled, tmp_path, monkeypatch, capsys, arguments, code, mes
     assert message in capsys.readouterr().err
 
 
-def test_a_ranking_of_other_images(labelled, shared, capsys):
+def test_a_ranking_of_other_images(labelled, golden_dir, tmp_path, capsys):
     _, ranking = labelled
-    path = shared / "ground_truth/gnd_roxford5k.pkl"
+    path = tmp_path / "gnd_roxford5k.pkl"
+    path.write_bytes(pickle.dumps(revisited_oxford(golden_dir)))
     assert _evaluate(f"--ground_truth={path}", f"--ranking={ranking}") == 1
     assert "must be of the ground truth's images" in capsys.readouterr().err
 
@@ -184,8 +188,8 @@ def test_gldv2_recognition_by_votes(gldv2_solutions, capsys):
     assert "--train_csv must name" in capsys.readouterr().err
 
 
-def test_golden_gldv2(shared, capsys):
-    folder = shared / "golden" / "delf" / "gldv2"
+def test_golden_gldv2(golden_dir, capsys):
+    folder = golden_dir / "delf" / "gldv2"
     expected = json.loads((folder / "expected.json").read_text())
     for kind, pairs in (
         ("recognition", (("gap", "GAP"), ("top1", "top1"))),

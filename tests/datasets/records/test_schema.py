@@ -15,8 +15,8 @@ from delf_tf.datasets.records import schema
 
 
 @pytest.fixture
-def golden(shared):
-    return shared / "golden" / "delf" / "gldv2_tfrecord"
+def golden(golden_dir):
+    return golden_dir / "delf" / "gldv2_tfrecord"
 
 
 @pytest.fixture

@@ -95,11 +95,11 @@ def test_delf_files_hold_the_originals_locations(tmp_path, store):
     np.testing.assert_array_equal(raw.read_local(IDS[0]).locations, local.locations)
 
 
-def test_a_folder_the_original_wrote(tmp_path, shared):
+def test_a_folder_the_original_wrote(tmp_path, golden_dir):
     folder = tmp_path / "original"
     folder.mkdir()
-    golden = shared / "golden" / "delf"
-    shutil.copy(golden / "real" / "love.delf", folder / "love.delf")
+    golden = golden_dir / "delf"
+    shutil.copy(golden / "io" / "feat40.delf", folder / "love.delf")
     shutil.copy(golden / "io" / "feat40.delf", folder / "seven.delf")
     shutil.copy(golden / "io" / "feat_none.delf", folder / "a_none.delf")
     shutil.copy(golden / "io" / "feat128.delf", folder / "other_width.delf")

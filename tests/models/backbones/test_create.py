@@ -15,6 +15,7 @@ from delf_tf.models.create import create_model
 from delf_tf.models.layers import IMAGENET_RGB
 from delf_tf.models.variables import draw_values, variables_by_path
 from delf_tf.models.zoo import conversion
+from tests.golden_arrays import multiscale_image
 from tests.golden_weights import regenerate
 
 
@@ -167,13 +168,13 @@ def test_static_and_dynamic_sizes_agree():
 
 
 @pytest.mark.parametrize("scale", ["0.3535", "0.5", "0.7071"])
-def test_odd_sizes_equal_the_reference(shared, scale, odd_network):
+def test_odd_sizes_equal_the_reference(golden_dir, scale, odd_network):
     """The authors' sizes at small scales are odd; their descriptors hold the padding to account."""
     cv2 = pytest.importorskip("cv2")
-    with np.load(shared / "golden/dolg/multiscale_preprocess.npz") as golden:
-        bgr = golden["image_bgr_u8"]
+    with np.load(golden_dir / "dolg/multiscale_preprocess.npz") as golden:
         _, height, width = golden[f"dolg_preprocess_{scale}/shape"]
         wanted = golden[f"dolg_r50_noma_calm/scale{scale}"][0]
+    bgr = multiscale_image()
     resized = cv2.resize(bgr.astype(np.float32), (int(width), int(height)))
     got = odd_network(resized[np.newaxis, ..., ::-1])["global"][0]
     unit = wanted / np.linalg.norm(wanted)
@@ -181,6 +182,6 @@ def test_odd_sizes_equal_the_reference(shared, scale, odd_network):
 
 
 @pytest.fixture(scope="module")
-def odd_network(shared):
-    names = shared / "golden/dolg/dolg_r50_no_multi_atrous_state_dict.json"
+def odd_network(golden_dir):
+    names = golden_dir / "models/dolg_r50_no_multi_atrous_state_dict.json"
     return conversion.convert_arrays("dolg_pytorch", regenerate(names))

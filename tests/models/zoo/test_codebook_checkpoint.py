@@ -15,8 +15,8 @@ CASES = ["k16_d8", "k64_d128"]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_originals_codebooks(shared, case):
-    folder = shared / "golden/delf/aggregation"
+def test_the_originals_codebooks(golden_dir, case):
+    folder = golden_dir / "delf/aggregation"
     found = read_codebook_checkpoint(folder / f"{case}_codebook")
     np.testing.assert_array_equal(found, np.load(folder / f"{case}.npz")["codebook"])
 
@@ -59,8 +59,8 @@ def test_absent_files_are_named(tmp_path):
         read_codebook_checkpoint(tmp_path / "model")
 
 
-def test_every_flipped_byte_and_every_cut_is_refused_or_harmless(shared, tmp_path):
-    folder = shared / "golden/delf/aggregation"
+def test_every_flipped_byte_and_every_cut_is_refused_or_harmless(golden_dir, tmp_path):
+    folder = golden_dir / "delf/aggregation"
     expected = np.load(folder / "k16_d8.npz")["codebook"]
     names = [f"k16_d8_codebook{end}" for end in (".index", ".data-00000-of-00001")]
     for name in names:
