@@ -14,8 +14,6 @@ from delf_tf.extraction.extractor import Extractor
 from tests.extraction.test_engine import _extract, _tree
 from tests.extraction.toy import ToyModel, coordinates_image
 
-pytest.importorskip("apache_beam", reason="Apache Beam is an extra: delf_tf[beam]")
-
 NUM_SHARDS = 6
 
 

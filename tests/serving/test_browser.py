@@ -15,6 +15,8 @@ from delf_tf.serving.app import create_app
 from tests.serving import collection
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+# The first search compiles the kernels: on a busy machine that takes longer than the usual 5 s.
+sync_api.expect.set_options(timeout=120_000)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt install")
 
 
