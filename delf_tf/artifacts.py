@@ -210,11 +210,20 @@ def fingerprint(*parts: bytes | str) -> str:
 
 def file_fingerprint(path: StrPath) -> str:
     """Returns the fingerprint of a file's content."""
+    return file_sha256(path)[:16]
+
+
+def file_sha256(path: StrPath) -> str:
+    """Returns the SHA-256 of a file's content, 64 hex digits.
+
+    Raises:
+      OSError: the file cannot be read.
+    """
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
-        for chunk in iter(lambda: file.read(1 << 20), b""):
+        while chunk := file.read(1 << 20):
             digest.update(chunk)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

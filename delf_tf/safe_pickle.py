@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 import pickle
 import pickletools
 import re
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
+from delf_tf.artifacts import StrPath
 from delf_tf.checks import invalid, require
-
-StrPath = Union[str, "os.PathLike[str]"]
 
 MAX_FILE_BYTES = 1 << 32
 # Opcodes, and values of what is returned; SfM-120k's ground truth takes about two million.

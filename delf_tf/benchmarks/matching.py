@@ -22,8 +22,8 @@ from delf_tf.benchmarks import matching_peers
 from delf_tf.benchmarks.synthetic_pairs import SyntheticPair, make_pair
 from delf_tf.checks import require, require_choice
 from delf_tf.matching.nearest import match
-from delf_tf.matching.threads import default_num_threads
 from delf_tf.matching.verification import verify, verify_many
+from delf_tf.threads import default_num_threads
 
 KINDS = ("affine", "homography", "none")
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO, Union
+from typing import TextIO
 
+from delf_tf.artifacts import StrPath
 from delf_tf.checks import did_you_mean, invalid, require
-
-StrPath = Union[str, "os.PathLike[str]"]
 
 # GLDv2's largest landmark lists some 10,000 images on one line.
 _MAX_LINE_CHARACTERS = 1 << 24

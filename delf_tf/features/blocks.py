@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from delf_tf import tensor_file
 from delf_tf.checks import as_array, invalid, require
-from delf_tf.features import tensor_file
 from delf_tf.features.manifest import Manifest
 from delf_tf.features.quantization import Codec, Fields
 from delf_tf.features.sources import Source, parse

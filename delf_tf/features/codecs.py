@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from delf_tf import artifacts
+from delf_tf import artifacts, tensor_file
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import invalid, require, require_choice
-from delf_tf.features import manifest, tensor_file
+from delf_tf.features import manifest
 from delf_tf.features.manifest import Manifest
 from delf_tf.features.product_quantization import NAME_PATTERN, ProductQuantizer
 from delf_tf.features.quantization import Codec, Fields, Float16Codec, Float32Codec, Int8Codec

@@ -6,7 +6,6 @@ When the files were last written is kept beside the blocks, where it only saves 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,13 +46,7 @@ def read_source(path: artifacts.StrPath) -> Source:
     Raises:
       OSError: the file cannot be read.
     """
-    digest = hashlib.sha256()
-    num_bytes = 0
-    with Path(path).open("rb") as file:
-        for chunk in iter(lambda: file.read(1 << 20), b""):
-            digest.update(chunk)
-            num_bytes += len(chunk)
-    return Source(num_bytes, digest.hexdigest()[:32])
+    return Source(Path(path).stat().st_size, artifacts.file_sha256(path)[:32])
 
 
 def modified(path: artifacts.StrPath) -> tuple[int, int]:

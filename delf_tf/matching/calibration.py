@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from delf_tf.checks import as_array, require
-from delf_tf.matching.threads import check_num_threads, run_all
 from delf_tf.matching.verification import verify
+from delf_tf.threads import check_num_threads, run_all
 from delf_tf.types import LocalFeatures, Verification
 
 # Verifications that a step of the threshold's table rests on.

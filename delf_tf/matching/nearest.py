@@ -10,7 +10,7 @@ import numpy as np
 
 from delf_tf.checks import as_array, require
 from delf_tf.matching.kernels import neighbours
-from delf_tf.matching.threads import check_num_threads, run_parts
+from delf_tf.threads import check_num_threads, run_parts
 from delf_tf.types import LocalFeatures
 
 Descriptors = np.ndarray | LocalFeatures

@@ -10,7 +10,7 @@ import numpy as np
 from delf_tf.checks import invalid
 from delf_tf.matching.nearest import MatchTests, match_packed, pack_query
 from delf_tf.matching.ransac import RansacOptions, search_transform
-from delf_tf.matching.threads import check_num_threads, run_all
+from delf_tf.threads import check_num_threads, run_all
 from delf_tf.types import LocalFeatures, Verification
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from delf_tf import tensor_file
 from delf_tf.artifacts import StrPath, atomic_write
 from delf_tf.checks import invalid, require
-from delf_tf.features import tensor_file
 
 _REBUILD = "Build the index again, or give the one that fits."
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from delf_tf.artifacts import StrPath
+from delf_tf.artifacts import StrPath, file_sha256
 from delf_tf.checks import (
     UsageError,
     as_array,
@@ -210,7 +209,7 @@ def convert_file(
     provenance = {
         "source": source,
         "file": Path(input_path).name,
-        "sha256": _sha256(Path(input_path)),
+        "sha256": file_sha256(input_path),
     }
     checkpoint.save_weights(model, output_path, provenance)
     return model
@@ -363,11 +362,3 @@ def _num_out(names: Names, arrays: Arrays, layer: str) -> int | None:
         if names.path(name) == f"{layer}.bias":
             return int(array.size)
     return None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for chunk in iter(lambda: file.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -7,7 +7,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from delf_tf.artifacts import StrPath
+from delf_tf.artifacts import StrPath, file_sha256
 from delf_tf.checks import InputError, invalid, require
 from delf_tf.progress import Progress
 
@@ -57,7 +57,7 @@ def download(
     require(scheme in ("http", "https"), "A download's URL must be http(s).", url=url)
     path = Path(path)
     if path.is_file():
-        found = pooch.file_hash(str(path)) if sha256 else ""
+        found = file_sha256(path) if sha256 else ""
         require(
             found == sha256.lower(),
             "The file must have the published sha256.",

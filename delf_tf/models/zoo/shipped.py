@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
+from delf_tf.artifacts import file_sha256
 from delf_tf.checks import invalid, require_choice
 
 _FOLDER = Path(__file__).with_name("weights")
@@ -49,7 +49,7 @@ def shipped_weights(name: str) -> Path:
     require_choice("weights", name, SHIPPED)
     record = SHIPPED[name]
     path = _FOLDER / record.file
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+    found = file_sha256(path) if path.is_file() else "no file"
     if found != record.sha256:
         raise invalid(
             "The package's weights must be the file that was shipped.",

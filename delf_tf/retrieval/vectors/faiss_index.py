@@ -14,9 +14,9 @@ import faiss
 import numpy as np
 
 from delf_tf.checks import invalid, require
-from delf_tf.features.tensor_file import Tensor
 from delf_tf.retrieval.index_file import IndexContent
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
+from delf_tf.tensor_file import Tensor
 
 # Beyond this many vectors a coarse cell, k-means gains nothing.
 _TRAINING_PER_CELL = 64

@@ -22,9 +22,9 @@ from absl import logging as absl_logging
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import invalid, require
-from delf_tf.features.tensor_file import Tensor
 from delf_tf.retrieval.index_file import IndexContent
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
+from delf_tf.tensor_file import Tensor
 
 URI_VARIABLE, TOKEN_VARIABLE = "MILVUS_URI", "MILVUS_TOKEN"
 _COLLECTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}", re.ASCII)

@@ -91,7 +91,7 @@ class VectorTable:
                 yield int(start) + first, np.asarray(block, np.float32)
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """Yields the vectors as they are stored, in order, in parts: see features.tensor_file."""
+        """Yields the vectors as they are stored, in order, in parts: see tensor_file."""
         for piece in self._pieces:
             for first in range(0, len(piece), 1 << 14):
                 yield np.ascontiguousarray(piece[first : first + (1 << 14)])

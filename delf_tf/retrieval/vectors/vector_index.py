@@ -10,11 +10,11 @@ import numpy as np
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, invalid, require
-from delf_tf.features.tensor_file import Tensor
 from delf_tf.retrieval.index_file import IndexContent, map_index, write_index
 from delf_tf.retrieval.rankings import Selves, cut, num_selves, without_self
 from delf_tf.retrieval.vectors.table import DTYPES, VectorTable
 from delf_tf.retrieval.vectors.whitening import Whitening
+from delf_tf.tensor_file import Tensor
 from delf_tf.types import GlobalDescriptors, Ranking
 
 Self = TypeVar("Self", bound="VectorIndex")

@@ -27,7 +27,6 @@ import numpy as np
 
 from delf_tf.artifacts import StrPath, fingerprint
 from delf_tf.checks import as_array, require
-from delf_tf.matching.threads import default_num_threads, run_all
 from delf_tf.retrieval.index_file import read_index, write_index
 from delf_tf.retrieval.query_batch import (
     Queries,
@@ -40,6 +39,7 @@ from delf_tf.retrieval.words import loops
 from delf_tf.retrieval.words.posting_lists import PostingLists
 from delf_tf.retrieval.words.residuals import pack_signs, residuals_by_word
 from delf_tf.retrieval.words.word_assignment import WordAssigner
+from delf_tf.threads import default_num_threads, run_all
 from delf_tf.types import Ranking
 
 KIND = "asmk"

@@ -1,4 +1,4 @@
-"""The threads that matching and verification share; they survive a fork."""
+"""The threads that matching, verification and searches share; they survive a fork."""
 
 from __future__ import annotations
 
@@ -53,5 +53,5 @@ def _pool(num_threads: int) -> ThreadPoolExecutor:
     # Keyed by process, as a forked child inherits the executor but not its threads.
     key = (os.getpid(), num_threads)
     if key not in _pools:
-        _pools[key] = ThreadPoolExecutor(num_threads, thread_name_prefix="delf_tf_matching")
+        _pools[key] = ThreadPoolExecutor(num_threads, thread_name_prefix="delf_tf")
     return _pools[key]

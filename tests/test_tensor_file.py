@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
+from delf_tf import tensor_file
 from delf_tf.checks import InputError
-from delf_tf.features import tensor_file
 
 ARRAYS = {
     "b": np.arange(6, dtype=np.float32).reshape(2, 3),
