@@ -101,7 +101,8 @@ def define_config_flags(
         flags.DEFINE_string(
             "weights",
             None,
-            "weights .npz or preset name, instead of the config's",
+            "weights .npz or preset name, instead of the config's; or a folder with a SavedModel, "
+            "which is a program: only from whom you trust",
             flag_values=flag_values,
         )
     if extraction:

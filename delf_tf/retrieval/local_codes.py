@@ -141,7 +141,7 @@ def read_codes(content: IndexContent) -> faiss.Index:
     """
     try:
         codes = faiss.deserialize_index(np.asarray(content.array("codes", np.uint8, (None,))))
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise invalid(
             "The codes must be a faiss index.", path=content.path, faiss=reason(error)
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import pickle
@@ -24,11 +25,10 @@ from delf_tf.features.formats import delf_format, interchange
 from delf_tf.features.product_quantization import train
 from delf_tf.features.store import FeatureStore
 from delf_tf.models import registry
+from delf_tf.models.retrieval_model import RetrievalModel
 from delf_tf.models.zoo import checkpoint, foreign_files
 from delf_tf.pipelines import retrieve
 from delf_tf.retrieval import ranking_file
-from delf_tf.retrieval.local_index import LocalIndex
-from delf_tf.retrieval.local_quantizer import LocalQuantizer
 from delf_tf.retrieval.second_stage.verification_files import (
     VerificationFolder,
     VerifiedHead,
@@ -36,7 +36,8 @@ from delf_tf.retrieval.second_stage.verification_files import (
 )
 from delf_tf.retrieval.vectors import whitening
 from delf_tf.retrieval.vectors.index import ExactIndex, create_index, load_index
-from delf_tf.retrieval.words import codebook, codebook_checkpoint
+from delf_tf.retrieval.votes import LocalIndex
+from delf_tf.retrieval.words import codebook
 from delf_tf.training import metrics_log, run_state
 from delf_tf.types import GlobalDescriptors, LocalFeatures, Ranking, Verification
 from tests.features import samples
@@ -114,7 +115,7 @@ def _search(path: Path) -> None:
 
 def _local_index(path: Path) -> None:
     rows = RNG.normal(size=(300, 8)).astype(np.float32)
-    index = LocalIndex(LocalQuantizer.train(rows, "IVF4,PQ2x4"))
+    index = LocalIndex.train(rows, "IVF4,PQ2x4")
     index.add("a", rows[:30])
     index.save(path)
 
@@ -157,15 +158,6 @@ def _records(path: Path) -> None:
             files.write_record(file, payload)
 
 
-def _codebook_checkpoint(prefix: Path) -> None:
-    tf.raw_ops.SaveV2(
-        prefix=str(prefix),
-        tensor_names=["codebook"],
-        shape_and_slices=[""],
-        tensors=[tf.constant(RNG.normal(size=(4, 3)).astype(np.float32))],
-    )
-
-
 def _checkpoint(prefix: Path) -> None:
     module = tf.Module()
     module.kernel = tf.Variable([1.0, 2.0])
@@ -193,7 +185,11 @@ def _picture(kind: str, mode: str = "RGB", **options: Any) -> Format:
     )
 
 
-MODEL = registry.build("gem_mobilenet_v2", seed=0, width_multiplier=0.125)
+@functools.cache
+def _model() -> RetrievalModel:
+    return registry.build("gem_mobilenet_v2", seed=0, width_multiplier=0.125)
+
+
 STATE = run_state.RunState(5, {"model/a": np.ones((3, 2))}, "f" * 16, {"seconds": 1.0})
 CONFIG = config.load_experiment("compact")
 FACTS = json.dumps({"config": str(CONFIG), "images_dir": "/nowhere"}).encode()
@@ -225,8 +221,8 @@ FORMATS: dict[str, Format] = {
     ),
     "weights": _written(
         "w.npz",
-        lambda path: checkpoint.save_weights(MODEL, path),
-        lambda path: checkpoint.load_weights(MODEL, path),
+        lambda path: checkpoint.save_weights(_model(), path),
+        lambda path: checkpoint.load_weights(_model(), path),
     ),
     "training_state": _written("step-000000005.npz", _save_state, run_state.load_state),
     "foreign_npz": _written(
@@ -250,12 +246,6 @@ FORMATS: dict[str, Format] = {
         _checkpoint,
         lambda path: foreign_files.read_arrays(f"{path}.index"),
         *(f"ckpt{suffix}" for suffix in TENSORFLOW),
-    ),
-    "codebook_checkpoint": _written(
-        "words",
-        _codebook_checkpoint,
-        codebook_checkpoint.read_codebook_checkpoint,
-        *(f"words{suffix}" for suffix in TENSORFLOW),
     ),
     "delf": _written(
         "a.delf", lambda path: delf_format.write_delf(path, LOCAL), delf_format.read_delf

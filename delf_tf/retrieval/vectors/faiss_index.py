@@ -212,7 +212,7 @@ class FaissIndex(VectorIndex):
             self._codes = faiss.deserialize_index(
                 np.asarray(content.array("codes", np.uint8, (None,)))
             )
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise invalid(
                 "The codes must be a faiss index.", path=content.path, faiss=reason(error)
             ) from None
@@ -273,6 +273,6 @@ def _is_product(codes: faiss.Index) -> bool:
     return bool(codes.metric_type == faiss.METRIC_INNER_PRODUCT)
 
 
-def reason(error: RuntimeError) -> str:
+def reason(error: Exception) -> str:
     """Returns faiss's own words without its source lines."""
-    return str(error).rsplit("Error: ", 1)[-1].splitlines()[0][:200]
+    return str(error).rsplit("Error: ", 1)[-1].partition("\n")[0][:200]
