@@ -5,6 +5,7 @@ delf_tf build_index --database_store=STORE --output=INDEX [--type=TYPE] [--white
 delf_tf build_index --database_store=STORE --output=INDEX --type=asmk [--codebook=PATH]
   [--num_words=65536]
 delf_tf build_index --database_store=MORE --add_to=INDEX [--output=OTHER_INDEX]
+delf_tf build_index --remove_from=INDEX --ids=ID,ID
 delf_tf build_index --database_store=STORE --export=DIR [--export_formats=npy,parquet]
 
 Of global descriptors TYPE is "exact"; a faiss factory string such as "SQ8" or
@@ -12,10 +13,10 @@ Of global descriptors TYPE is "exact"; a faiss factory string such as "SQ8" or
 engine; or a class of your own, "my_package.module:Class". Of local features TYPE is "asmk",
 aggregated visual words, or "local", DELF's nearest features that vote; INDEX is a folder then.
 Without --codebook the words are trained on the database. A build of these that was killed goes on.
-
---add_to adds the images that the index lacks. --export writes ids and vectors as vector databases
-load them in bulk. Milvus runs embedded, in a file beside INDEX, or where the environment's
-MILVUS_URI (and MILVUS_TOKEN) say, at build and at search.
+--add_to adds the images that the index lacks; --remove_from takes some out of one of type "local".
+--export writes ids and vectors as vector databases load them in bulk. Milvus runs embedded, in a
+file beside INDEX, or where the environment's MILVUS_URI (and MILVUS_TOKEN) say, at build and at
+search.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from absl import flags
 from delf_tf.checks import UsageError
 from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import indexing
+from delf_tf.retrieval import local_search
 from delf_tf.retrieval.vectors import vector_export
 from delf_tf.tools import command_line
 
@@ -59,6 +61,8 @@ command_line.define_count(
     FLAGS, "num_words", None, "size of a new codebook; overrides the config's"
 )
 flags.DEFINE_string("add_to", None, "existing index that receives the images", flag_values=FLAGS)
+flags.DEFINE_string("remove_from", None, "index of type local that loses --ids", flag_values=FLAGS)
+flags.DEFINE_list("ids", None, "images that --remove_from takes out", flag_values=FLAGS)
 flags.DEFINE_string(
     "collection", "delf_tf", "type milvus: name of the collection", flag_values=FLAGS
 )
@@ -77,6 +81,11 @@ flags.DEFINE_boolean("overwrite", False, "replace an existing output", flag_valu
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Runs the tool."""
     command_line.no_positional(arguments)
+    if flag_values.remove_from:
+        (ids,) = command_line.required(flag_values, "ids")
+        path = local_search.remove_from_local(flag_values.remove_from, ids)
+        command_line.write_result(str(path))
+        return
     (store_path,) = command_line.required(flag_values, "database_store")
     if not (flag_values.output or flag_values.add_to or flag_values.export):
         raise UsageError("--output, --add_to or --export must be given.")

@@ -108,18 +108,6 @@ def results_lines(metrics: Mapping[str, RankingMetrics], conditions: Conditions)
     ]
 
 
-def original_text(metrics: Mapping[str, RankingMetrics]) -> str:
-    """Returns the metrics.txt of the original DELF tools: percent, protocols sorted."""
-    lines = []
-    for name in sorted(metrics):
-        one = metrics[name]
-        ks = np.array(list(one.mP))
-        lines.append(f"{name}\n  mAP={_percent(one.mAP)}")
-        for label, values in (("mP", one.mP), ("mR", one.mR)):
-            lines.append(f"  {label}@k{ks} {_percent(np.array(list(values.values())))}")
-    return "\n".join(lines) + "\n"
-
-
 def save_results(path: StrPath, results: Mapping[str, Any]) -> Path:
     """Writes results as JSON, atomically, NaN as null; returns `path`.
 
@@ -163,7 +151,3 @@ def json_ready(value: Any) -> Any:
     if value is None or isinstance(value, (str, bool, int)):
         return value
     raise invalid("Results must be numbers, text, lists and objects.", value=value)
-
-
-def _percent(value: Any) -> str:
-    return str(np.around(np.asarray(value) * 100, decimals=2))

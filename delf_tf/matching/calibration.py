@@ -54,10 +54,6 @@ class ChanceInliers:
         chance = np.interp(num_matches, self.num_matches, self.max_inliers) * beyond
         return math.floor(chance) + 1
 
-    def is_verified(self, verification: Verification) -> bool:
-        """Whether a pair has more inliers than chance gives."""
-        return verification.num_inliers >= self.threshold(len(verification.matches))
-
 
 def calibrate(
     pairs: Iterable[tuple[LocalFeatures, LocalFeatures]],

@@ -134,6 +134,25 @@ def add_to_local(
     return Path(folder), len(new)
 
 
+def remove_from_local(folder: StrPath, ids: Sequence[str]) -> Path:
+    """Takes images and their features out of an index of kind "local", and writes it.
+
+    Raises:
+      InputError: no index, one of another kind, or one that lacks an image.
+    """
+    index = load_local(folder)
+    if not isinstance(index, LocalIndex):
+        raise invalid(
+            "Images can be taken out of an index of type local alone.",
+            hint="Build an index of another type again, without them.",
+            path=Path(folder),
+        )
+    for one in ids:
+        index.remove(one)
+    index.save(Path(folder) / "index")
+    return Path(folder)
+
+
 def is_local(folder: StrPath) -> bool:
     """Whether there is a folder such as `build_asmk` and `build_local` make."""
     return (Path(folder) / "manifest.json").is_file()

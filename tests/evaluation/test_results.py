@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from delf_tf.checks import InputError
-from delf_tf.evaluation.metrics import RankingMetrics, evaluate_ranking
+from delf_tf.evaluation.metrics import evaluate_ranking
 from delf_tf.evaluation.results import (
     Conditions,
     json_ready,
     load_results,
-    original_text,
     ranking_results,
     results_lines,
     revisited_results,
@@ -54,26 +53,6 @@ def test_lines_name_the_conditions(metrics):
     assert line.startswith("hard: mAP 100.00, mP@1 100.00")
     assert line.endswith("(1 queries, queries NOT cropped, re-ranked blind)")
     assert str(Conditions(True)) == "queries cropped, not re-ranked"
-
-
-def test_the_original_text(golden_dir):
-    golden = json.loads((golden_dir / "delf/revisitop/metrics.json").read_text())["expected"]
-    metrics = {
-        name: RankingMetrics(
-            one["mAP"],
-            dict(zip((1, 5, 10), one["mP"])),
-            dict(zip((1, 5, 10), one["mR"])),
-            (),
-            np.array([]),
-            np.array([]),
-            np.array([]),
-            0,
-        )
-        for name, one in golden.items()
-        if name != "easy"
-    }
-    expected = (golden_dir / "delf/revisitop/metrics.txt").read_text()
-    assert original_text(metrics) == expected
 
 
 def test_json_ready():

@@ -129,6 +129,25 @@ def test_images_are_added(kind, database, queries, tmp_path):
     assert best == {"3_0", "3_1", "3_7"}
 
 
+def test_images_are_taken_out(database, queries, tmp_path, capsys):
+    built = tmp_path / "index"
+    assert _build(database, f"--output={built}", *TYPES["local"]) == 0
+    remove = ["delf_tf", "build_index", f"--remove_from={built}"]
+    assert main.main([*remove, "--ids=3_0,5_1"]) == 0
+    ranking = _search(tmp_path / "r.npz", f"--index={built}", f"--query_store={queries}")
+    assert len(ranking.database_ids) == 15
+    assert not {"3_0", "5_1"} & set(ranking.database_ids)
+    for place, left in ((3, "3_1"), (5, "5_0")):
+        assert ranking.database_ids[ranking.indices[place, 0]] == left
+    assert main.main(remove) == 2
+    assert main.main([*remove, "--ids=3_0"]) == 1
+    assert "must hold the image" in capsys.readouterr().err
+    words = tmp_path / "words"
+    assert _build(database, f"--output={words}", *TYPES["asmk"]) == 0
+    assert main.main([*remove[:2], f"--remove_from={words}", "--ids=3_0"]) == 1
+    assert "type local alone" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

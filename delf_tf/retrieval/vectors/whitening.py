@@ -152,10 +152,3 @@ def _leading(covariance: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
     rows = vectors.T[::-1][:dim]
     largest = np.take_along_axis(rows, first_largest(np.abs(rows))[:, None], axis=1)
     return values[::-1][:dim], rows * np.sign(largest)
-
-
-def _cholesky(matrix: np.ndarray) -> np.ndarray:
-    """Returns the Cholesky factor, with as much added to the diagonal as makes it definite."""
-    smallest = np.linalg.eigvalsh(matrix)[0]
-    floor = 1e-10 * max(float(np.trace(matrix)), _EPSILON)
-    return np.linalg.cholesky(matrix + max(floor - smallest, 0.0) * np.eye(len(matrix)))
