@@ -168,3 +168,29 @@ def test_fields_of_before_the_sections_are_refused_with_the_new_name(old, new):
 def test_a_section_given_as_a_value_is_told():
     with pytest.raises(config.ConfigError, match="A section is written NAME"):
         config.parse('training { optimizer: "sgd" }', experiment_pb2.Experiment, source="mine")
+
+
+def test_arguments_are_what_is_set_and_the_functions_own_defaults():
+    def search(needed, num_neighbours=7, alpha=2.0, other=1):
+        return needed, num_neighbours, alpha, other
+
+    def first(alpha=5.0):
+        return alpha
+
+    section = experiment_pb2.ExpansionConfig()
+    assert config.arguments(section, search) == {"num_neighbours": 7, "alpha": 2.0}
+    assert config.arguments(section, first, search)["alpha"] == 5.0
+    section.num_neighbours = 3
+    assert config.arguments(section, search) == {"num_neighbours": 3, "alpha": 2.0}
+
+
+def test_no_search_setting_has_two_defaults():
+    """What a config leaves out of search and re-ranking is said by delf_tf.retrieval alone."""
+    experiment = experiment_pb2.Experiment.DESCRIPTOR
+    own = {"type", "max_results"}
+    for name in ("index", "rerank", "query_expansion", "global_rerank"):
+        section = experiment.fields_by_name[name].message_type
+        below = [one.message_type for one in section.fields if one.message_type is not None]
+        for message in (section, *below):
+            named = {one.name for one in message.fields if one.has_default_value}
+            assert named <= own

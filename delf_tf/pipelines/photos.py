@@ -348,7 +348,7 @@ def _found_refs(store: FeatureStore, images_dir: Path) -> tuple[ImageRef, ...]:
         require(
             len(missing) < len(refs),
             "The images must be where they were.",
-            hint="Give their folder: --database_store=OUT/database --images_dir=DIR.",
+            hint="Name the folder where they are now, beside the store: images_dir.",
             images_dir=images_dir,
             missing=missing[:3],
         )
