@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# faiss's threads wait asleep: awake they would starve the other workers' threads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "agg")
 
