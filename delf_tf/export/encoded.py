@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from delf_tf.extraction.extractor import LOCAL_NAMES, MIN_SIDE_PX, Extractor
+from delf_tf.extraction.extractor import Extractor
+from delf_tf.extraction.settings import LOCAL_NAMES, MIN_SIDE_PX
 
 _EXIF_ORIENTATION = 0x0112
 # EXIF stands ahead of the picture; a segment has at most 64 KiB, and few come before it.
@@ -52,7 +53,7 @@ def encoded_images(extractor: Extractor, limits: Limits) -> Any:
         if extractor.use_local_features:
             factor = tf.cast(tf.shape(image)[:2] / tf.shape(resized)[:2], tf.float32)
             outputs["locations"] = (outputs["locations"] + 0.5) * factor - 0.5
-            outputs.update(_padded(outputs, extractor.max_num_features))
+            outputs.update(_padded(outputs, extractor.settings.max_num_features))
         return outputs
 
     def run(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -167,7 +168,7 @@ def _padded(outputs: dict[str, tf.Tensor], num_rows: int) -> dict[str, tf.Tensor
 
 
 def _signature(extractor: Extractor) -> dict[str, tf.TensorSpec]:
-    num_rows, shapes = extractor.max_num_features, {}
+    num_rows, shapes = extractor.settings.max_num_features, {}
     if extractor.use_global_features:
         shapes["global_descriptor"] = [extractor.global_dim]
     if extractor.use_local_features:

@@ -76,7 +76,7 @@ def export_extractor(
         "kind": kind,
         "global_dim": extractor.global_dim,
         "local_dim": extractor.local_dim,
-        "image_scales": list(extractor.image_scales),
+        "image_scales": list(extractor.settings.image_scales),
         "limits": limits._asdict(),
         "model": dict(extractor.model.options),
         "fingerprint": fingerprint,

@@ -10,8 +10,8 @@ import tensorflow as tf
 from delf_tf.checks import require, require_choice
 from delf_tf.export import KINDS
 from delf_tf.extraction import selection
-from delf_tf.extraction.extractor import LOCAL_NAMES, MIN_SIDE_PX, Extractor, pool
-from delf_tf.extraction.pyramid import MAX_SCALE
+from delf_tf.extraction.extractor import Extractor, pool
+from delf_tf.extraction.settings import LOCAL_NAMES, MAX_SCALE, MIN_SIDE_PX
 
 IMAGE = tf.TensorSpec([None, None, 3], tf.uint8, name="input_image")
 _SCALES = tf.TensorSpec([None], tf.float32, name="input_scales")
@@ -85,14 +85,14 @@ def original(
             settings = {name: tf.identity(value) for name, value in settings.items()}
         if fixed_scales:
             rows = _fixed(extractor, input_image, wants_global, wants_local)
-            limits = extractor.max_num_features, extractor.score_threshold
+            limits = extractor.settings.max_num_features, extractor.settings.score_threshold
         else:
             rows = _over_scales(extractor, input_image, wants_global, wants_local, settings)
             limits = settings.get(_MAX_NUM.name), settings.get(_THRESHOLD.name)
         result = {}
         if wants_local:
             kept = extractor.select({name: rows[name] for name in LOCAL_NAMES}, *limits)
-            result.update(_named(kept, extractor.nms_box_px))
+            result.update(_named(kept, extractor.settings.nms_box_px))
         if pool_scales:
             result["global_descriptor"] = pool(rows["global"])
         elif wants_global:

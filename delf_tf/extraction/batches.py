@@ -97,7 +97,7 @@ class BatchExtractor(tf.Module):
     def _extract(self, images: list[tf.Tensor]) -> list[dict[str, tf.Tensor]]:
         extractor = self.extractor
         levels: list[list[dict[str, tf.Tensor]]] = [[] for _ in images]
-        for scale, use_global, _ in extractor.passes():
+        for scale, use_global, _ in extractor.settings.passes():
             outputs, sizes = self._run_scale(images, scale, use_global)
             for row, image in enumerate(images):
                 one = {name: values[row : row + 1] for name, values in outputs.items()}
@@ -137,7 +137,7 @@ class BatchExtractor(tf.Module):
     ) -> dict[str, tf.Tensor]:
         """Cuts the padding off one image's maps and does what the Extractor does with them."""
         extractor, levels = self.extractor, []
-        for outputs, level_size, (scale, *_) in zip(maps, sizes, extractor.passes()):
+        for outputs, level_size, (scale, *_) in zip(maps, sizes, extractor.settings.passes()):
             level = {}
             if "global" in outputs:
                 level["global"] = extractor.project_global(outputs["global"])

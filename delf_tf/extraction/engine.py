@@ -16,7 +16,8 @@ from delf_tf.checks import InputError, require
 from delf_tf.datasets import images
 from delf_tf.extraction import pyramid
 from delf_tf.extraction.batches import BatchExtractor
-from delf_tf.extraction.extractor import MIN_SIDE_PX, Extractor
+from delf_tf.extraction.extractor import Extractor
+from delf_tf.extraction.settings import MIN_SIDE_PX
 from delf_tf.features import store
 from delf_tf.features.sources import Source, modified, read_source
 from delf_tf.progress import Progress

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from delf_tf.checks import as_array, require
+from delf_tf.checks import require
 from delf_tf.extraction import folding, pyramid, selection
 from delf_tf.extraction.precision import BFLOAT16, FLOAT32, resolve_precision
+from delf_tf.extraction.settings import (
+    LOCAL_NAMES,
+    OFFSET_PERIOD,
+    ExtractionSettings,
+    Projection,
+    check_projection,
+    offset_table,
+)
 from delf_tf.models.retrieval_model import RetrievalModel
-
-# The smallest side, in pixels, that is worth a descriptor; the original draws the same line.
-MIN_SIDE_PX = 10
-
-# local_offset depends on the size only through its remainders by the strides, all of which divide
-# this; a table of one period serves every size inside a graph.
-_OFFSET_PERIOD = 64
-
-# Fields of local features, one row a feature.
-LOCAL_NAMES = ("locations", "descriptors", "scores", "scales")
 
 # Locations [B, N, 2], descriptors [B, N, D] and scores [B, N] of one scale.
 Rows = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
-
-
-class Projection(NamedTuple):
-    """PCA, whitening folded in: L2-normalise, subtract `mean` [D], multiply by `matrix` [d, D]."""
-
-    mean: np.ndarray
-    matrix: np.ndarray
 
 
 class Extractor(tf.Module):
@@ -47,6 +37,7 @@ class Extractor(tf.Module):
       model: what runs: by default a copy of the given one with its batch normalisation folded into
         the convolutions, which later changes of the given one's weights do not reach.
       precision: "float32" or "bfloat16", of the network's convolutions.
+      settings: what is extracted.
       global_dim: width of the global descriptor, or None.
       local_dim: width of local descriptors, or None.
     """
@@ -55,82 +46,47 @@ class Extractor(tf.Module):
         self,
         model: tf.keras.Model,
         *,
-        image_scales: Sequence[float] = (1.0,),
-        global_scales_ind: Sequence[int] = (),
-        use_global_features: bool = True,
-        use_local_features: bool = False,
-        max_num_features: int = 1000,
-        score_threshold: float = 0.0,
-        nms_iou: float = 1.0,
-        nms_box_px: float = 291.0,
-        border_cells: int = 0,
-        local_projection: Projection | None = None,
-        global_projection: Projection | None = None,
         precision: str = FLOAT32,
         fold_normalization: bool = True,
+        **settings: Any,
     ):
         """Checks the arguments against the model.
 
         Args:
           model: of delf_tf.create_model, or its folding.inference_copy, which runs as it is.
-          image_scales: pyramid factors.
-          global_scales_ind: indices into image_scales for the global descriptor; empty for all.
-          use_global_features: give "global_descriptor".
-          use_local_features: give "locations", "descriptors", "scores" and "scales".
-          max_num_features: most local features of an image.
-          score_threshold: local features with a lower score are dropped.
-          nms_iou: see selection.select.
-          nms_box_px: side of the box that stands for a feature in `nms_iou`, pixels at scale 1; the
-            default is the receptive field of ResNet's stage 4, as in the original.
-          border_cells: local features in this many rows and columns at each edge of the feature
-            map are dropped: there padding is much of what the network sees, which makes unlike
-            images match, edge to edge.
-          local_projection: PCA of local descriptors.
-          global_projection: PCA of each scale's global descriptor.
           precision: "float32", "bfloat16" or "auto" (see precision.resolve_precision): weights and
             activations of the network's convolutions; the rest is float32 always.
           fold_normalization: whether `model` is copied with its batch normalisation folded in,
             which changes float32 descriptors by rounding alone; without it, only float32.
+          **settings: see ExtractionSettings.
 
         Raises:
           InputError: an argument out of range, or features that the model does not give.
         """
         super().__init__(name="extractor")
         self.model, self.precision = _inference_model(model, precision, fold_normalization)
-        self.image_scales = pyramid.check_scales(image_scales)
-        self.global_scales_ind = _check_indices(global_scales_ind, len(self.image_scales))
-        self.use_global_features, self.use_local_features = use_global_features, use_local_features
-        require(
-            use_global_features or use_local_features,
-            "An extractor must give global features, local features, or both.",
-            hint="Set use_global_features or use_local_features.",
-        )
-        _check_outputs(model, use_global_features, use_local_features)
-        require(
-            not border_cells or model.local_output == "local",
-            "border_cells must be 0 for super-features, which belong to no cell.",
-            border_cells=border_cells,
-        )
-        require(
-            max_num_features >= 1,
-            "max_num_features must be at least 1.",
-            max_num_features=max_num_features,
-        )
-        self.max_num_features = max_num_features
-        require(border_cells >= 0, "border_cells must be 0 or more.", border_cells=border_cells)
-        self.score_threshold, self.border_cells = score_threshold, border_cells
-        self.nms_iou, self.nms_box_px = nms_iou, nms_box_px
+        self.settings = chosen = ExtractionSettings(**settings)
+        chosen.require_outputs(model)
         self.global_dim = self.local_dim = None
-        if use_global_features:
-            self._global, self.global_dim = _as_constants(
-                "global_projection", global_projection, model.global_dim
+        if chosen.use_global_features:
+            self._global, self.global_dim = as_constants(
+                "global_projection", chosen.global_projection, model.global_dim
             )
-        if use_local_features:
-            self._local, self.local_dim = _as_constants(
-                "local_projection", local_projection, model.local_dim
+        if chosen.use_local_features:
+            self._local, self.local_dim = as_constants(
+                "local_projection", chosen.local_projection, model.local_dim
             )
-            offsets = [model.local_offset(8 * _OFFSET_PERIOD + r) for r in range(_OFFSET_PERIOD)]
-            self._offsets = tf.constant(offsets, tf.float32)
+            self._offsets = tf.constant(offset_table(model), tf.float32)
+
+    @property
+    def use_global_features(self) -> bool:
+        """Whether "global_descriptor" is given."""
+        return self.settings.use_global_features
+
+    @property
+    def use_local_features(self) -> bool:
+        """Whether local features are given."""
+        return self.settings.use_local_features
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8, name="image")])
     def __call__(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -157,19 +113,14 @@ class Extractor(tf.Module):
             cells = {
                 name: tf.concat([level[name] for level in levels], axis=0) for name in LOCAL_NAMES
             }
-            result.update(self.select(cells, self.max_num_features, self.score_threshold))
+            result.update(
+                self.select(cells, self.settings.max_num_features, self.settings.score_threshold)
+            )
         return result
 
     def levels(self, image: tf.Tensor) -> list[dict[str, tf.Tensor]]:
         """Returns `level` of every scale that is of use, in order."""
-        return [self.level(image, *one) for one in self.passes()]
-
-    def passes(self) -> Iterator[tuple[float, bool, bool]]:
-        """Yields scale, use_global and use_local of each pass of the network that is of use."""
-        for index, scale in enumerate(self.image_scales):
-            needs_global = self.use_global_features and index in self.global_scales_ind
-            if needs_global or self.use_local_features:
-                yield scale, needs_global, self.use_local_features
+        return [self.level(image, *one) for one in self.settings.passes()]
 
     def level(
         self, image: tf.Tensor, scale: float | tf.Tensor, use_global: bool, use_local: bool
@@ -201,7 +152,7 @@ class Extractor(tf.Module):
 
     def project_global(self, vectors: tf.Tensor) -> tf.Tensor:
         """Returns global descriptors [S, D] of single scales, normalised and projected."""
-        return _project(tf.cast(vectors, tf.float32), self._global)
+        return project(tf.cast(vectors, tf.float32), self._global)
 
     def select(
         self,
@@ -221,13 +172,15 @@ class Extractor(tf.Module):
         """
         chosen = selection.select(
             cells["scores"],
-            selection.receptive_boxes(cells["locations"], cells["scales"], self.nms_box_px),
+            selection.receptive_boxes(
+                cells["locations"], cells["scales"], self.settings.nms_box_px
+            ),
             max_num_features=max_num_features,
             score_threshold=score_threshold,
-            nms_iou=self.nms_iou,
+            nms_iou=self.settings.nms_iou,
         )
         kept = {name: tf.gather(values, chosen) for name, values in cells.items()}
-        kept["descriptors"] = _project(kept["descriptors"], self._local)
+        kept["descriptors"] = project(kept["descriptors"], self._local)
         return kept
 
     def cells(
@@ -262,7 +215,7 @@ class Extractor(tf.Module):
         scores = tf.cast(outputs["scores"], tf.float32)
         grid = self._centres(tf.shape(scores)[1:], level_size)
         # An empty slice where the map is all border.
-        inner = slice(self.border_cells, -self.border_cells or None)
+        inner = slice(self.settings.border_cells, -self.settings.border_cells or None)
         features, scores = features[:, inner, inner], scores[:, inner, inner]
         num_images = tf.shape(scores)[0]
         grid = tf.reshape(grid[inner, inner], [1, -1, 2])
@@ -284,7 +237,7 @@ class Extractor(tf.Module):
         """Returns the centres [h, w, 2], (y, x), of a map of `cells` = (h, w)."""
         axes = [
             self.model.local_stride * tf.cast(tf.range(cells[axis]), tf.float32)
-            + tf.gather(self._offsets, level_size[axis] % _OFFSET_PERIOD)
+            + tf.gather(self._offsets, level_size[axis] % OFFSET_PERIOD)
             for axis in (0, 1)
         ]
         return tf.stack(tf.meshgrid(*axes, indexing="ij"), axis=-1)
@@ -312,39 +265,18 @@ def _inference_model(
     return model, FLOAT32
 
 
-def _check_outputs(model: tf.keras.Model, use_global: bool, use_local: bool) -> None:
-    given = model.output_names_available
-    wanted = ("global",) * use_global + (model.local_output,) * use_local
-    missing = [name for name in wanted if name not in given]
-    require(
-        not missing,
-        f"The model must give {' and '.join(missing)} features.",
-        hint=f"It gives: {', '.join(given)}.",
-        model=model.options["name"],
-    )
-
-
-def _check_indices(indices: Sequence[int], num_scales: int) -> tuple[int, ...]:
-    indices = tuple(int(index) for index in indices) or tuple(range(num_scales))
-    require(
-        all(0 <= index < num_scales for index in indices),
-        f"global_scales_ind must index image_scales, 0..{num_scales - 1}.",
-        global_scales_ind=indices,
-    )
-    return indices
-
-
-def _as_constants(
+def as_constants(
     name: str, projection: Projection | None, dim: int
 ) -> tuple[tuple[tf.Tensor, tf.Tensor] | None, int]:
-    if projection is None:
-        return None, dim
-    matrix = as_array(f"{name}.matrix", projection.matrix, ("d", dim))
-    mean = as_array(f"{name}.mean", projection.mean, (dim,))
-    return (tf.constant(mean), tf.constant(matrix)), len(matrix)
+    """Returns a projection as constants of a graph, and its width; see check_projection."""
+    checked, width = check_projection(name, projection, dim)
+    if checked is None:
+        return None, width
+    return (tf.constant(checked.mean), tf.constant(checked.matrix)), width
 
 
-def _project(vectors: tf.Tensor, projection: tuple[tf.Tensor, tf.Tensor] | None) -> tf.Tensor:
+def project(vectors: tf.Tensor, projection: tuple[tf.Tensor, tf.Tensor] | None) -> tf.Tensor:
+    """Returns vectors [..., D] L2-normalised, and if there is a projection, projected, too."""
     vectors = tf.math.l2_normalize(vectors, axis=-1)
     if projection is None:
         return vectors

@@ -7,16 +7,9 @@ antialiasing and every scale is made from the limited image, not from the scale 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import tensorflow as tf
 from PIL import Image
-
-from delf_tf.checks import require
-
-# The largest factor of a pyramid.
-MAX_SCALE = 8
 
 
 def limited_size(
@@ -53,21 +46,6 @@ def resize_to_limit(
     if size == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
-
-
-def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
-    """Returns the pyramid's factors as floats.
-
-    Raises:
-      InputError: none, or one outside (0, MAX_SCALE].
-    """
-    scales = tuple(float(scale) for scale in scales)
-    require(
-        bool(scales) and all(0 < scale <= MAX_SCALE for scale in scales),
-        f"image_scales must be one or more factors above 0 and at most {MAX_SCALE}.",
-        image_scales=scales,
-    )
-    return scales
 
 
 def scaled_size(size: tf.Tensor, scale: float | tf.Tensor) -> tf.Tensor:

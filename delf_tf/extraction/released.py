@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, invalid, require
-from delf_tf.extraction import pyramid
-from delf_tf.extraction.extractor import Projection, _as_constants, _check_indices, _project, pool
+from delf_tf.extraction.extractor import as_constants, pool, project
+from delf_tf.extraction.settings import Projection, check_indices, check_scales
 
 _LOCAL = ("boxes", "features", "scales", "scores")
 _GLOBAL = "global_descriptors"
@@ -66,8 +66,8 @@ class ReleasedExtractor:
           InputError: not a SavedModel of the original, or one without the features asked for.
         """
         self.use_global_features, self.use_local_features = use_global_features, use_local_features
-        scales = pyramid.check_scales(image_scales)
-        indices = _check_indices(global_scales_ind, len(scales))
+        scales = check_scales(image_scales)
+        indices = check_indices(global_scales_ind, len(scales))
         require(max_num_features >= 1, "It must be positive.", max_num_features=max_num_features)
         require(
             use_global_features or use_local_features,
@@ -83,11 +83,11 @@ class ReleasedExtractor:
         widths = self._probe(Path(path))
         self.global_dim = self.local_dim = None
         if use_global_features:
-            self._global, self.global_dim = _as_constants(
+            self._global, self.global_dim = as_constants(
                 "global_projection", global_projection, widths[_GLOBAL]
             )
         if use_local_features:
-            self._local, self.local_dim = _as_constants(
+            self._local, self.local_dim = as_constants(
                 "local_projection", local_projection, widths["features"]
             )
 
@@ -101,11 +101,11 @@ class ReleasedExtractor:
         outputs = self._run({"input_image": image, **self._settings})
         result = {}
         if self.use_global_features:
-            result["global_descriptor"] = pool(_project(outputs[_GLOBAL], self._global))
+            result["global_descriptor"] = pool(project(outputs[_GLOBAL], self._global))
         if self.use_local_features:
             boxes = outputs["boxes"]
             result["locations"] = (boxes[:, :2] + boxes[:, 2:]) / 2
-            result["descriptors"] = _project(outputs["features"], self._local)
+            result["descriptors"] = project(outputs["features"], self._local)
             result["scores"] = tf.reshape(outputs["scores"], [-1])
             result["scales"] = outputs["scales"]
         return result

@@ -17,8 +17,9 @@ from delf_tf.retrieval.vectors import whitening
 if TYPE_CHECKING:
     from delf_tf.export.loading import SavedExtractor
     from delf_tf.extraction.engine import ImageLoader
-    from delf_tf.extraction.extractor import Extractor, Projection
+    from delf_tf.extraction.extractor import Extractor
     from delf_tf.extraction.released import ReleasedExtractor
+    from delf_tf.extraction.settings import Projection
     from delf_tf.models.retrieval_model import RetrievalModel
 
 # Features change with this number: raise it when the same config gives other features.
@@ -255,7 +256,7 @@ def _contents(paths: Sequence[artifacts.StrPath | None]) -> list[str]:
 
 
 def _projection(path: artifacts.StrPath | None) -> Projection | None:
-    from delf_tf.extraction.extractor import Projection  # noqa: PLC0415
+    from delf_tf.extraction.settings import Projection  # noqa: PLC0415
 
     if not path:
         return None

@@ -13,7 +13,8 @@ from delf_tf.checks import InputError
 from delf_tf.datasets import images
 from delf_tf.export import encoded, loading, savedmodel
 from delf_tf.extraction import pyramid
-from delf_tf.extraction.extractor import Extractor, Projection
+from delf_tf.extraction.extractor import Extractor
+from delf_tf.extraction.settings import Projection
 from tests.extraction.toy import ToyModel
 
 SCALES = [0.5, 1.0, 1.4142135]

@@ -7,7 +7,8 @@ import pytest
 
 from delf_tf.checks import InputError
 from delf_tf.extraction.batches import BatchExtractor
-from delf_tf.extraction.extractor import Extractor, Projection
+from delf_tf.extraction.extractor import Extractor
+from delf_tf.extraction.settings import Projection
 from delf_tf.models.create import create_model
 
 SMALL = {"width_multiplier": 0.125, "attention_dim": 8}

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from delf_tf import create_model
 from delf_tf.checks import InputError
-from delf_tf.extraction.extractor import Extractor, Projection
+from delf_tf.extraction.extractor import Extractor
+from delf_tf.extraction.settings import Projection
 from tests.extraction.toy import ToyModel, coordinates_image
 
 
@@ -67,9 +68,9 @@ def test_projection_follows_the_original(golden_dir):
     ):
         from delf_tf.extraction import extractor
 
-        constants, dim = extractor._as_constants("pca", Projection(golden["pca_mean"], matrix), 64)
+        constants, dim = extractor.as_constants("pca", Projection(golden["pca_mean"], matrix), 64)
         assert dim == 16
-        projected = extractor._project(golden["pca_x"], constants)
+        projected = extractor.project(golden["pca_x"], constants)
         np.testing.assert_allclose(projected, golden[name], atol=2e-6)
 
 

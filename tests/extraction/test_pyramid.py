@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from delf_tf.checks import InputError
 from delf_tf.extraction import pyramid
 
 
@@ -61,16 +60,3 @@ def test_scaled_size_rounds_half_to_even_and_keeps_a_pixel():
 def test_scale_one_changes_nothing():
     image = tf.random.stateless_uniform([4, 5, 3], [0, 1])
     assert pyramid.pyramid_level(image, 1.0) is image
-
-
-@pytest.mark.parametrize("scales", [(), (0,), (1, -1), (9,), (float("nan"),)])
-def test_bad_scales(scales):
-    with pytest.raises(InputError, match="image_scales"):
-        pyramid.check_scales(scales)
-
-
-def test_to_larger_pixels_maps_corners_to_corners():
-    corners = np.array([[-0.5, -0.5], [9.5, 19.5], [4.5, 9.5]])
-    mapped = pyramid.to_larger_pixels(corners, (10, 20), (40, 40))
-    np.testing.assert_allclose(mapped, [[-0.5, -0.5], [39.5, 39.5], [19.5, 19.5]])
-    assert pyramid.to_larger_pixels(np.zeros((0, 2)), (1, 1), (2, 2)).shape == (0, 2)

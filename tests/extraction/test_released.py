@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from delf_tf.checks import InputError
 from delf_tf.export import savedmodel
-from delf_tf.extraction.extractor import Extractor, Projection
+from delf_tf.extraction.extractor import Extractor
 from delf_tf.extraction.released import ReleasedExtractor
+from delf_tf.extraction.settings import Projection
 from tests.extraction.toy import ToyModel, coordinates_image
 
 
