@@ -51,6 +51,8 @@ EXTRAS = {
         f"pyarrow>=14,<26; {STACK_A}",
         f"pyarrow>=14; {STACK_B}",
     ],
+    # Runs networks on CPUs, and quantises them.
+    "openvino": ["nncf>=2.14", "openvino>=2025.0"],
     "peers": [
         f"opencv-python-headless<4.12; {STACK_A}",
         f"opencv-python-headless; {STACK_B}",
@@ -75,6 +77,7 @@ EXTRAS = {
     ],
 }
 EXTRAS["test"] += EXTRAS["beam"] + EXTRAS["peers"] + EXTRAS["databases"] + EXTRAS["serve"]
+EXTRAS["test"] += EXTRAS["openvino"]
 
 setuptools.setup(
     name="delf_tf",

@@ -22,6 +22,8 @@ from delf_tf.benchmarks.timings import Timings
 from delf_tf.checks import require, require_choice
 from delf_tf.datasets.images import read_image
 from delf_tf.extraction import engine
+from delf_tf.extraction.array_extractor import ArrayExtractor
+from delf_tf.extraction.backends import network_folder, openvino_runtime
 from delf_tf.extraction.extractor import Extractor
 from delf_tf.extraction.precision import BFLOAT16, FLOAT32
 from delf_tf.features.store import FeatureStore
@@ -31,7 +33,10 @@ from delf_tf.synthetic import benchmark_pictures
 from delf_tf.types import ImageRef
 
 ORIGINAL = "original"
-CONTENDERS = (ORIGINAL, FLOAT32, BFLOAT16)
+# Of ours: the precision, with TensorFlow or with OpenVINO.
+TENSORFLOW = {name: name for name in (FLOAT32, BFLOAT16)}
+OPENVINO = {f"openvino_{name}": name for name in (FLOAT32, BFLOAT16, network_folder.INT8)}
+CONTENDERS = (ORIGINAL, *TENSORFLOW, *OPENVINO)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +63,7 @@ def run(
     height: int = 768,
     width: int = 1024,
     settings: Sequence[str] = tuple(SETTINGS),
-    contenders: Sequence[str] = CONTENDERS,
+    contenders: Sequence[str] | None = None,
     num_images: int = 2,
     rounds: int = 5,
     num_threads: int = 2,
@@ -72,7 +77,8 @@ def run(
       height: of the images, pixels.
       width: of the images, pixels.
       settings: keys of SETTINGS.
-      contenders: of CONTENDERS: the original's way, or ours in a precision.
+      contenders: of CONTENDERS: the original's way, or ours by an engine in a precision; None: all
+        whose engine is installed.
       num_images: images a round.
       rounds: timed rounds.
       num_threads: that decode, of ours.
@@ -89,6 +95,8 @@ def run(
     """
     for name in settings:
         require_choice("settings", name, SETTINGS)
+    if contenders is None:
+        contenders = CONTENDERS if openvino_runtime.is_installed() else (ORIGINAL, *TENSORFLOW)
     for name in contenders:
         require_choice("contenders", name, CONTENDERS)
     counts = {"num_images": num_images, "rounds": rounds, "num_threads": num_threads}
@@ -98,16 +106,24 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         refs = _write_images(Path(folder), num_images, height, width)
         measured = []
+        networks = _write_networks(model, contenders, refs, Path(folder))
         for name in settings:
             setting = SETTINGS[name]
             runners = {
-                contender: _runner(contender, model, setting, max_num_features, num_threads)
+                contender: _runner(
+                    contender,
+                    model,
+                    networks,
+                    setting,
+                    max_num_features=max_num_features,
+                    num_threads=num_threads,
+                )
                 for contender in contenders
             }
             rows = _measure(runners, refs, Path(folder), rounds)
             measured.append({**dataclasses.asdict(setting), "rows": rows})
         size = refs[0].path.stat().st_size
-    precisions = [name for name in contenders if name != ORIGINAL]
+    precisions = [name for name in contenders if name in TENSORFLOW]
     return {
         "machine": machine.describe(),
         "model": model.options["name"],
@@ -126,7 +142,9 @@ Runner = Callable[[Sequence[ImageRef], Path], np.ndarray]
 def _runner(
     contender: str,
     model: RetrievalModel,
+    networks: dict[str, network_folder.NetworkFolder],
     setting: Setting,
+    *,
     max_num_features: int,
     num_threads: int,
 ) -> Runner:
@@ -145,7 +163,14 @@ def _runner(
             return written[0].global_descriptor
 
         return original
-    extractor = Extractor(model, precision=contender, **options)
+    if contender in OPENVINO:
+        from delf_tf.extraction.backends.openvino import OpenVinoNetwork  # noqa: PLC0415 - an extra
+
+        precision = OPENVINO[contender]
+        network = OpenVinoNetwork(networks[contender], precision=precision)
+        extractor: Extractor | ArrayExtractor = ArrayExtractor(network, **options)
+    else:
+        extractor = Extractor(model, precision=TENSORFLOW[contender], **options)
 
     def ours(refs: Sequence[ImageRef], folder: Path) -> np.ndarray:
         engine.extract_to_store(
@@ -159,6 +184,26 @@ def _runner(
         return FeatureStore(folder).global_descriptors().vectors[0]
 
     return ours
+
+
+def _write_networks(
+    model: RetrievalModel, contenders: Sequence[str], refs: Sequence[ImageRef], folder: Path
+) -> dict[str, network_folder.NetworkFolder]:
+    """Returns what each contender of OpenVINO reads; int8 is calibrated on the images themselves.
+
+    Calibration changes what int8 loses, not how fast it is.
+    """
+    wanted = {name: OPENVINO[name] for name in contenders if name in OPENVINO}
+    if not wanted:
+        return {}
+    plain = network_folder.export_network(model, folder / FLOAT32, fingerprint="benchmark")
+    found = dict.fromkeys(wanted, plain)
+    for name, precision in wanted.items():
+        if precision == network_folder.INT8:
+            from delf_tf.extraction.backends import quantization  # noqa: PLC0415 - an extra
+
+            found[name] = quantization.quantize(plain, refs, engine.ImageLoader(), folder / name)
+    return found
 
 
 def _measure(

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from delf_tf.checks import require
-from delf_tf.extraction import pyramid
 from delf_tf.extraction.extractor import Extractor
+from delf_tf.extraction.levels import pyramid_level
 from delf_tf.models.backbones.create import pads_with_zeros
 from delf_tf.models.masking import cells, valid_area
 from delf_tf.models.retrieval_model import RetrievalModel
@@ -107,7 +107,7 @@ class BatchExtractor(tf.Module):
     def _run_scale(
         self, images: list[tf.Tensor], scale: float, use_global: bool
     ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
-        scaled = [pyramid.pyramid_level(tf.cast(image, tf.float32), scale) for image in images]
+        scaled = [pyramid_level(tf.cast(image, tf.float32), scale) for image in images]
         sizes = [one.shape[:2] for one in scaled]
         padded = self.padded_size(*(max(size[axis] for size in sizes) for axis in (0, 1)))
         rows = [

@@ -6,7 +6,7 @@ import collections
 import concurrent.futures
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging
@@ -15,13 +15,19 @@ from delf_tf import artifacts
 from delf_tf.checks import InputError, require
 from delf_tf.datasets import images
 from delf_tf.extraction import pyramid
-from delf_tf.extraction.batches import BatchExtractor
-from delf_tf.extraction.extractor import Extractor
+from delf_tf.extraction.array_extractor import ArrayExtractor, SameSizeBatches
 from delf_tf.extraction.settings import MIN_SIDE_PX
 from delf_tf.features import store
 from delf_tf.features.sources import Source, modified, read_source
 from delf_tf.progress import Progress
 from delf_tf.types import ImageRef, LocalFeatures
+
+if TYPE_CHECKING:
+    from delf_tf.extraction.batches import BatchExtractor
+    from delf_tf.extraction.extractor import Extractor
+
+    AnyExtractor = Extractor | ArrayExtractor
+    Batches = BatchExtractor | SameSizeBatches
 
 # Decoded images waiting for the network; bounds memory whatever the number of images.
 _MAX_DECODED = 4
@@ -96,7 +102,7 @@ class _RecordingLoader:
 
 
 def extract_images(
-    batches: BatchExtractor, images: Sequence[np.ndarray], full_sizes: Sequence[tuple[int, int]]
+    batches: Batches, images: Sequence[np.ndarray], full_sizes: Sequence[tuple[int, int]]
 ) -> list[store.ImageFeatures]:
     """Extracts several images at once; see `extract_image`."""
     use_local = batches.extractor.use_local_features
@@ -107,7 +113,7 @@ def extract_images(
 
 
 def extract_image(
-    extractor: Extractor, image: np.ndarray, full_size: tuple[int, int] | None = None
+    extractor: AnyExtractor, image: np.ndarray, full_size: tuple[int, int] | None = None
 ) -> store.ImageFeatures:
     """Extracts one image.
 
@@ -123,10 +129,18 @@ def extract_image(
     return _image_features(extractor(image), size, full_size or size, extractor.use_local_features)
 
 
+def _create_batches(extractor: AnyExtractor, batch_size: int) -> Batches:
+    if isinstance(extractor, ArrayExtractor):
+        return SameSizeBatches(extractor, batch_size)
+    from delf_tf.extraction.batches import BatchExtractor  # noqa: PLC0415 - imports TensorFlow
+
+    return BatchExtractor(extractor, batch_size=batch_size)
+
+
 def _image_features(
     outputs: Mapping[str, Any], size: tuple[int, int], full_size: tuple[int, int], use_local: bool
 ) -> store.ImageFeatures:
-    arrays = {name: value.numpy() for name, value in outputs.items()}
+    arrays = {name: np.asarray(value) for name, value in outputs.items()}
     local = None
     if use_local:
         local = LocalFeatures(
@@ -140,7 +154,7 @@ def _image_features(
 
 def extract_to_store(
     refs: Sequence[ImageRef],
-    extractor: Extractor,
+    extractor: AnyExtractor,
     store_dir: artifacts.StrPath,
     *,
     loader: ImageLoader,
@@ -197,7 +211,7 @@ def extract_to_store(
         local_codec=local_codec,
         overwrite=overwrite,
     )
-    batches = None if batch_size == 1 else BatchExtractor(extractor, batch_size=batch_size)
+    batches = None if batch_size == 1 else _create_batches(extractor, batch_size)
     by_id = {ref.id: ref for ref in refs}
     recording = _RecordingLoader(loader)
     with store.writer(path, shard_index, num_shards) as writer:
@@ -234,7 +248,7 @@ def _warn_of_changed(ids: Sequence[str]) -> None:
 
 def sample_descriptors(
     refs: Sequence[ImageRef],
-    extractor: Extractor,
+    extractor: AnyExtractor,
     loader: ImageLoader,
     *,
     max_num_samples: int,
@@ -266,7 +280,7 @@ def sample_descriptors(
 
 def _extract_all(
     refs: Iterator[ImageRef],
-    extractor: Extractor,
+    extractor: AnyExtractor,
     loader: ImageLoader,
     num_threads: int,
     progress: Progress,
@@ -285,7 +299,7 @@ def _extract_all(
 
 def _extract_batches(
     blocks: Sequence[tuple[int, Sequence[ImageRef]]],
-    batches: BatchExtractor,
+    batches: Batches,
     loader: ImageLoader,
     num_threads: int,
     progress: Progress,
@@ -307,7 +321,7 @@ def _extract_batches(
 
 
 def _extract_window(
-    refs: Sequence[ImageRef], batches: BatchExtractor, loader: ImageLoader, num_threads: int
+    refs: Sequence[ImageRef], batches: Batches, loader: ImageLoader, num_threads: int
 ) -> list[store.ImageFeatures | str]:
     loaded = [_result(future) for _, future in _load_ahead(iter(refs), loader, num_threads)]
     readable = [one for one in loaded if not isinstance(one, str)]

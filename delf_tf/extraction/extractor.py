@@ -8,7 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import require
-from delf_tf.extraction import folding, pyramid, selection
+from delf_tf.extraction import folding, selection
+from delf_tf.extraction.levels import pyramid_level
 from delf_tf.extraction.precision import BFLOAT16, FLOAT32, resolve_precision
 from delf_tf.extraction.settings import (
     LOCAL_NAMES,
@@ -138,7 +139,7 @@ class Extractor(tf.Module):
           float32 tensors by name.
         """
         images = tf.cast(image[tf.newaxis], tf.float32)
-        level = pyramid.pyramid_level(images, scale)
+        level = pyramid_level(images, scale)
         needed = ("global",) * use_global + (self.model.local_output,) * use_local
         outputs = self.model(level, training=False, outputs=needed)
         result = {}

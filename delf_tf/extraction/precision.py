@@ -6,8 +6,6 @@ import os
 import platform
 from pathlib import Path
 
-import tensorflow as tf
-
 from delf_tf.checks import require_choice
 
 AUTO, FLOAT32, BFLOAT16 = "auto", "float32", "bfloat16"
@@ -41,6 +39,8 @@ def resolve_precision(precision: str) -> str:
 
 def has_fast_bfloat16() -> bool:
     """Tells whether the device that TensorFlow prefers here multiplies bfloat16 in hardware."""
+    import tensorflow as tf  # noqa: PLC0415 - what runs without it never asks
+
     if tf.config.list_logical_devices("TPU"):
         return True
     gpus = tf.config.list_physical_devices("GPU")

@@ -43,6 +43,17 @@ def test_runs_and_describes_itself(model):
     assert len(network_rate.table(result["network"])) == 2
 
 
+def test_openvino_is_a_contender(model):
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    result = benchmark.run(
+        model=model, height=48, width=64, settings=["local"], num_images=1, rounds=1
+    )
+    (setting,) = result["settings"]
+    assert [row["contender"] for row in setting["rows"]] == list(benchmark.CONTENDERS)
+    assert all(row["cosine"] > 0.98 for row in setting["rows"])
+    assert [row["precision"] for row in result["network"]["rows"]] == ["float32", "bfloat16"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

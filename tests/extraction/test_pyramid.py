@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from delf_tf.extraction import pyramid
+from delf_tf.extraction import levels, pyramid
 
 
 @pytest.mark.parametrize(
@@ -46,17 +46,18 @@ def test_resize_is_the_originals(golden_dir, case, options):
 
 def test_pyramid_level_is_the_originals(golden_dir):
     golden = np.load(golden_dir / "delf/inference/inference.npz")
-    level = pyramid.pyramid_level(tf.cast(golden["pyr_img"], tf.float32), 0.70710677)
+    level = levels.pyramid_level(tf.cast(golden["pyr_img"], tf.float32), 0.70710677)
     assert level.shape == tuple(golden["pyr_resized_half_shape"])
     every_17th = level.numpy().reshape(-1)[::17]
     np.testing.assert_allclose(every_17th, golden["pyr_resized_half"], atol=1e-3)
 
 
 def test_scaled_size_rounds_half_to_even_and_keeps_a_pixel():
-    assert pyramid.scaled_size(tf.constant([5, 7]), 0.5).numpy().tolist() == [2, 4]
-    assert pyramid.scaled_size(tf.constant([1, 3]), 0.25).numpy().tolist() == [1, 1]
+    for size, scale, expected in (((5, 7), 0.5, (2, 4)), ((1, 3), 0.25, (1, 1))):
+        assert tuple(levels.scaled_size(tf.constant(size), scale).numpy()) == expected
+        assert pyramid.scaled_size(size, scale) == expected
 
 
 def test_scale_one_changes_nothing():
     image = tf.random.stateless_uniform([4, 5, 3], [0, 1])
-    assert pyramid.pyramid_level(image, 1.0) is image
+    assert levels.pyramid_level(image, 1.0) is image

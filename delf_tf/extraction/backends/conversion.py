@@ -1,0 +1,51 @@
+"""From a TensorFlow model to the SavedModel that other engines read, and what they must know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tensorflow as tf
+
+from delf_tf.extraction import folding
+from delf_tf.extraction.backends.network import TENSORS, NetworkFacts
+from delf_tf.extraction.settings import offset_table
+from delf_tf.models.retrieval_model import RetrievalModel
+
+IMAGES = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+SIZE = tf.TensorSpec([2], tf.int32, name="size")
+
+
+def network_facts(model: RetrievalModel) -> NetworkFacts:
+    """Returns what an engine must know of a model."""
+    names = tuple(name for name in TENSORS if name in model.output_names_available)
+    has_local = model.local_output in names
+    return NetworkFacts(
+        options=model.options,
+        output_names_available=names,
+        global_dim=model.global_dim if "global" in names else None,
+        local_dim=model.local_dim if has_local else None,
+        local_output=model.local_output,
+        local_stride=float(model.local_stride),
+        local_offsets=tuple(map(float, offset_table(model))) if has_local else (),
+    )
+
+
+def write_saved_model(model: RetrievalModel, path: Path) -> Path:
+    """Writes the folded model with all of its outputs, of resized images, as a SavedModel.
+
+    The resize is in the graph, as levels.pyramid_level does it, for the engine to do it as well.
+    """
+    folded = folding.inference_copy(model) if isinstance(model, RetrievalModel) else model
+    outputs = network_facts(model).output_names_available
+
+    def run(images: tf.Tensor, size: tf.Tensor) -> dict[str, tf.Tensor]:
+        levels = tf.image.resize(tf.cast(images, tf.float32), size, antialias=False)
+        found = folded(levels, training=False, outputs=outputs)
+        names = [name for output in outputs for name in TENSORS[output]]
+        return {name: tf.cast(found[name], tf.float32) for name in names}
+
+    graph = tf.function(run).get_concrete_function(images=IMAGES, size=SIZE)
+    root = tf.Module(name="network")
+    root.weights = list(graph.variables)
+    tf.saved_model.save(root, str(path), signatures=graph)
+    return path

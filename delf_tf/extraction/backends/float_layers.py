@@ -1,0 +1,76 @@
+"""Which layers of a converted network keep float32 whatever the convolutions compute in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from delf_tf.artifacts import StrPath
+
+_CONVOLUTIONS = ("Convolution", "GroupConvolution")
+# What engines compute together with the convolution before it.
+_EPILOGUES = (*_CONVOLUTIONS, "Add", "Relu", "Clamp", "Transpose", "Result")
+_CONSTANT = "Constant"
+
+
+def float_layers(model: Any) -> set[str]:
+    """Returns the names of the layers that stay in float32.
+
+    They are the pixels and the first convolution, convolutions to one channel, which score
+    features, and the heads: pooling, attention, normalisation, and all that works on pooled vectors
+    (folding.inference_copy says why).
+
+    Args:
+      model: openvino.Model.
+    """
+    layers = [one for one in model.get_ordered_ops() if one.get_type_name() != _CONSTANT]
+    before = _ancestors_of_convolutions(layers)
+    after: set[str] = set()
+    floats: set[str] = set()
+    for layer in layers:
+        name, kind, sources = layer.get_friendly_name(), layer.get_type_name(), _sources(layer)
+        follows = bool(sources & after)
+        if kind in _CONVOLUTIONS:
+            after.add(name)
+            stays = not follows or _num_channels(layer) == 1
+        else:
+            stays = not follows or (
+                name not in before and (kind not in _EPILOGUES or bool(sources & floats & after))
+            )
+        if follows:
+            after.add(name)
+        if stays:
+            floats.add(name)
+    return floats
+
+
+def _num_channels(layer: Any) -> int:
+    channels = layer.get_output_partial_shape(0)[1]
+    return channels.get_length() if channels.is_static else 0
+
+
+def _sources(layer: Any) -> set[str]:
+    """Returns the names of the layers that a layer's inputs come from."""
+    return {one.get_source_output().get_node().get_friendly_name() for one in layer.inputs()}
+
+
+def _ancestors_of_convolutions(layers: list[Any]) -> set[str]:
+    """Returns the layers that have a convolution after them."""
+    found: set[str] = set()
+    for layer in reversed(layers):
+        if layer.get_type_name() in _CONVOLUTIONS or layer.get_friendly_name() in found:
+            found.update(_sources(layer))
+    return found
+
+
+def mark(xml_path: StrPath, names: set[str]) -> None:
+    """Adds to the layers `names` of a network's file what makes the engine keep their precision."""
+    tree = ElementTree.parse(xml_path)
+    for layer in tree.getroot().iter("layer"):
+        if layer.get("name") in names:
+            info = layer.find("rt_info")
+            if info is None:
+                info = ElementTree.SubElement(layer, "rt_info")
+            ElementTree.SubElement(info, "attribute", {"name": "precise", "version": "0"})
+    Path(xml_path).write_bytes(ElementTree.tostring(tree.getroot()))
