@@ -49,7 +49,12 @@ def has_fast_bfloat16() -> bool:
         return tuple(details.get("compute_capability", (0, 0))) >= _MIN_COMPUTE_CAPABILITY
     # Without oneDNN TensorFlow emulates bfloat16 on CPUs.
     one_dnn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1").lower() not in ("0", "false")
-    return one_dnn and bool(_CPU_FLAGS & _cpu_flags())
+    return one_dnn and cpu_has_bfloat16()
+
+
+def cpu_has_bfloat16() -> bool:
+    """Tells whether the processor multiplies bfloat16 in hardware, as far as Linux says."""
+    return bool(_CPU_FLAGS & _cpu_flags())
 
 
 def _cpu_flags() -> set[str]:
