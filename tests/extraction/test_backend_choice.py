@@ -4,7 +4,7 @@ import pytest
 
 from delf_tf.checks import InputError
 from delf_tf.extraction.backends import choice, network_folder
-from delf_tf.models.presets import create_model
+from delf_tf.models.create import create_model
 
 TINY = {"width_multiplier": 0.125, "fusion_dim": 8, "embedding_dim": 6}
 
