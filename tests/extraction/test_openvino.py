@@ -27,7 +27,7 @@ LOCAL = {"use_local_features": True, "max_num_features": 2000}
 SYSTEMS = {
     "delg_resnet14": ({**SMALL, "embedding_dim": 16, "local_dim": 12}, LOCAL),
     "delf_mobilenet_v2": (SMALL, LOCAL),
-    "gem_resnet50_v2": ({"width_multiplier": 0.125}, LOCAL),
+    "gem_mobilenet_v2": ({"width_multiplier": 0.25}, LOCAL),
     "dolg_resnet14": ({"width_multiplier": 0.125, "fusion_dim": 8, "embedding_dim": 6}, {}),
     "superfeatures_resnet14": (
         {
