@@ -18,6 +18,8 @@ from delf_tf.protos import experiment_pb2
 DONE, FAILED, USAGE = 0, 1, 2
 INTERRUPTED = 130
 
+_EXTRACTION_FLAGS = ("precision", "backend", "quantized_network", "local_codec")
+
 # A tool's work: the parsed flags and the positional arguments in, an exit code (None = 0) out.
 Main = Callable[[Any, Sequence[str]], "int | None"]
 
@@ -83,7 +85,7 @@ def define_config_flags(
     weights: bool = True,
     extraction: bool = False,
 ) -> None:
-    """Adds --config and --set to a tool's flags; --weights; --precision and --local_codec."""
+    """Adds --config and --set to a tool's flags; --weights; those of how features are made."""
     flags.DEFINE_string(
         "config",
         default_config,
@@ -109,9 +111,23 @@ def define_config_flags(
         flags.DEFINE_enum(
             "precision",
             None,
-            ["auto", "float32", "bfloat16"],
+            ["auto", "float32", "bfloat16", "int8"],
             "numeric precision of inference; overrides the config's; auto: bfloat16 where the "
-            "processor multiplies it in hardware",
+            "processor multiplies it in hardware; int8: with OpenVINO and --quantized_network",
+            flag_values=flag_values,
+        )
+        flags.DEFINE_enum(
+            "backend",
+            None,
+            ["auto", "tensorflow", "openvino"],
+            "engine of inference; overrides the config's; auto: OpenVINO where it is installed and "
+            "the machine has no accelerator",
+            flag_values=flag_values,
+        )
+        flags.DEFINE_string(
+            "quantized_network",
+            None,
+            "folder that `quantize` wrote, for --precision=int8",
             flag_values=flag_values,
         )
         flags.DEFINE_string(
@@ -158,7 +174,7 @@ def read_config(
     else:
         raise UsageError(f"--config must be given. Shipped: {', '.join(config.list_configs())}.")
     override_by_flags(flag_values, message.model, "weights")
-    override_by_flags(flag_values, message.extraction, "precision", "local_codec")
+    override_by_flags(flag_values, message.extraction, *_EXTRACTION_FLAGS)
     return message
 
 

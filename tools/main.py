@@ -20,6 +20,7 @@ TOOLS = {
     "build_tfrecords": "labelled images in, TFRecord shards to train on out",
     "train": "TFRecords in, weights out; resumes; one device, many, or a TPU",
     "extract": "a folder of images in, a feature store out; resumes, shards",
+    "quantize": "a network and images in, the network in 8 bits out, for OpenVINO",
     "convert_weights": "weights of other programs in, a checked weights file out",
     "fit_whitening": "global descriptors in, their PCA whitening out, for an index or a network",
     "convert_features": "features of other programs in, a store out; or the other way round",

@@ -31,6 +31,13 @@ flags.DEFINE_string(
     "feature store of the queries; default: every image queries the rest",
     flag_values=FLAGS,
 )
+flags.DEFINE_string(
+    "allow_mixed",
+    None,
+    "features of some of the database's images, extracted as the queries were: if they are near "
+    "the database's, features of another backend or precision are compared",
+    flag_values=FLAGS,
+)
 flags.DEFINE_string("output", None, "ranking (.npz) to write", flag_values=FLAGS)
 command_line.define_count(
     FLAGS, "max_results", None, "results kept for a query; overrides the config's"
@@ -50,6 +57,7 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
         for name, path in (
             ("database", flag_values.database_store),
             ("queries", flag_values.query_store),
+            ("allow_mixed", flag_values.allow_mixed),
         )
     }
     path = searching.search(message, output, index=flag_values.index or None, **stores)

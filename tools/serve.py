@@ -52,6 +52,13 @@ command_line.define_count(
     FLAGS, "max_queries", 4, "concurrent queries; further ones are answered 429"
 )
 
+flags.DEFINE_boolean(
+    "allow_mixed",
+    False,
+    "serve features of another backend or precision, if some images extracted again are near them",
+    flag_values=FLAGS,
+)
+
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -89,7 +96,12 @@ def open_photos(flag_values: flags.FlagValues) -> photos.Photos:
         store, images_dir = command_line.required(flag_values, "database_store", "images_dir")
         message = command_line.read_config(flag_values)
     return photos.Photos(
-        Runtime(message), FeatureStore(store), images_dir, index=path, num_threads=num_threads
+        Runtime(message),
+        FeatureStore(store),
+        images_dir,
+        index=path,
+        num_threads=num_threads,
+        allow_mixed=flag_values.allow_mixed,
     )
 
 

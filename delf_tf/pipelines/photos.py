@@ -14,6 +14,7 @@ from delf_tf import config
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
 from delf_tf.datasets import images
+from delf_tf.features import agreement
 from delf_tf.features.blocks import ImageFeatures
 from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import extraction, indexing, reranking, retrieve, searching
@@ -128,6 +129,7 @@ class Photos:
         *,
         index: StrPath | None = None,
         num_threads: int = 2,
+        allow_mixed: bool = False,
     ):
         """Checks that the features are the experiment's.
 
@@ -137,6 +139,8 @@ class Photos:
           images_dir: of the images; ids are paths below it.
           index: what `build_index` made of the store; None builds the config's when it is needed.
           num_threads: that verify pairs.
+          allow_mixed: take features that another engine or precision made, if some of the images,
+            extracted again, are near them.
 
         Raises:
           InputError: features of another experiment, or no image where it was.
@@ -147,11 +151,34 @@ class Photos:
         _take_local_pca(runtime, store)
         self.images_dir = Path(images_dir)
         self.refs = _found_refs(store, self.images_dir)
+        self._require_same_features(allow_mixed)
         self._by_id = {ref.id: ref for ref in self.refs}
         self.read_local = reranking.cached_reader(store)
 
     def __len__(self) -> int:
         return len(self.refs)
+
+    def _require_same_features(self, allow_mixed: bool) -> None:
+        """Requires the features to be made as those of the queries will be, or to be near them."""
+        made_by = self.runtime.store_fingerprint()
+        if self._store.fingerprint == made_by:
+            return
+        require(
+            allow_mixed,
+            "The collection's features must be made as those of the queries will be.",
+            hint="Use the config and weights that the store was extracted with.",
+            store=self._store.fingerprint,
+            queries=made_by,
+        )
+        sample = self.refs[: 2 * agreement.MIN_NUM_IMAGES]
+        pairs = [
+            (
+                self.describe(images.read_image(ref)).global_descriptor,
+                self._store.read(ref.id).global_descriptor,
+            )
+            for ref in sample
+        ]
+        agreement.require_near(agreement.cosines(pairs))
 
     @functools.cached_property
     def index(self) -> Index:
@@ -330,14 +357,6 @@ def _take_local_pca(runtime: Runtime, store: FeatureStore) -> None:
             found=found,
         )
         runtime.local_pca = found[0]
-    made_by = runtime.store_fingerprint()
-    require(
-        store.fingerprint == made_by,
-        "The collection's features must be made as those of the queries will be.",
-        hint="Use the config and weights that the store was extracted with.",
-        store=store.fingerprint,
-        queries=made_by,
-    )
 
 
 def _found_refs(store: FeatureStore, images_dir: Path) -> tuple[ImageRef, ...]:

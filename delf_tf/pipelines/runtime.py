@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,16 @@ from absl import logging
 
 from delf_tf import artifacts, config
 from delf_tf.checks import UsageError, require
+from delf_tf.extraction.backends import choice
+from delf_tf.models.zoo import download
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval.vectors import whitening
 
 if TYPE_CHECKING:
     from delf_tf.export.loading import SavedExtractor
+    from delf_tf.extraction.array_extractor import ArrayExtractor
+    from delf_tf.extraction.backends.network_folder import NetworkFolder
+    from delf_tf.extraction.backends.openvino import OpenVinoNetwork
     from delf_tf.extraction.engine import ImageLoader
     from delf_tf.extraction.extractor import Extractor
     from delf_tf.extraction.released import ReleasedExtractor
@@ -53,7 +59,7 @@ class Runtime:
         self.message = message
         self.local_pca = local_pca
         self._network = functools.cache(functools.partial(_build_network, message))
-        self._extractors: dict[tuple[bool, bool, str], Extractor | ReleasedExtractor] = {}
+        self._extractors: dict[tuple[bool, bool, str], Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial(Runtime, local_pca=self.local_pca), (self.message,)
@@ -73,6 +79,19 @@ class Runtime:
           InputError: an unknown model, weights that are none of its own.
         """
         return self._network()
+
+    @property
+    def engine(self) -> choice.Engine:
+        """What runs the network here: backend and precision, "auto" resolved.
+
+        Raises:
+          InputError: an unknown one, or a precision that the backend does not have.
+        """
+        settings = self.message.extraction
+        backend = (
+            choice.TENSORFLOW if self.has_saved_model else choice.resolve_backend(settings.backend)
+        )
+        return choice.Engine(backend, choice.resolve_precision(backend, settings.precision))
 
     def loader(self) -> ImageLoader:
         """Returns what reads images, with the experiment's limits."""
@@ -104,7 +123,7 @@ class Runtime:
 
     def extractor(
         self, *, use_global: bool | None = None, use_local: bool | None = None
-    ) -> Extractor | ReleasedExtractor:
+    ) -> Extractor | ArrayExtractor | ReleasedExtractor:
         """Returns what extracts features, the same for the same arguments.
 
         Args:
@@ -122,35 +141,51 @@ class Runtime:
     def fingerprint(self, *more: str) -> str:
         """Returns the fingerprint of what shapes the features: model, weights, settings, `more`.
 
-        "auto" counts as the precision that it means on this machine.
+        "auto" counts as the backend and the precision that it means on this machine.
         """
-        from delf_tf.extraction import precision  # noqa: PLC0415
-        from delf_tf.models.zoo import shipped  # noqa: PLC0415
-
-        weights = self.message.model.weights
-        if weights in shipped.SHIPPED and not Path(weights).is_file():
-            weights = str(shipped.shipped_weights(weights))
         settings = self.message.extraction
-        files = [weights, settings.local_pca.path, settings.global_pca.path]
-        if self.has_saved_model:
-            files += sorted(str(path) for path in Path(weights).rglob("*"))
+        files = [settings.local_pca.path, settings.global_pca.path]
         relevant = experiment_pb2.Experiment(model=self.message.model, extraction=settings)
         # The same weights under another path are the same weights.
         relevant.model.ClearField("weights")
         # How features are stored is said by the store, and changes no PCA fitted on them.
         relevant.extraction.ClearField("local_codec")
-        relevant.extraction.precision = precision.resolve_precision(settings.precision)
+        backend, relevant.extraction.precision = self.engine
+        relevant.extraction.ClearField("backend")
+        relevant.extraction.ClearField("quantized_network")
+        if backend == choice.OPENVINO:
+            relevant.extraction.backend = backend
+        if self.engine.precision == choice.INT8:
+            files += [str(Path(settings.quantized_network, name)) for name in choice.FILES]
+        parts = [*self._weights_content(), *_contents(files)]
+        return config.fingerprint(relevant, FEATURES_VERSION, *parts, *more)
+
+    def network_fingerprint(self) -> str:
+        """Returns the fingerprint of the network and its weights alone."""
+        relevant = experiment_pb2.Experiment(model=self.message.model)
+        relevant.model.ClearField("weights")
+        return config.fingerprint(relevant, FEATURES_VERSION, *self._weights_content())
+
+    def _weights_content(self) -> list[str]:
+        """Returns what tells weights from others: their name if they are no files."""
+        from delf_tf.models.zoo import shipped  # noqa: PLC0415
+
+        weights = self.message.model.weights
+        if weights in shipped.SHIPPED and not Path(weights).is_file():
+            weights = str(shipped.shipped_weights(weights))
+        files = [weights]
+        if self.has_saved_model:
+            files += sorted(str(path) for path in Path(weights).rglob("*"))
         is_there = Path(weights).is_file() or self.has_saved_model
-        named = [] if is_there else [weights]
-        return config.fingerprint(relevant, FEATURES_VERSION, *named, *_contents(files), *more)
+        return [*([] if is_there else [weights]), *_contents(files)]
 
     def store_fingerprint(self) -> str:
         """Returns the fingerprint of the stores that this experiment's features are kept in."""
         return self.fingerprint(*_contents([self.local_pca, self.message.extraction.local_codec]))
 
-    def _create_extractor(self, use_global: bool, use_local: bool) -> Extractor | ReleasedExtractor:
-        from delf_tf.extraction import extractor, released  # noqa: PLC0415
-
+    def _create_extractor(
+        self, use_global: bool, use_local: bool
+    ) -> Extractor | ArrayExtractor | ReleasedExtractor:
         settings = self.message.extraction
         options = {
             "image_scales": settings.image_scales or (1.0,),
@@ -163,19 +198,51 @@ class Runtime:
             "global_projection": _projection(settings.global_pca.path),
         }
         if self.has_saved_model:
-            if settings.nms_iou < 1 or settings.border_cells or settings.precision == "bfloat16":
+            from delf_tf.extraction import released  # noqa: PLC0415
+
+            precise = settings.precision in ("auto", "float32") and settings.backend != "openvino"
+            if settings.nms_iou < 1 or settings.border_cells or not precise:
                 raise UsageError(
-                    "nms_iou, border_cells and precision must be left out: a SavedModel has its "
-                    "own."
+                    "nms_iou, border_cells, precision and backend must be left out: a SavedModel "
+                    "has its own."
                 )
             return released.ReleasedExtractor(self.message.model.weights, **options)
-        return extractor.Extractor(
-            self.network,
-            nms_iou=settings.nms_iou,
-            nms_box_px=settings.nms_box_px,
-            border_cells=settings.border_cells,
-            **options,
+        for name in ("nms_iou", "nms_box_px", "border_cells"):
+            options[name] = getattr(settings, name)
+        if self.engine.backend == choice.OPENVINO:
+            from delf_tf.extraction import array_extractor  # noqa: PLC0415
+
+            return array_extractor.ArrayExtractor(self._open_network(), **options)
+        from delf_tf.extraction import extractor  # noqa: PLC0415 - TensorFlow is slow to load
+
+        return extractor.Extractor(self.network, **options)
+
+    def _open_network(self) -> OpenVinoNetwork:
+        """Returns the network as OpenVINO runs it."""
+        return choice.open_network(
+            functools.partial(create_model, self.message),
+            fingerprint=self.network_fingerprint(),
+            cache_dir=self._cache_dir,
+            wanted=self.engine.precision,
+            quantized=self.message.extraction.quantized_network or None,
         )
+
+    def exported_network(self) -> NetworkFolder:
+        """Returns the float32 network in the form that OpenVINO reads."""
+        return choice.exported(
+            functools.partial(create_model, self.message),
+            fingerprint=self.network_fingerprint(),
+            cache_dir=self._cache_dir,
+        )
+
+    @functools.cached_property
+    def _cache_dir(self) -> Path:
+        """Where exported networks are kept: with the process, if nothing tells them apart."""
+        model = self.message.model
+        if model.name and ":" not in model.name and (model.weights or model.HasField("seed")):
+            return download.cache_dir()
+        self._scratch = tempfile.TemporaryDirectory(prefix="delf_tf_")
+        return Path(self._scratch.name)
 
 
 def create_model(message: experiment_pb2.Experiment) -> RetrievalModel:
@@ -205,7 +272,7 @@ def load_extractor(
     overrides: Sequence[str] = (),
     local_pca: artifacts.StrPath | None = None,
     allow_imports: Sequence[str] = (),
-) -> Extractor | ReleasedExtractor | SavedExtractor:
+) -> Extractor | ArrayExtractor | ReleasedExtractor | SavedExtractor:
     """Makes an extractor: `extractor(image) -> features`.
 
     It takes one upright RGB image, uint8 [H, W, 3], at the size it is to be extracted at (limits of

@@ -11,6 +11,7 @@ from absl import logging
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
+from delf_tf.features import agreement
 from delf_tf.features.sources import Source
 from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import indexing, reranking
@@ -29,6 +30,7 @@ def search(
     index: StrPath | None = None,
     database: FeatureStore | None = None,
     queries: FeatureStore | None = None,
+    allow_mixed: FeatureStore | None = None,
 ) -> Path:
     """Ranks a database for every query and writes the ranking.
 
@@ -39,6 +41,7 @@ def search(
       database: the features of the database; with an index they are only needed without queries,
         or to give an index of codes alone its vectors.
       queries: None: every image of the database queries the rest.
+      allow_mixed: see `require_same_features`.
 
     Returns:
       `output`.
@@ -48,11 +51,20 @@ def search(
     """
     asked = database if queries is None else queries
     if index is None:
-        require_same_features(asked, database)
+        require_same_features(asked, database, allow_mixed)
         opened = indexing.index_store(message, database)
     else:
+        made_by = asked
+        if allow_mixed is not None:
+            require(
+                database is not None,
+                "The database's features must be given to measure what is allowed to be mixed.",
+                hint="--database_store",
+            )
+            require_same_features(asked, database, allow_mixed)
+            made_by = database
         opened = indexing.open_index(
-            message, index, fingerprint=asked.fingerprint, database=database
+            message, index, fingerprint=made_by.fingerprint, database=database
         )
     ranking = rank(message, opened, database, queries)
     return ranking_file.save_ranking(output, ranking, fingerprint=asked.fingerprint)
@@ -111,12 +123,24 @@ def same_pictures(
     return same
 
 
-def require_same_features(queries: FeatureStore, database: FeatureStore) -> None:
+def require_same_features(
+    queries: FeatureStore, database: FeatureStore, allow_mixed: FeatureStore | None = None
+) -> None:
     """Refuses to compare features that were made differently.
 
+    Args:
+      queries: features.
+      database: features.
+      allow_mixed: some of the database's images, extracted as the queries were; features made by
+        another engine or in another precision are compared if these are near the database's.
+
     Raises:
-      InputError: stores of different fingerprints.
+      InputError: stores of different fingerprints, or features that are not near.
     """
+    if allow_mixed is not None and queries.fingerprint != database.fingerprint:
+        require_same_features(queries, allow_mixed)
+        agreement.require_near(agreement.measure_cosines(allow_mixed, database))
+        return
     require(
         queries.fingerprint == database.fingerprint,
         "Queries and database must be extracted with the same model and settings.",

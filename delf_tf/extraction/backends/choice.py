@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from absl import logging
 
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 AUTO, TENSORFLOW, OPENVINO = "auto", "tensorflow", "openvino"
 BACKENDS = (AUTO, TENSORFLOW, OPENVINO)
 PRECISIONS = (*precision.PRECISIONS, INT8)
+
+# Of a network's folder: what its features depend on.
+FILES = (network_folder.XML, network_folder.WEIGHTS)
+
+
+class Engine(NamedTuple):
+    """What runs a network: "tensorflow" or "openvino", in "float32", "bfloat16" or "int8"."""
+
+    backend: str
+    precision: str
+
 
 # Where Linux shows accelerators that TensorFlow would use; asking TensorFlow takes seconds.
 _DEVICES = ("nvidia[0-9]*", "accel[0-9]*", "kfd")
