@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import tensorflow as tf
 
 from delf_tf.checks import InputError
 from delf_tf.extraction import precision
@@ -15,8 +16,8 @@ def cpu_info(tmp_path, monkeypatch):
 
     monkeypatch.setattr(precision, "_CPU_INFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(precision.platform, "system", lambda: "Linux")
-    monkeypatch.setattr(precision.tf.config, "list_physical_devices", lambda kind: [])
-    monkeypatch.setattr(precision.tf.config, "list_logical_devices", lambda kind: [])
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     return write
 
@@ -52,7 +53,7 @@ def test_auto_without_cpuinfo_is_float32(cpu_info):
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((9, 0), True)])
 def test_auto_follows_the_gpu_before_the_processor(cpu_info, monkeypatch, capability, expected):
     cpu_info("avx512_bf16")
-    config = precision.tf.config
+    config = tf.config
     monkeypatch.setattr(config, "list_physical_devices", lambda kind: [kind])
     monkeypatch.setattr(
         config.experimental, "get_device_details", lambda gpu: {"compute_capability": capability}

@@ -108,7 +108,7 @@ def test_stores_of_other_precisions_are_mixed_when_measured(root, capsys):
     assert "median cosine" in capsys.readouterr().err
     assert _search(root, f"--allow_mixed={root / 'full'}") == 1
     index = root / "index.npz"
-    built = ["delf_tf", "build_index", f"--store={root / 'full'}", f"--output={index}"]
+    built = ["delf_tf", "build_index", f"--database_store={root / 'full'}", f"--output={index}"]
     assert main.main(built) == 0
     assert _search(root, f"--index={index}") == 1
     assert _search(root, f"--index={index}", f"--allow_mixed={root / 'low'}") == 0
