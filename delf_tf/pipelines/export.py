@@ -8,6 +8,7 @@ from typing import Any
 from delf_tf import artifacts
 from delf_tf.checks import UsageError, require, require_choice
 from delf_tf.export import KINDS
+from delf_tf.extraction.backends import choice
 from delf_tf.pipelines.runtime import Runtime
 from delf_tf.protos import experiment_pb2
 
@@ -43,6 +44,12 @@ def export(
         not runtime.needs_local_pca,
         "The config's PCA of local descriptors must be fitted before it is exported.",
         hint="Give --local_pca; `delf_tf retrieve` fits one into its output folder.",
+    )
+    require(
+        runtime.engine.backend == choice.TENSORFLOW,
+        "Only TensorFlow's extractor can be exported as a SavedModel.",
+        hint="--set=extraction.backend=tensorflow",
+        backend=runtime.engine.backend,
     )
     pca_content = [artifacts.file_fingerprint(local_pca)] if local_pca else []
     extractor = runtime.extractor()

@@ -313,7 +313,9 @@ def load_extractor(
 def _build_network(message: experiment_pb2.Experiment) -> RetrievalModel:
     from delf_tf.extraction import folding, precision  # noqa: PLC0415 - TensorFlow is slow
 
-    resolved = precision.resolve_precision(message.extraction.precision)
+    wanted = message.extraction.precision
+    # Only OpenVINO computes in 8 bits; what TensorFlow is still asked for needs no speed.
+    resolved = precision.resolve_precision("float32" if wanted == choice.INT8 else wanted)
     return folding.inference_copy(create_model(message), resolved)
 
 

@@ -134,3 +134,10 @@ def test_served_features_may_be_of_another_precision(root):
     opened = Photos(Runtime(message), store, root / "images", allow_mixed=True)
     found = opened.search(root / "images" / "0_0.jpg", max_results=2)
     assert found[0].id == "0_1.jpg"
+
+
+def test_what_openvino_runs_is_not_exported(root, capsys):
+    tool = ["delf_tf", "export", f"--config={root / 'c.textproto'}"]
+    backend = "--set=extraction.backend=openvino"
+    assert main.main([*tool, f"--output_dir={root / 'saved'}", backend]) == 1
+    assert "extraction.backend=tensorflow" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""Engines that run networks, and networks as files that they read."""
