@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -241,8 +243,9 @@ class Runtime:
         model = self.message.model
         if model.name and ":" not in model.name and (model.weights or model.HasField("seed")):
             return download.cache_dir()
-        self._scratch = tempfile.TemporaryDirectory(prefix="delf_tf_")
-        return Path(self._scratch.name)
+        scratch = tempfile.mkdtemp(prefix="delf_tf_")
+        weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
+        return Path(scratch)
 
 
 def create_model(message: experiment_pb2.Experiment) -> RetrievalModel:
