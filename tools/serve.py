@@ -95,14 +95,8 @@ def open_photos(flag_values: flags.FlagValues) -> photos.Photos:
     else:
         store, images_dir = command_line.required(flag_values, "database_store", "images_dir")
         message = command_line.read_config(flag_values)
-    return photos.Photos(
-        Runtime(message),
-        FeatureStore(store),
-        images_dir,
-        index=path,
-        num_threads=num_threads,
-        allow_mixed=flag_values.allow_mixed,
-    )
+    options = {"num_threads": num_threads, "allow_mixed": flag_values.allow_mixed}
+    return photos.Photos(Runtime(message), FeatureStore(store), images_dir, index=path, **options)
 
 
 def create_app(opened: photos.Photos, flag_values: flags.FlagValues) -> FastAPI:
