@@ -59,7 +59,8 @@ def test_every_processor_gives_the_same_orders(expected, repository, coretype, n
     assert finished.returncode == 0, finished.stderr
     found = json.loads(finished.stdout)
     assert found["kernels"], "NumPy's BLAS is no OpenBLAS"
-    assert set(found["kernels"]) == {coretype}
+    # From 0.3.31 on, OpenBLAS has Haswell's kernels for Zen as well.
+    assert set(found["kernels"]) <= {coretype, "Haswell" if coretype == "Zen" else coretype}
     different = [name for name, order in expected.items() if found["orders"][name] != order]
     assert not different
 
