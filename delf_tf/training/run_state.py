@@ -64,8 +64,9 @@ def load_state(path: artifacts.StrPath) -> RunState:
         text = reader.text(_HEADER)
     try:
         header = json.loads(text)
-        step, mark, facts = int(header["step"]), header["fingerprint"], header["facts"]
-        fits = header["format"] == FORMAT and isinstance(mark, str) and isinstance(facts, dict)
+        step, mark, facts = header["step"], header["fingerprint"], header["facts"]
+        fits = header["format"] == FORMAT and isinstance(step, int)
+        fits = fits and isinstance(mark, str) and isinstance(facts, dict)
     except (ValueError, LookupError, TypeError, RecursionError):
         fits = False
     if not fits:

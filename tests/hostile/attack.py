@@ -14,6 +14,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 
@@ -27,8 +28,8 @@ MAX_BYTES = 1 << 30
 MAX_SECONDS = 5
 
 
-def attack(name: str, one: Format, folder: Path, num: int, seed: int) -> dict[str, object]:
-    """Reads the sample and `num` mutants; returns how they ended, and the first fault."""
+def attack(one: Format, name: str, folder: Path, numbers: range, seed: int) -> dict[str, Any]:
+    """Reads the sample and mutants; returns how they ended, and the first fault."""
     folder.mkdir(parents=True)
     paths = one.make(folder)
     whole = {path: path.read_bytes() for path in paths}
@@ -36,13 +37,12 @@ def attack(name: str, one: Format, folder: Path, num: int, seed: int) -> dict[st
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MAX_BYTES, size + MAX_BYTES))
     ended = {"read": 0, "refused": 0}
-    for number in range(num):
+    for number in numbers:
         rng = random.Random(f"{seed} {name} {number}")
         changed = rng.choice(paths)
-        mutant = mutate(whole[changed], rng)
-        changed.write_bytes(mutant)
+        changed.write_bytes(mutate(whole[changed], rng))
         # What is left when the process is killed tells the mutant.
-        (folder / "at").write_text(f"{number} {changed.name}")
+        (folder / "at").write_text(json.dumps({**ended, "number": number, "file": changed.name}))
         # The default action ends the process, wherever it hangs.
         signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)
         try:
@@ -60,28 +60,40 @@ def attack(name: str, one: Format, folder: Path, num: int, seed: int) -> dict[st
     return ended
 
 
-def apart(name: str, folder: Path, num: int, seed: int) -> dict[str, object]:
-    """Attacks a format in a child process; tells how it died, if it did."""
+def apart(name: str, folder: Path, num: int, seed: int) -> dict[str, Any]:
+    """Attacks a format in child processes; tells how one died, if it did."""
+    one, ended, start = FORMATS[name], {"read": 0, "refused": 0, "stopped": 0}, 0
+    while True:
+        below = folder / f"{name}-{start}"
+        told, status = _in_a_child(one, name, below, range(start, num), seed)
+        if not told:
+            told = {**json.loads((below / "at").read_text())}
+            if not (one.is_the_librarys and os.WTERMSIG(status) == signal.SIGPROF):
+                return {"fault": f"killed by signal {os.WTERMSIG(status)} at {told}"}
+            ended["stopped"] += 1
+        for count in ("read", "refused"):
+            ended[count] += told.get(count, 0)
+        if "number" not in told:
+            return {**ended, **({"fault": told["fault"]} if "fault" in told else {})}
+        start = told["number"] + 1
+
+
+def _in_a_child(
+    one: Format, name: str, folder: Path, numbers: range, seed: int
+) -> tuple[dict[str, Any] | None, int]:
     receiving, sending = os.pipe()
     child = os.fork()
     if child == 0:
-        status = 1
         try:
-            ended = attack(name, FORMATS[name], folder / name, num, seed)
-            os.write(sending, json.dumps(ended).encode())
-            status = 0
+            ended = attack(one, name, folder, numbers, seed)
         except BaseException:
-            os.write(sending, json.dumps({"fault": traceback.format_exc()[-1500:]}).encode())
-        finally:
-            os._exit(status)
+            ended = {"fault": traceback.format_exc()[-1500:]}
+        os.write(sending, json.dumps(ended).encode())
+        os._exit(0)
     os.close(sending)
     with os.fdopen(receiving, "rb") as pipe:
         told = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if told:
-        return json.loads(told)
-    at = (folder / name / "at").read_text() if (folder / name / "at").exists() else "the sample"
-    return {"fault": f"killed by signal {os.WTERMSIG(status)} at mutant {at}"}
+    return (json.loads(told) if told else None), os.waitpid(child, 0)[1]
 
 
 def main(arguments: list[str]) -> None:

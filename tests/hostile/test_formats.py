@@ -32,7 +32,8 @@ def _attack(folder, num, seed):
     faults = [f"{one['format']}: {one['fault']}" for one in ended if "fault" in one]
     assert not faults, "\n\n".join(faults)
     for one in ended:
-        assert one["read"] + one["refused"] == num, one
+        assert one["read"] + one["refused"] + one["stopped"] == num, one
+        assert one["stopped"] <= num / 50, one
     return {one["format"]: one for one in ended}
 
 

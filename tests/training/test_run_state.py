@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from delf_tf import npz
 from delf_tf.checks import InputError
 from delf_tf.training import run_state
 from delf_tf.training.metrics_log import MetricsLog
@@ -95,3 +97,10 @@ def test_a_place_for_events_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(tf.summary, "create_file_writer", full)
     with pytest.raises(InputError, match=r"tensorboard must be writable.*No space left"):
         MetricsLog(tmp_path / "run", 0)
+
+
+def test_a_step_that_is_no_number_is_told(tmp_path):
+    header = {"format": run_state.FORMAT, "step": float("inf"), "fingerprint": "f", "facts": {}}
+    path = npz.write_with_text(tmp_path / "s.npz", {}, "header.json", json.dumps(header))
+    with pytest.raises(InputError, match="must be of this format"):
+        run_state.load_state(path)
