@@ -7,6 +7,9 @@ import zlib
 
 import numpy as np
 
+# Learnt tokens, which enter sums as they are.
+_TOKENS = ("lit.templates_init", "cls_token", "pos_embed", "register_tokens", "mask_token")
+
 
 def regenerate(path):
     """Returns the state dict whose names and shapes the JSON file lists."""
@@ -40,7 +43,9 @@ def _value(name, shape):
         value = 1 + 0.1 * drawn
     elif name.endswith(".bias"):
         value = 0.01 * drawn
-    elif name == "lit.templates_init":
+    elif name.endswith(".gamma"):
+        value = 0.5 + 0.1 * drawn
+    elif name in _TOKENS:
         value = drawn
     else:
         value = drawn * np.sqrt(2 / np.prod(shape[1:]))

@@ -214,15 +214,17 @@ class Extractor(tf.Module):
         """Returns (y, x) pixels of the scaled image, descriptors and scores of the inner cells."""
         features = tf.cast(outputs["features"], tf.float32)
         scores = tf.cast(outputs["scores"], tf.float32)
-        grid = self._centres(tf.shape(scores)[1:], level_size)
+        locations = outputs.get("locations")
+        if locations is None:
+            locations = self._centres(tf.shape(scores)[1:], level_size)[tf.newaxis]
+            locations = tf.tile(locations, [tf.shape(scores)[0], 1, 1, 1])
         # An empty slice where the map is all border.
         inner = slice(self.settings.border_cells, -self.settings.border_cells or None)
-        features, scores = features[:, inner, inner], scores[:, inner, inner]
+        rows = [one[:, inner, inner] for one in (locations, features)]
+        scores = scores[:, inner, inner]
         num_images = tf.shape(scores)[0]
-        grid = tf.reshape(grid[inner, inner], [1, -1, 2])
         return (
-            tf.tile(grid, [num_images, 1, 1]),
-            tf.reshape(features, [num_images, -1, features.shape[-1]]),
+            *(tf.reshape(one, [num_images, -1, one.shape[-1]]) for one in rows),
             tf.reshape(scores, [num_images, -1]),
         )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from delf_tf.checks import did_you_mean, invalid, require
 from delf_tf.models.backbones.create import KERAS_PREFIX
+from delf_tf.models.backbones.dinov2 import SIZES, DinoV2
 from delf_tf.models.compact import Compact
 from delf_tf.models.delf import Delf
 from delf_tf.models.delg import Delg
@@ -19,6 +20,7 @@ from delf_tf.models.gem import Gem
 from delf_tf.models.options import check_options
 from delf_tf.models.retrieval_model import RetrievalModel
 from delf_tf.models.superfeatures import SuperFeatures
+from delf_tf.models.xfeat import XFeat
 
 # Name -> what makes the model, or the dotted path of it, imported when asked for. MobileNetV2 is
 # the compact form of every family: its heads are half as wide as the papers' or less. ResNet-14 is
@@ -41,6 +43,17 @@ MODELS: dict[str, Callable[..., RetrievalModel] | str] = {
     "dolg_resnet50": functools.partial(Dolg, "resnet50"),
     "dolg_resnet101": functools.partial(Dolg, "resnet101"),
     "dolg_mobilenet_v2": functools.partial(Dolg, "mobilenet_v2", fusion_dim=512),
+    **{
+        f"{family}_efficientnet_lite{variant}": functools.partial(
+            make, f"efficientnet_lite{variant}", **options
+        )
+        for variant in (0, 1, 2)
+        for family, make, options in (
+            ("gem", Gem, {}),
+            ("delg", Delg, {"embedding_dim": 512, "attention_dim": 256}),
+            ("dolg", Dolg, {"fusion_dim": 512}),
+        )
+    },
     "delf_resnet14": functools.partial(Delf, "resnet14", attention_dim=128),
     "delg_resnet14": functools.partial(Delg, "resnet14", embedding_dim=256, attention_dim=128),
     "dolg_resnet14": functools.partial(Dolg, "resnet14", fusion_dim=256),
@@ -54,6 +67,14 @@ MODELS: dict[str, Callable[..., RetrievalModel] | str] = {
     "superfeatures_mobilenet_v2": functools.partial(
         SuperFeatures, "mobilenet_v2", num_superfeatures=128, superfeature_dim=256, local_dim=64
     ),
+    "xfeat": XFeat,
+    **{
+        f"dinov2_vit{size}14{suffix}": functools.partial(
+            DinoV2, dim=dim, depth=depth, num_registers=num_registers
+        )
+        for size, (dim, depth) in SIZES.items()
+        for suffix, num_registers in (("", 0), ("_reg", 4))
+    },
 }
 
 # Families over any tf.keras.applications network: "delg_keras:EfficientNetB0".

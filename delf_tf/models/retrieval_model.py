@@ -94,7 +94,8 @@ class RetrievalModel(tf.keras.Model):
           For "global": {"global": [B, D] float32, rows L2-normalised}. For "local": {"features":
           [B, h, w, D] float32, as the network gives them, not normalised, "scores": [B, h, w]
           float32, at least 0}. Feature (i, j) lies at input pixel
-          (local_offset(H) + local_stride * i, local_offset(W) + local_stride * j).
+          (local_offset(H) + local_stride * i, local_offset(W) + local_stride * j), unless there are
+          "locations" [B, h, w, 2] float32, (y, x), of a network that places features itself.
 
         Raises:
           InputError: an output the model does not have.

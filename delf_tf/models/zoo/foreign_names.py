@@ -28,7 +28,7 @@ _NORM_LEAVES = {
     "_mean": "moving_mean",
     "_variance": "moving_variance",
 }
-_NORM_LAYERS = ("norm", "norm_inputs", "norm_templates", "norm_mlp")
+_NORM_LAYERS = ("norm", "norm1", "norm2", "norm_inputs", "norm_templates", "norm_mlp")
 # Axes of a foreign kernel in our order (height, width, in, out).
 _TO_HWIO = {"OIHW": (2, 3, 1, 0), "HWIO": (0, 1, 2, 3), "OHWI": (1, 2, 3, 0)}
 
@@ -42,6 +42,7 @@ class Names(NamedTuple):
         named `stage` (optional) and `block`; empty if there is none.
       block_path: our path of a block, a format of {stage} and {block}.
       block_modules: foreign module within a block -> our layer within it.
+      block_arrays: whole foreign names within a block -> our variables within it.
       first: what is added to the foreign numbers of stage and block.
       arrays: whole foreign names -> our variable paths, for what no module holds.
       ignored: regular expression of whole names that are known and not needed.
@@ -55,6 +56,7 @@ class Names(NamedTuple):
     block: str = ""
     block_path: str = ""
     block_modules: Mapping[str, str] = {}
+    block_arrays: Mapping[str, str] = {}
     first: tuple[int, int] = (0, 0)
     arrays: Mapping[str, str] = {}
     ignored: str = r"(.*\.)?num_batches_tracked"
@@ -78,7 +80,8 @@ class Names(NamedTuple):
                 stage=numbers.get("stage", 0) + self.first[0],
                 block=numbers["block"] + self.first[1],
             )
-            layer = self._layer(name[block.end() :], self.block_modules)
+            within = name[block.end() :]
+            layer = self.block_arrays.get(within) or self._layer(within, self.block_modules)
             return None if layer is None else f"{path}.{layer}"
         return self._layer(name, self.modules)
 
@@ -133,6 +136,23 @@ MOBILENET_V2_ONNX_ZOO = Names(
     separator="_",
 )
 
+EFFICIENTNET_LITE_PYTORCH = Names(
+    modules={
+        "_conv_stem": "backbone.stem.conv",
+        "_bn0": "backbone.stem.norm",
+        "_conv_head": "backbone.head.conv",
+        "_bn1": "backbone.head.norm",
+    },
+    block=r"_blocks\.(?P<block>\d+)\._",
+    block_path="backbone.block{block}",
+    block_modules={
+        foreign: f"{ours}.{kind}"
+        for index, ours in enumerate(("expand", "depthwise", "project"))
+        for foreign, kind in ((f"{ours}_conv", "conv"), (f"bn{index}", "norm"))
+    },
+    ignored=r"(.*\.)?num_batches_tracked|_fc\.(weight|bias)",
+)
+
 RESNET50_V2_SLIM = Names(
     modules={"conv1": "backbone.stem.conv"},
     block=r"block(?P<stage>\d)_unit_(?P<block>\d+)_bottleneck_v2_",
@@ -149,6 +169,59 @@ RESNET50_V2_SLIM = Names(
     },
     separator="_",
     kernel_axes="OHWI",
+)
+
+# Ours -> theirs, and how many normalised convolutions each has.
+_XFEAT_CHAINS = {
+    **{f"backbone.block{n}": (f"block{n}", count) for n, count in enumerate((4, 2, 3, 3, 4), 1)},
+    "backbone.fusion": ("block_fusion", 2),
+    "reliability.hidden": ("heatmap_head", 2),
+    "keypoints.hidden": ("keypoint_head", 3),
+}
+_XFEAT_LAYERS = {
+    f"{theirs}.{index}.layer": f"{ours}_{index}"
+    for ours, (theirs, count) in _XFEAT_CHAINS.items()
+    for index in range(count)
+}
+
+# Its normalisations have no learnt scale and shift.
+XFEAT = Names(
+    modules={
+        "skip1.1": "backbone.skip",
+        "block_fusion.2": "backbone.merge",
+        "heatmap_head.2": "reliability.score",
+        "keypoint_head.3": "keypoints.logits",
+        **{f"{theirs}.0": f"{ours}.conv" for theirs, ours in _XFEAT_LAYERS.items()},
+        **{f"{theirs}.1": f"{ours}.norm" for theirs, ours in _XFEAT_LAYERS.items()},
+    },
+    ignored=r"(.*\.)?num_batches_tracked|fine_matcher\..*",
+    defaults={
+        f"{ours}.norm.{leaf}": value
+        for ours in _XFEAT_LAYERS.values()
+        for leaf, value in (("gamma", 1.0), ("beta", 0.0))
+    },
+)
+
+DINOV2 = Names(
+    modules={"patch_embed.proj": "backbone.stem", "norm": "backbone.norm"},
+    # In checkpoints of training the blocks lie in chunks.
+    block=r"blocks\.(\d+\.)?(?P<block>\d+)\.",
+    block_path="backbone.block{block}",
+    block_modules={
+        "norm1": "norm1",
+        "norm2": "norm2",
+        "attn.qkv": "qkv",
+        "attn.proj": "out",
+        "mlp.fc1": "hidden",
+        "mlp.fc2": "shrink",
+    },
+    block_arrays={"ls1.gamma": "scale1", "ls2.gamma": "scale2"},
+    arrays={
+        "cls_token": "backbone.class_token",
+        "register_tokens": "backbone.registers",
+        "pos_embed": "backbone.positions",
+    },
+    ignored=r"mask_token",
 )
 
 _TORCHVISION_BLOCK = {

@@ -42,8 +42,9 @@ def test_resnet_maps(form):
             assert np.all(np.asarray(feature_map) >= 0)
 
 
-def test_mobilenet_maps():
-    backbone = _built("mobilenet_v2", width_multiplier=0.25)
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_lite0"])
+def test_maps_of_inverted_residuals(name):
+    backbone = _built(name, width_multiplier=0.25)
     for height, width in ((1, 1), (32, 64), (45, 71)):
         maps = backbone(_images(height, width))
         assert tuple(maps) == backbone.levels
@@ -66,7 +67,7 @@ def test_published_channels():
     ]
 
 
-@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "efficientnet_lite2"])
 def test_deeper_stages_do_not_run_or_exist(name):
     whole = _built(name, width_multiplier=0.125)
     assert "stride32" not in whole(_images(32, 32), last="stride16")
@@ -78,9 +79,10 @@ def test_deeper_stages_do_not_run_or_exist(name):
 
 
 @pytest.mark.parametrize("last", ["stride2", "stride4", "stride8", "stride16"])
-def test_mobilenet_up_to_a_level_gives_the_same_map(last):
-    whole = _built("mobilenet_v2", width_multiplier=0.125)
-    part = _built("mobilenet_v2", width_multiplier=0.125, last=last)
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_lite0"])
+def test_up_to_a_level_the_map_is_the_same(name, last):
+    whole = _built(name, width_multiplier=0.125)
+    part = _built(name, width_multiplier=0.125, last=last)
     expected = whole(_images(40, 40))[last]
     np.testing.assert_allclose(part(_images(40, 40))[last], expected, rtol=1e-5, atol=1e-6)
 
@@ -108,6 +110,16 @@ def test_scale_channels(channels, multiplier, wanted):
 def test_refuses(name, options, message):
     with pytest.raises(InputError, match=message):
         create_backbone(name, **options)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_lite1"])
+def test_a_backbone_is_rebuilt_from_its_configuration(name):
+    backbone = _built(name, width_multiplier=0.25, last="stride8")
+    again = type(backbone).from_config(backbone.get_config())
+    again.build((None, None, None, 3))
+    again.set_weights(backbone.get_weights())
+    expected = backbone(_images(40, 33))["stride8"]
+    np.testing.assert_array_equal(again(_images(40, 33))["stride8"], expected)
 
 
 def test_resnet_v2_maps():
