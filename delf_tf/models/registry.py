@@ -12,6 +12,7 @@ from typing import Any
 from delf_tf.checks import did_you_mean, invalid, require
 from delf_tf.models.backbones.create import KERAS_PREFIX
 from delf_tf.models.backbones.dinov2 import SIZES, DinoV2
+from delf_tf.models.backbones.xfeat import XFeat
 from delf_tf.models.compact import Compact
 from delf_tf.models.delf import Delf
 from delf_tf.models.delg import Delg
@@ -20,7 +21,6 @@ from delf_tf.models.gem import Gem
 from delf_tf.models.options import check_options
 from delf_tf.models.retrieval_model import RetrievalModel
 from delf_tf.models.superfeatures import SuperFeatures
-from delf_tf.models.xfeat import XFeat
 
 # Name -> what makes the model, or the dotted path of it, imported when asked for. MobileNetV2 is
 # the compact form of every family: its heads are half as wide as the papers' or less. ResNet-14 is

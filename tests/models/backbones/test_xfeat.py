@@ -18,7 +18,7 @@ from delf_tf.models.variables import variables_by_path
 from delf_tf.models.zoo import conversion, foreign_files
 from tests.golden_weights import regenerate, relative_error
 
-GOLDEN = Path(__file__).parents[1] / "golden/models"
+GOLDEN = Path(__file__).parents[2] / "golden/models"
 
 
 @pytest.fixture(scope="module")
