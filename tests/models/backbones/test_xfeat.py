@@ -8,14 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
+from delf_tf import matching
 from delf_tf.checks import InputError
-from delf_tf.extraction import folding
+from delf_tf.export import loading, savedmodel
+from delf_tf.extraction import engine, folding
 from delf_tf.extraction.extractor import Extractor
 from delf_tf.extraction.inspection import network_maps
+from delf_tf.features import store
 from delf_tf.models.create import create_model
 from delf_tf.models.variables import variables_by_path
-from delf_tf.models.zoo import conversion, foreign_files
+from delf_tf.models.zoo import checkpoint, conversion, foreign_files
+from delf_tf.tools import main
+from delf_tf.types import ImageRef
 from tests.golden_weights import regenerate, relative_error
 
 GOLDEN = Path(__file__).parents[2] / "golden/models"
@@ -161,18 +167,6 @@ def test_border_cells_and_scales(model):
     assert fine.min() > 7.5 and fine[:, 0].max() < 119.5 and fine[:, 1].max() < 151.5
 
 
-def test_batches_of_one_size_are_each_images_own(model):
-    extractor = Extractor(
-        model, use_global_features=False, use_local_features=True, max_num_features=20
-    )
-    images = np.random.RandomState(3).randint(0, 256, (2, 96, 96, 3), np.uint8)
-    batch = extractor.batch(tf.constant(images))
-    for index in (0, 1):
-        alone = extractor(images[index])
-        np.testing.assert_allclose(batch["locations"][index], alone["locations"], atol=1e-3)
-        np.testing.assert_allclose(batch["scores"][index], alone["scores"], rtol=1e-4)
-
-
 def test_bfloat16_keeps_keypoints(model):
     """The head that places keypoints stays in float32; reliability and descriptors move little."""
     plain, half = model(_images()), folding.inference_copy(model, "bfloat16")(_images())
@@ -205,3 +199,49 @@ def test_rebuilt_from_its_configuration(model):
     again.set_weights(model.get_weights())
     np.testing.assert_array_equal(again(_images())["features"], model(_images())["features"])
     assert create_model("xfeat", seed=0).options == model.options
+
+
+def test_a_moved_scene_is_found_through_store_and_verification(model, tmp_path):
+    """Two crops of one scene, 32 rows and 64 columns apart, through a store of features."""
+    scene = np.random.RandomState(5).randint(0, 256, (256, 320, 3), np.uint8)
+    for name, crop in (("a", scene[:224, :256]), ("b", scene[32:, 64:])):
+        Image.fromarray(crop).save(tmp_path / f"{name}.png")
+    extractor = Extractor(model, use_global_features=False, use_local_features=True)
+    refs = [ImageRef(name, tmp_path / f"{name}.png") for name in ("a", "b")]
+    engine.extract_to_store(
+        refs, extractor, tmp_path / "store", loader=engine.ImageLoader(), fingerprint="x"
+    )
+    features = store.FeatureStore(tmp_path / "store")
+    pair = [features.read_local(ref.id) for ref in refs]
+    found = matching.verify(*pair, "similarity", inlier_threshold_px=2)
+    assert found.num_inliers > 100
+    np.testing.assert_allclose(found.transform @ [100, 100, 1], [36, 68, 1], atol=1)
+
+
+def test_exported_it_gives_the_same(model, tmp_path):
+    extractor = Extractor(
+        model,
+        image_scales=(0.5, 1.0),
+        use_global_features=False,
+        use_local_features=True,
+        max_num_features=40,
+    )
+    path = savedmodel.export_extractor(extractor, tmp_path / "m")
+    image = _images(100, 170)[0].astype(np.uint8)
+    got, want = loading.load_saved_extractor(path)(image), extractor(image)
+    assert set(got) == set(want)
+    for name, value in want.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-3, err_msg=name)
+
+
+def test_the_match_tool_takes_its_config(model, tmp_path, capsys):
+    weights = checkpoint.save_weights(model, tmp_path / "xfeat.npz", {})
+    scene = np.random.RandomState(5).randint(0, 256, (256, 320, 3), np.uint8)
+    paths = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    for path, crop in zip(paths, (scene[:224, :256], scene[32:, 64:])):
+        Image.fromarray(crop).save(path)
+    output = tmp_path / "matches.png"
+    options = ["--config=xfeat", f"--weights={weights}", f"--output={output}"]
+    assert main.main(["delf_tf", "match", *paths, *options]) == 0
+    assert int(capsys.readouterr().out.split()[0]) > 100
+    assert output.is_file()
