@@ -14,7 +14,7 @@ import pickle
 import pickletools
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,18 @@ _MAX_DEPTH = 16
 # Python refuses to print the longest, even in an error.
 _MAX_INT_BITS = 128
 _DTYPE = re.compile(r"[<>|=]?[biufcSU]?\d{0,4}")
-# Those of data; persistent ids, classes, extensions and sets are not among them.
+# Those of data; classes, extensions and sets are not among them. Persistent ids mean nothing here.
 _OPCODES = """
     PROTO FRAME STOP MARK POP NONE NEWTRUE NEWFALSE GLOBAL STACK_GLOBAL REDUCE BUILD
     EMPTY_LIST EMPTY_TUPLE EMPTY_DICT LIST TUPLE DICT TUPLE1 TUPLE2 TUPLE3
     APPEND APPENDS SETITEM SETITEMS PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET
     BININT BININT1 BININT2 LONG1 LONG4 INT LONG FLOAT BINFLOAT
     BINUNICODE BINUNICODE8 SHORT_BINUNICODE UNICODE STRING BINSTRING SHORT_BINSTRING
-    BINBYTES BINBYTES8 SHORT_BINBYTES BYTEARRAY8
+    BINBYTES BINBYTES8 SHORT_BINBYTES BYTEARRAY8 BINPERSID
 """.split()  # noqa: SIM905 - a list would be one name a line
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """Something that data does not need."""
 
 
@@ -81,9 +81,14 @@ def loads(data: bytes, *, name: str = "pickle") -> Any:
       data: the pickle.
       name: how errors call it.
     """
+    return read(_Unpickler(data), name)
+
+
+def read(unpickler: _Unpickler, name: str) -> Any:
+    """Returns what an unpickler reads; see `load` for errors, `name` is how they call the file."""
     try:
-        return _Unpickler(data).load()
-    except _RefusedError as refused:
+        return unpickler.load()
+    except RefusedError as refused:
         raise invalid(
             "A pickle must hold only containers, numbers, strings and NumPy arrays.",
             hint="Nothing in it was run.",
@@ -100,7 +105,7 @@ class _Dtype:
 
     def __init__(self, code: Any):
         if not isinstance(code, str) or not _DTYPE.fullmatch(code):
-            raise _RefusedError(f"dtype {code!r:.50}")
+            raise RefusedError(f"dtype {code!r:.50}")
         self.value = np.dtype(code)
 
 
@@ -111,34 +116,46 @@ class _Array:
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's own stack machine, in its form that can be counted and restricted."""
+    """Python's own stack machine, in its form that can be counted and restricted.
 
-    def __init__(self, data: bytes):
-        super().__init__(io.BytesIO(data), encoding="latin-1")
+    Args:
+      data: the pickle; what follows it is not read.
+      num_bytes: what the result is measured against; None: the bytes of `data`.
+    """
+
+    constructors: Mapping[str, Callable[..., Any]] = {}
+
+    def __init__(self, data: bytes, num_bytes: int | None = None):
+        self.file = io.BytesIO(data)
+        super().__init__(self.file, encoding="latin-1")
         self._steps = _MAX_STEPS
-        self._bytes = _MAX_GROWTH * len(data) + _MIN_BYTES
+        self._bytes = _MAX_GROWTH * (len(data) if num_bytes is None else num_bytes) + _MIN_BYTES
 
     def load(self) -> Any:
         return self._finished(super().load(), 0)
 
     def find_class(self, module: str, name: str) -> Any:
-        constructor = _CONSTRUCTORS.get(f"{module}.{name}")
+        known = {**_CONSTRUCTORS, **self.constructors}
+        constructor = known.get(f"{module}.{name}")
         if constructor is None:
-            raise _RefusedError(f"{module}.{name}")
+            raise RefusedError(f"{module}.{name}")
         return functools.partial(constructor, self)
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise RefusedError("a persistent id")
 
     def spend(self, steps: int, num_bytes: int = 0) -> None:
         self._steps -= steps
         self._bytes -= num_bytes
         if self._steps < 0 or self._bytes < 0:
-            raise _RefusedError("far more values than the file has bytes for")
+            raise RefusedError("far more values than the file has bytes for")
 
     def array(self, raw: Any, dtype: Any, shape: Any, order: str = "C") -> np.ndarray:
         if not isinstance(dtype, _Dtype):
-            raise _RefusedError("an array of objects")
+            raise RefusedError("an array of objects")
         raw = raw.encode("latin-1") if isinstance(raw, str) else raw
         if not isinstance(raw, (bytes, bytearray)):
-            raise _RefusedError("an array without bytes")
+            raise RefusedError("an array without bytes")
         self.spend(1, len(raw))
         # The bytes are here, and reshape checks their number: nothing large is allocated.
         empty = not raw or not dtype.value.itemsize
@@ -156,7 +173,7 @@ class _Unpickler(pickle._Unpickler):
 
     def encode(self, text: str, encoding: str = "latin1") -> bytes:
         if encoding not in ("latin1", "latin-1"):
-            raise _RefusedError(f"encoding {encoding!r:.50}")
+            raise RefusedError(f"encoding {encoding!r:.50}")
         self.spend(1, len(text))
         return text.encode("latin-1")
 
@@ -164,7 +181,7 @@ class _Unpickler(pickle._Unpickler):
         """Paddle wraps a tensor as eval("data", {"data": array}): the array, without eval."""
         names = arguments[-1] if len(arguments) == 2 and arguments[0] == "data" else None
         if not isinstance(names, dict) or len(names) != 1 or "data" not in names:
-            raise _RefusedError("builtins.eval")
+            raise RefusedError("builtins.eval")
         return names["data"]
 
     def ordered_dict(self, items: Sequence[Any] = ()) -> dict[Any, Any]:
@@ -172,12 +189,12 @@ class _Unpickler(pickle._Unpickler):
 
     def tuple(self, items: Any) -> Any:
         if not isinstance(items, (list, tuple)):
-            raise _RefusedError("a tuple of something other than a list")
+            raise RefusedError("a tuple of something other than a list")
         self.spend(len(items))
         return tuple(items)
 
     def ndarray(self, *_: Any) -> None:
-        raise _RefusedError("numpy.ndarray, which belongs into a call of _reconstruct alone")
+        raise RefusedError("numpy.ndarray, which belongs into a call of _reconstruct alone")
 
     def load_dict(self) -> None:
         items = self.pop_mark()
@@ -202,10 +219,10 @@ class _Unpickler(pickle._Unpickler):
             target.value = self.array(raw, dtype, shape, "F" if is_fortran else "C")
         elif isinstance(target, _Dtype):
             if state[1] not in ("<", ">", "|", "=") or any(part is not None for part in state[2:5]):
-                raise _RefusedError("a structured dtype")
+                raise RefusedError("a structured dtype")
             target.value = target.value.newbyteorder(state[1])
         else:
-            raise _RefusedError("state for something other than an array")
+            raise RefusedError("state for something other than an array")
 
     def load_bytearray8(self) -> None:
         # The library's own allocates what the file asks for before it looks whether it is there.
@@ -216,7 +233,7 @@ class _Unpickler(pickle._Unpickler):
         value = value.value if isinstance(value, _Array) else value
         if isinstance(value, (list, tuple, dict)):
             if depth >= _MAX_DEPTH:
-                raise _RefusedError(f"containers nested over {_MAX_DEPTH} deep")
+                raise RefusedError(f"containers nested over {_MAX_DEPTH} deep")
             self.spend(1, 1)
             if isinstance(value, dict):
                 return {self._leaf(k): self._finished(v, depth + 1) for k, v in value.items()}
@@ -231,20 +248,20 @@ class _Unpickler(pickle._Unpickler):
         elif value is None or isinstance(value, (int, float)):
             num_bytes = 1
             if isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:
-                raise _RefusedError(f"an integer of over {_MAX_INT_BITS} bits")
+                raise RefusedError(f"an integer of over {_MAX_INT_BITS} bits")
         else:
-            raise _RefusedError("something unfinished")
+            raise RefusedError("something unfinished")
         self.spend(1, num_bytes)
         return value
 
 
 def _fill(target: Any, items: list[Any]) -> Any:
     if not isinstance(target, dict) or len(items) % 2:
-        raise _RefusedError("items for something other than a dict")
+        raise RefusedError("items for something other than a dict")
     for key, value in zip(items[::2], items[1::2]):
         # Numbers can be chosen to collide, which makes a dict quadratic.
         if not isinstance(key, (str, bytes)) and not (isinstance(key, int) and abs(key) < 1 << 32):
-            raise _RefusedError(f"a key of type {type(key).__name__}")
+            raise RefusedError(f"a key of type {type(key).__name__}")
         target[key] = value
     return target
 
@@ -259,7 +276,7 @@ def _counted(method: str) -> Callable[[_Unpickler], None]:
 
 def _refused(opcode: str) -> Callable[[_Unpickler], None]:
     def run(unpickler: _Unpickler) -> None:
-        raise _RefusedError(f"opcode {opcode}")
+        raise RefusedError(f"opcode {opcode}")
 
     return run
 
@@ -285,3 +302,6 @@ for _module in ("builtins", "__builtin__"):
     _CONSTRUCTORS[f"{_module}.tuple"] = _Unpickler.tuple
     _CONSTRUCTORS[f"{_module}.bytes"] = lambda _: b""
     _CONSTRUCTORS[f"{_module}.eval"] = _Unpickler.evaluated
+
+# For formats that are built on pickles: a subclass does their callables by hand.
+Unpickler = _Unpickler

@@ -1,9 +1,10 @@
 """convert_weights: weights of another program in, a weights file of ours out, every array checked.
 
 delf_tf convert_weights --source=SOURCE --input=PATH --output=WEIGHTS.npz
-    --input: .npz (name -> array), .safetensors, .h5, .pdparams, a TensorFlow checkpoint, or .pth
-    (with PyTorch installed). The result carries the network's options and preprocessing, so that
-    delf_tf.create_model(NAME, weights=WEIGHTS.npz) needs nothing more and takes RGB 0..255.
+    --input: .npz (name -> array), .safetensors, .h5, .pdparams, .pth, .pt, or a TensorFlow
+    checkpoint; the other program is not needed. The result carries the network's options and
+    preprocessing: delf_tf.create_model(NAME, weights=WEIGHTS.npz) needs nothing more and takes
+    RGB 0..255.
 delf_tf convert_weights --source=delf_tf --input=WEIGHTS.npz --output=HALF.npz
     writes our own file again in float16, half as large.
 delf_tf convert_weights … --reference=REFERENCE.npz

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from delf_tf import npz, safe_pickle
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, invalid, require
+from delf_tf.models.zoo import torch_file
 
 Arrays = dict[str, np.ndarray]
 
@@ -26,14 +26,14 @@ def read_arrays(path: StrPath) -> Arrays:
     """Reads every array of a weights file.
 
     Args:
-      path: .npz, .safetensors, .h5 (Keras' layout by layers), .pdparams, .pth / .pt / .pyth (needs
-        PyTorch; read with weights_only), or a TensorFlow checkpoint (prefix, or .index file).
+      path: .npz, .safetensors, .h5 (Keras' layout by layers), .pdparams, .pth / .pt / .pyth
+        (PyTorch is not needed), or a TensorFlow checkpoint (prefix, or .index file).
 
     Returns:
       Name -> array. Names of nested containers are joined by dots.
 
     Raises:
-      InputError: no such file, an unknown kind, too large, damaged, or it needs PyTorch.
+      InputError: no such file, an unknown kind, too large, or damaged.
     """
     path = Path(path)
     prefix = path.with_suffix("") if path.suffix == ".index" else path
@@ -112,31 +112,7 @@ def _read_paddle(path: Path) -> Arrays:
 
 
 def _read_torch(path: Path) -> Arrays:
-    if importlib.util.find_spec("torch") is None:
-        raise invalid(
-            "A PyTorch file needs PyTorch to be read.",
-            hint="Install torch, or save it as .npz where there is one: numpy.savez(path, "
-            "**{name: tensor.numpy() for name, tensor in state_dict.items()}).",
-            path=path,
-        )
-    import torch  # noqa: PLC0415 - optional
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle.UnpicklingError among others
-        raise invalid(
-            "A PyTorch file must hold tensors and plain containers only.",
-            hint="It was read with weights_only; save its state dict alone.",
-            path=path,
-            reason=" ".join(str(error).split())[:150],
-        ) from None
-    return flatten(_to_numpy(content))
-
-
-def _to_numpy(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {str(key): _to_numpy(value) for key, value in content.items()}
-    return content.detach().float().numpy() if hasattr(content, "detach") else content
+    return flatten(torch_file.load(path, max_bytes=MAX_BYTES))
 
 
 def _read_hdf5(path: Path) -> Arrays:
