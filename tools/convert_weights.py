@@ -7,6 +7,8 @@ delf_tf convert_weights --source=SOURCE --input=PATH --output=WEIGHTS.npz
     RGB 0..255.
 delf_tf convert_weights --source=delf_tf --input=WEIGHTS.npz --output=HALF.npz
     writes our own file again in float16, half as large.
+delf_tf convert_weights --source=compact_parts --input=LITE.npz --local=XFEAT.npz --output=PARTS.npz
+    joins weights of gem_efficientnet_lite2 and xfeat to those of compact_efficientnet_lite2.
 delf_tf convert_weights … --reference=REFERENCE.npz
     compares with the other program's own output; REFERENCE holds "image" [H, W, 3] uint8 RGB,
     "network_input" [H, W, 3] (what it made of the image) and "descriptor" [D].
@@ -20,11 +22,13 @@ from collections.abc import Sequence
 
 from absl import flags, logging
 
+from delf_tf.checks import require_absent
 from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("source", None, "program that made the weights", flag_values=FLAGS)
 flags.DEFINE_string("input", None, "weights to convert", flag_values=FLAGS)
+flags.DEFINE_string("local", None, "weights of xfeat, for compact_parts", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "weights file (.npz) to write", flag_values=FLAGS)
 flags.DEFINE_string(
     "reference", None, "reference outputs (.npz) to compare with", flag_values=FLAGS
@@ -39,8 +43,16 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
     source, input_path, output_path = command_line.required(
         flag_values, "source", "input", "output"
     )
-    from delf_tf.models.zoo import conversion  # noqa: PLC0415 - TensorFlow takes seconds to load
+    from delf_tf.models.zoo import conversion, joined  # noqa: PLC0415 - TensorFlow takes seconds
 
+    if source == joined.SOURCE:
+        (local,) = command_line.required(flag_values, "local")
+        require_absent("The output", output_path, flag_values.overwrite)
+        path = joined.join_files(joined.NAME, input_path, local, output_path)
+        command_line.write_result(
+            json.dumps({"path": str(path)}) if flag_values.json else str(path)
+        )
+        return command_line.DONE
     result = conversion.convert_weights(
         source,
         input_path,

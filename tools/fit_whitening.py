@@ -4,13 +4,14 @@ delf_tf fit_whitening --store=STORE --dim=512 --output=whitening.npz
 delf_tf fit_whitening --store=STORE --dim=512 --weights=WEIGHTS.npz --output=whitened_weights.npz
 
 Fit on images that will not be searched. The first form is for `index.whitening` of a config or
-`build_index --whitening`; the second writes the compact network's weights with the whitening as its
-last layer. --power 0.5 gives all components the same variance; less lets the strong ones stay
-stronger.
+`build_index --whitening`; the second writes the compact network's weights with whitenings as its
+last layers, one for each part of its descriptor, each of --dim components. --power 0.5 gives all
+components the same variance; less lets the strong ones stay stronger.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -47,14 +48,14 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     store, output = command_line.required(flag_values, "store", "output")
     require_absent("The output", output, flag_values.overwrite)
     descriptors = FeatureStore(store).global_descriptors()
-    fitted = whitening.fit_pca(descriptors.vectors, flag_values.dim, power=flag_values.power)
+    fit = functools.partial(whitening.fit_pca, dim=flag_values.dim, power=flag_values.power)
     if flag_values.weights:
         # TensorFlow takes seconds to load.
         from delf_tf.models import whitened  # noqa: PLC0415
 
-        path = whitened.write_weights(flag_values.weights, fitted.mean, fitted.projection, output)
+        path = whitened.write_weights(flag_values.weights, descriptors.vectors, fit, output)
     else:
-        path = whitening.save_whitening(output, fitted)
+        path = whitening.save_whitening(output, fit(descriptors.vectors))
     command_line.write_result(str(path))
 
 

@@ -9,10 +9,16 @@ the output; a run that was killed goes on from there, and another --score or --m
 new verification. --calibrate verifies that many pairs of images that do not match, and counts that
 chance reaches then move nothing. --labels (columns image, place) report mAP before and after, and
 with --score=combined fit the weight of the inliers, unless one is given.
+
+delf_tf rerank --fit_probability --ranking=ranking.npz --database_store=STORE [--labels=labels.csv]
+prints the section `probability` of a config's `rerank`, for --score=probability, fitted to pictures
+that were searched among themselves: not those that will be searched. Without --labels, pictures
+that many inliers join, directly or by way of others, are of one scene.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +27,7 @@ from absl import flags
 
 from delf_tf.datasets import folder
 from delf_tf.features.store import FeatureStore
-from delf_tf.pipelines.reranking import rerank
+from delf_tf.pipelines.reranking import fit_probability, rerank
 from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
@@ -39,7 +45,13 @@ command_line.define_count(
     least=0,
 )
 flags.DEFINE_string(
-    "score", None, "inliers, weighted or combined; overrides the config's", flag_values=FLAGS
+    "score",
+    None,
+    "inliers, weighted, combined or probability; overrides the config's",
+    flag_values=FLAGS,
+)
+flags.DEFINE_boolean(
+    "fit_probability", False, "print what --score=probability sorts by", flag_values=FLAGS
 )
 flags.DEFINE_float(
     "weight",
@@ -77,19 +89,35 @@ flags.DEFINE_boolean("json", False, "print JSON instead of lines", flag_values=F
 def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Runs the tool."""
     command_line.no_positional(arguments)
-    ranking, database, output = command_line.required(
-        flag_values, "ranking", "database_store", "output"
-    )
+    ranking, database = command_line.required(flag_values, "ranking", "database_store")
     message = command_line.read_config(flag_values, optional=True)
     names = ("num_candidates", "score", "weight", "min_inliers")
     command_line.override_by_flags(flag_values, message.rerank, *names)
+    labels = folder.read_labels(flag_values.labels) if flag_values.labels else None
+    if flag_values.fit_probability:
+        kept, threads = flag_values.verifications_dir or None, flag_values.num_threads
+        fitted = fit_probability(
+            message,
+            ranking,
+            FeatureStore(database),
+            labels=labels,
+            verifications_dir=kept,
+            num_threads=threads,
+        )
+        numbers = dataclasses.asdict(fitted)
+        text = " ".join(f"{name}: {value:.4g}" for name, value in numbers.items())
+        command_line.write_result(
+            command_line.to_json(numbers) if flag_values.json else f"probability {{ {text} }}"
+        )
+        return
+    (output,) = command_line.required(flag_values, "output")
     result = rerank(
         message,
         ranking,
         output,
         database=FeatureStore(database),
         queries=FeatureStore(flag_values.query_store) if flag_values.query_store else None,
-        labels=folder.read_labels(flag_values.labels) if flag_values.labels else None,
+        labels=labels,
         num_calibration_pairs=flag_values.calibrate,
         verifications_dir=flag_values.verifications_dir or None,
         overwrite=flag_values.overwrite,

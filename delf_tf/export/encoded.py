@@ -22,11 +22,15 @@ class Limits(NamedTuple):
       max_image_size: a longer image is shrunk until its longer side is this, pixels; -1: never.
       min_image_size: an image whose longer side is below this is enlarged to it; -1: never.
       max_image_pixels: an image with more is refused before it is decoded.
+      size_multiple: both sides become the nearest multiple of this.
+      resize_filter: "bilinear" or "lanczos3", antialiased.
     """
 
     max_image_size: int = -1
     min_image_size: int = -1
     max_image_pixels: int = 178_956_970
+    size_multiple: int = 1
+    resize_filter: str = "bilinear"
 
 
 def encoded_images(extractor: Extractor, limits: Limits) -> Any:
@@ -132,8 +136,8 @@ def resize_to_limit(image: tf.Tensor, limits: Limits) -> tf.Tensor:
     if limits.max_image_size >= 0:
         # A smaller image that must grow, grows to min_image_size even if that is above the limit.
         target = tf.where(longer > limits.max_image_size, limits.max_image_size, target)
-    wanted = tf.cast(tf.round(tf.cast(size, tf.float64) * (target / longer)), tf.int32)
-    wanted = tf.maximum(wanted, 1)
+    multiples = tf.cast(size, tf.float64) * (target / longer) / limits.size_multiple
+    wanted = limits.size_multiple * tf.maximum(tf.cast(tf.round(multiples), tf.int32), 1)
     tf.debugging.assert_greater_equal(
         tf.reduce_min(wanted),
         MIN_SIDE_PX,
@@ -141,10 +145,10 @@ def resize_to_limit(image: tf.Tensor, limits: Limits) -> tf.Tensor:
     )
 
     def resize(image: tf.Tensor) -> tf.Tensor:
-        levels = tf.image.resize(image, wanted, method="bilinear", antialias=True)
+        levels = tf.image.resize(image, wanted, method=limits.resize_filter, antialias=True)
         return tf.cast(tf.clip_by_value(tf.floor(levels + 0.5), 0, 255), tf.uint8)
 
-    resized = _where(tf.not_equal(target, longer), image, resize)
+    resized = _where(tf.reduce_any(tf.not_equal(wanted, size)), image, resize)
     return tf.ensure_shape(resized, [None, None, 3])
 
 

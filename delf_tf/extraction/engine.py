@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 
 from delf_tf import artifacts
-from delf_tf.checks import InputError, require
+from delf_tf.checks import InputError, require, require_choice
 from delf_tf.datasets import images
 from delf_tf.extraction import pyramid
 from delf_tf.extraction.array_extractor import ArrayExtractor, SameSizeBatches
@@ -39,15 +39,35 @@ _MAX_NAMED = 10
 class ImageLoader:
     """Decodes images and resizes them to the configured limits."""
 
-    def __init__(self, *, max_side: int = -1, min_side: int = -1, max_pixels: int | None = None):
+    def __init__(
+        self,
+        *,
+        max_side: int = -1,
+        min_side: int = -1,
+        max_pixels: int | None = None,
+        multiple: int = 1,
+        resize_filter: str = "bilinear",
+    ):
         """Keeps the limits.
 
         Args:
           max_side: longest side in pixels, -1 for no limit.
           min_side: images below this longest side are enlarged, -1 for never.
           max_pixels: images with more are not decoded; None for the reader's own limit.
+          multiple: both sides are made multiples of this; see pyramid.limited_size.
+          resize_filter: a name of pyramid.FILTERS.
+
+        Raises:
+          InputError: a multiple below 1, an unknown filter.
         """
-        self._limits = {"max_side": max_side, "min_side": min_side}
+        require(multiple >= 1, "size_multiple must be at least 1.", size_multiple=multiple)
+        require_choice("resize_filter", resize_filter, pyramid.FILTERS)
+        self._limits = {
+            "max_side": max_side,
+            "min_side": min_side,
+            "multiple": multiple,
+            "resize_filter": resize_filter,
+        }
         self._read_options = {} if max_pixels is None else {"max_pixels": max_pixels}
 
     def load(self, ref: ImageRef) -> tuple[np.ndarray, tuple[int, int]]:

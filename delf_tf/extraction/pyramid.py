@@ -7,12 +7,24 @@ antialiasing and every scale is made from the limited image, not from the scale 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
+from delf_tf.checks import require_choice
+
+# Pillow's antialiased filters by the name that tf.image.resize gives them, too.
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos3": Image.Resampling.LANCZOS}
 
 def limited_size(
-    height: int, width: int, *, max_side: int = -1, min_side: int = -1, square: bool = False
+    height: int,
+    width: int,
+    *,
+    max_side: int = -1,
+    min_side: int = -1,
+    square: bool = False,
+    multiple: int = 1,
 ) -> tuple[int, int]:
     """Returns the (height, width) that an image is resized to before extraction.
 
@@ -22,6 +34,8 @@ def limited_size(
       max_side: a longer image shrinks until its longer side is this; -1 for no limit.
       min_side: an image whose longer side is below this grows to it; -1 for never.
       square: stretch to a square of the longer side.
+      multiple: both sides become the nearest multiple of this, at least one, such as a network's
+        stride: what a map's last cells see is then never padding in part.
 
     Returns:
       Whole pixels, at least 1.
@@ -33,18 +47,25 @@ def limited_size(
     elif min_side >= 0 and longer < min_side:
         factor = min_side / longer
     sides = (longer, longer) if square else (height, width)
-    return max(1, round(sides[0] * factor)), max(1, round(sides[1] * factor))
+    height, width = (multiple * max(1, round(side * factor / multiple)) for side in sides)
+    return height, width
 
 
 def resize_to_limit(
-    image: np.ndarray, *, max_side: int = -1, min_side: int = -1, square: bool = False
+    image: np.ndarray, *, resize_filter: str = "bilinear", **limits: Any
 ) -> np.ndarray:
-    """Resizes a uint8 RGB image [H, W, 3] to `limited_size`; returns it as it is if it fits."""
-    height, width = image.shape[:2]
-    size = limited_size(height, width, max_side=max_side, min_side=min_side, square=square)
-    if size == (height, width):
+    """Resizes a uint8 RGB image [H, W, 3] to `limited_size`; returns it as it is if it fits.
+
+    Args:
+      image: uint8 [H, W, 3].
+      resize_filter: a name of FILTERS; Lanczos' keeps more of the detail of a shrunken photograph.
+      **limits: of `limited_size`.
+    """
+    require_choice("resize_filter", resize_filter, FILTERS)
+    height, width = limited_size(*image.shape[:2], **limits)
+    if (height, width) == image.shape[:2]:
         return image
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(image).resize((width, height), FILTERS[resize_filter]))
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:

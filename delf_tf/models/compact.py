@@ -121,6 +121,16 @@ class Compact(RetrievalModel):
         return self.whitening.units if self.whitening else self.expansion.channels
 
     @property
+    def pooled_widths(self) -> tuple[int, ...]:
+        """Width of the pooled descriptor, which a whitening is fitted to."""
+        return (self.expansion.channels,)
+
+    @property
+    def whitenings(self) -> tuple[tf.keras.layers.Layer | None, ...]:
+        """The layer that whitens it; None: not whitened."""
+        return (self.whitening,)
+
+    @property
     def local_dim(self) -> int:
         """Width of local descriptors."""
         return self.autoencoder.reduced_dim

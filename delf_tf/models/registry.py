@@ -14,6 +14,7 @@ from delf_tf.models.backbones.create import KERAS_PREFIX
 from delf_tf.models.backbones.dinov2 import SIZES, DinoV2
 from delf_tf.models.backbones.xfeat import XFeat
 from delf_tf.models.compact import Compact
+from delf_tf.models.compact_lite import CompactLite
 from delf_tf.models.delf import Delf
 from delf_tf.models.delg import Delg
 from delf_tf.models.dolg import Dolg
@@ -60,6 +61,8 @@ MODELS: dict[str, Callable[..., RetrievalModel] | str] = {
     "superfeatures_resnet14": functools.partial(
         SuperFeatures, "resnet14", num_superfeatures=64, superfeature_dim=128, local_dim=64
     ),
+    "compact_efficientnet_lite0": functools.partial(CompactLite, "efficientnet_lite0"),
+    "compact_efficientnet_lite2": functools.partial(CompactLite, "efficientnet_lite2"),
     "compact_mobilenet_v2": functools.partial(Compact, "mobilenet_v2"),
     "compact_resnet20": functools.partial(Compact, "resnet20", width_multiplier=0.5),
     "superfeatures_resnet50": functools.partial(SuperFeatures, "resnet50"),

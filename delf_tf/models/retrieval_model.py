@@ -15,7 +15,7 @@ from delf_tf.models.layers import Preprocessing
 from delf_tf.models.variables import draw_values
 
 # Options that change what is computed but no variable, so that weights fit any of their values.
-FREE_OPTIONS = ("stage4_stride", "descriptor")
+FREE_OPTIONS = ("stage4_stride", "descriptor", "backbone_scale")
 
 
 class RetrievalModel(tf.keras.Model):

@@ -58,6 +58,10 @@ def export(
 
     settings = message.extraction
     limits = encoded.Limits(
-        settings.max_image_size, settings.min_image_size, settings.max_image_pixels
+        settings.max_image_size,
+        settings.min_image_size,
+        settings.max_image_pixels,
+        settings.size_multiple,
+        settings.resize_filter,
     )
     return savedmodel.export_extractor(extractor, output_dir, kind=kind, limits=limits, **options)

@@ -20,6 +20,11 @@ from delf_tf.retrieval.search import Queries
 from delf_tf.retrieval.second_stage import chance
 from delf_tf.retrieval.second_stage import inlier_weight as combination
 from delf_tf.retrieval.second_stage import rerank as second_stage
+from delf_tf.retrieval.second_stage.pair_probability import (
+    PairProbability,
+    fit_pair_probability,
+    scene_pairs,
+)
 from delf_tf.retrieval.second_stage.verification_files import load_verifications
 from delf_tf.types import LocalFeatures, Ranking
 
@@ -163,7 +168,52 @@ def rerank_arguments(message: experiment_pb2.Experiment) -> dict[str, Any]:
     """Returns the keyword arguments of `retrieval.second_stage.rerank` that the config means."""
     settings = config.arguments(message.rerank, second_stage.rerank)
     names = ("num_candidates", "min_inliers", "score", "weight")
-    return {**{name: settings[name] for name in names}, **verify_options(message)}
+    arguments = {**{name: settings[name] for name in names}, **verify_options(message)}
+    if message.rerank.HasField("probability"):
+        fitted = config.arguments(message.rerank.probability, PairProbability)
+        arguments["probability"] = PairProbability(**fitted)
+    return arguments
+
+
+def fit_probability(
+    message: experiment_pb2.Experiment,
+    ranking_path: StrPath,
+    database: FeatureStore,
+    *,
+    labels: Mapping[str, str] | None = None,
+    verifications_dir: StrPath | None = None,
+    num_threads: int = 2,
+) -> PairProbability:
+    """Fits what the score "probability" sorts by to pictures searched among themselves.
+
+    Args:
+      message: the experiment.
+      ranking_path: of the pictures, not those that will be searched, as queries and database.
+      database: their features.
+      labels: place by image; None: pictures are of one scene that many inliers join.
+      verifications_dir: see `rerank`.
+      num_threads: that verify pairs.
+
+    Raises:
+      InputError: queries that are no images of the database, pairs of one kind alone.
+    """
+    ranking = ranking_file.load_ranking(ranking_path)
+    options = {**rerank_arguments(message), "score": "inliers"}
+    _, found = second_stage.rerank(
+        ranking,
+        database.read_local,
+        cached_reader(database),
+        num_threads=num_threads,
+        verifications_dir=verifications_dir,
+        fingerprint=features_fingerprint(database, database),
+        **options,
+    )
+    given = options.get("probability", PairProbability(0, 0))
+    return fit_pair_probability(
+        scene_pairs(ranking, found, labels),
+        chance_inliers=given.chance_inliers,
+        chance_share=given.chance_share,
+    )
 
 
 def verify_options(message: experiment_pb2.Experiment) -> dict[str, Any]:

@@ -104,6 +104,8 @@ class Runtime:
             max_side=settings.max_image_size,
             min_side=settings.min_image_size,
             max_pixels=settings.max_image_pixels,
+            multiple=settings.size_multiple,
+            resize_filter=settings.resize_filter,
         )
 
     @property

@@ -77,12 +77,22 @@ def test_huge_images_are_refused_before_they_are_decoded():
 
 @pytest.mark.parametrize(
     ("size", "limits"),
-    [((60, 90), (45, -1)), ((60, 90), (-1, 120)), ((31, 20), (20, -1)), ((60, 90), (90, 90))],
+    [
+        ((60, 90), {"max_side": 45}),
+        ((60, 90), {"min_side": 120}),
+        ((31, 20), {"max_side": 20}),
+        ((60, 90), {"max_side": 90, "min_side": 90}),
+        ((60, 90), {"max_side": 70, "multiple": 16, "resize_filter": "lanczos3"}),
+        ((60, 96), {"multiple": 32}),
+    ],
 )
 def test_the_limit_is_the_engines(size, limits):
     image = np.asarray(_image(*size))
-    got = encoded.resize_to_limit(tf.constant(image), encoded.Limits(*limits)).numpy()
-    want = pyramid.resize_to_limit(image, max_side=limits[0], min_side=limits[1])
+    names = {"max_side": "max_image_size", "min_side": "min_image_size"}
+    names["multiple"] = "size_multiple"
+    given = encoded.Limits(**{names.get(name, name): value for name, value in limits.items()})
+    got = encoded.resize_to_limit(tf.constant(image), given).numpy()
+    want = pyramid.resize_to_limit(image, **limits)
     assert got.shape == want.shape
     assert np.abs(got.astype(int) - want).max() <= 1
 

@@ -18,6 +18,9 @@ from delf_tf.extraction import levels, pyramid
         # 37 * 32 / 53 = 22.34; 5 * 2 / 20 = 0.5, half to even, but never nothing.
         ((37, 53), {"max_side": 32}, (22, 32)),
         ((5, 20), {"max_side": 2}, (1, 2)),
+        # 341.3 / 32 = 10.67; 20 / 32 rounds to 1, 10 / 32 to nothing, which becomes one.
+        ((768, 1152), {"max_side": 512, "multiple": 32}, (352, 512)),
+        ((20, 10), {"multiple": 32}, (32, 32)),
     ],
 )
 def test_limited_size(size, options, expected):
@@ -42,6 +45,18 @@ def test_resize_is_the_originals(golden_dir, case, options):
     np.testing.assert_array_equal(resized, expected)
     factors = np.array(resized.shape[:2]) / golden["img"].shape[:2]
     np.testing.assert_allclose(factors, golden[f"resize{case}_factors"])
+
+
+def test_lanczos_keeps_what_bilinear_blurs():
+    stripes = np.zeros([80, 80, 3], np.uint8)
+    stripes[:, np.arange(80) // 4 % 2 == 0] = 255
+    kept = {
+        name: pyramid.resize_to_limit(stripes, max_side=32, multiple=32, resize_filter=name)
+        for name in pyramid.FILTERS
+    }
+    assert kept["lanczos3"].std() > kept["bilinear"].std() + 5
+    with pytest.raises(InputError, match="resize_filter"):
+        pyramid.resize_to_limit(stripes, resize_filter="cubic")
 
 
 def test_pyramid_level_is_the_originals(golden_dir):

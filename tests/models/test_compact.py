@@ -110,12 +110,12 @@ def test_a_whitening_becomes_the_last_layer(images):
     model = create_model("compact_resnet20", seed=0, **SMALL)
     random = np.random.default_rng(0)
     fitted = Whitening(random.normal(size=1024) / 32, random.normal(size=(12, 1024)), "pca")
-    whitened = with_whitening(model, fitted.mean, fitted.projection)
+    whitened = with_whitening(model, [(fitted.mean, fitted.projection)])
     before, after = model(images), whitened(images)
     np.testing.assert_allclose(after["global"], fitted.apply(before["global"].numpy()), atol=1e-5)
     np.testing.assert_array_equal(after["features"], before["features"])
     assert whitened.options["kwargs"]["embedding_dim"] == 12
     with pytest.raises(InputError, match="without a whitening"):
-        with_whitening(whitened, fitted.mean, fitted.projection)
+        with_whitening(whitened, [(fitted.mean, fitted.projection)])
     with pytest.raises(InputError, match="mean"):
-        with_whitening(model, fitted.mean[:5], fitted.projection)
+        with_whitening(model, [(fitted.mean[:5], fitted.projection)])

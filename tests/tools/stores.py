@@ -38,14 +38,22 @@ def place_features(place, view, *, num_local=NUM_LOCAL):
     )
 
 
-def make_store(path, images, *, fingerprint=FINGERPRINT, with_global=True, with_local=True):
+def make_store(
+    path,
+    images,
+    *,
+    fingerprint=FINGERPRINT,
+    with_global=True,
+    with_local=True,
+    global_dim=GLOBAL_DIM,
+):
     """Makes a store of {id: ImageFeatures} and returns its path."""
     create(
         path,
         list(images),
         fingerprint=fingerprint,
         block_size=5,
-        global_dim=GLOBAL_DIM if with_global else None,
+        global_dim=global_dim if with_global else None,
         local_dim=LOCAL_DIM if with_local else None,
     )
     with writer(path) as opened:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from delf_tf.models.create import create_model
+from delf_tf.models.zoo import checkpoint
 from delf_tf.tools import command_line, convert_weights
 from tests.golden_arrays import multiscale_image
 from tests.golden_weights import regenerate
@@ -102,3 +103,16 @@ def test_wrong_files_write_nothing(weights, tmp_path, capsys):
 def test_usage_errors(capsys, argv, told):
     assert _run(*argv) == 2
     assert told in capsys.readouterr().err
+
+
+def test_parts_are_joined(tmp_path, capsys):
+    parts = {
+        name: checkpoint.save_weights(create_model(name, seed=0), tmp_path / f"{name}.npz")
+        for name in ("gem_efficientnet_lite2", "xfeat")
+    }
+    output = tmp_path / "joined.npz"
+    argv = ["--source=compact_parts", f"--input={parts['gem_efficientnet_lite2']}"]
+    assert _run(*argv, f"--output={output}") == 2
+    assert "--local" in capsys.readouterr().err
+    assert _run(*argv, f"--local={parts['xfeat']}", f"--output={output}") == 0
+    assert create_model("compact_efficientnet_lite2", output).global_dim == 2000

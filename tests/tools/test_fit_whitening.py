@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from delf_tf.features.store import FeatureStore
+from delf_tf.features.store import FeatureStore, ImageFeatures
 from delf_tf.models import create
 from delf_tf.models.zoo import checkpoint
 from delf_tf.retrieval.vectors.whitening import fit_pca, load_whitening
@@ -44,3 +44,20 @@ def test_weights_with_the_whitening_inside(store, tmp_path, capsys):
     again = [files[0], f"--weights={output}", f"--output={tmp_path / 'x.npz'}"]
     assert _fit(*again) == 1
     assert "without a whitening" in capsys.readouterr().err
+
+
+def test_each_part_of_a_descriptor_is_whitened_alone(tmp_path):
+    name = "compact_efficientnet_lite0"
+    weights = checkpoint.save_weights(create.create_model(name, seed=0), tmp_path / "plain.npz")
+    random = np.random.default_rng(0)
+    vectors = stores.unit(random, 9, 1280 + 672)
+    images = {f"{row}.jpg": ImageFeatures(one, None) for row, one in enumerate(vectors)}
+    store = stores.make_store(
+        tmp_path / "wide", images, with_local=False, global_dim=vectors.shape[1]
+    )
+    output = tmp_path / "whitened.npz"
+    assert _fit(f"--store={store}", f"--weights={weights}", "--dim=4", f"--output={output}") == 0
+    made = create.create_model(name, output)
+    assert made.global_dim == 8
+    fitted = fit_pca(vectors[:, 1280:], 4)
+    np.testing.assert_allclose(made.fine_whitening.kernel, fitted.projection.T, atol=1e-4)

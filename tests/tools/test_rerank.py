@@ -208,3 +208,20 @@ def test_bad_input_is_one_line(rerank, tmp_path, capsys, arguments, code, messag
     assert len(error) == 1
     assert message in error[0]
     assert not (tmp_path / "new.npz").exists()
+
+
+def test_a_fitted_probability_reorders(rerank, database, labels, tmp_path, capsys):
+    files = [
+        f"--ranking={tmp_path / 'first.npz'}",
+        f"--database_store={database}",
+        f"--labels={labels}",
+    ]
+    assert main.main(["delf_tf", "rerank", "--fit_probability", *files]) == 0
+    section = capsys.readouterr().out
+    assert section.startswith("probability { similarity: ")
+    config = tmp_path / "config.textproto"
+    config.write_text('rerank { score: "probability" num_candidates: 15 ' + section + "}")
+    assert rerank(f"--config={config}") == 0
+    assert _first_place(tmp_path / "new.npz") == 12
+    assert rerank("--score=probability", output="none.npz") == 1
+    assert "fitted PairProbability" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from delf_tf.checks import require, require_choice
 from delf_tf.matching.calibration import ChanceInliers
 from delf_tf.progress import Progress
 from delf_tf.retrieval.ordering import descending
+from delf_tf.retrieval.second_stage.pair_probability import PairProbability
 from delf_tf.retrieval.second_stage.verification_files import VerificationFolder, VerifiedHead
 from delf_tf.types import LocalFeatures, Ranking, Verification
 
@@ -32,12 +33,14 @@ class Head:
       first_stage: float32 [C], their scores in the ranking.
       num_inliers: int64 [C]; counts that are taken for chance are 0.
       similarity: float32 [C], inlier-weighted similarity; 0 for chance.
+      logit: float64 [C], of the probability that the pair is one place; None: none is fitted.
     """
 
     rows: np.ndarray
     first_stage: np.ndarray
     num_inliers: np.ndarray
     similarity: np.ndarray
+    logit: np.ndarray | None = None
 
 
 def _inliers(head: Head, weight: float) -> np.ndarray:
@@ -52,11 +55,21 @@ def _combined(head: Head, weight: float) -> np.ndarray:
     return head.first_stage.astype(np.float64) + weight * np.log1p(head.num_inliers)
 
 
+def _probability(head: Head, weight: float) -> np.ndarray:
+    require(
+        head.logit is not None,
+        'The score "probability" must have a fitted PairProbability.',
+        hint="Give `probability`, or rerank.probability in a config.",
+    )
+    return cast("np.ndarray", head.logit)
+
+
 # What the head is sorted by; a new score is a function of (Head, weight) and a row here.
 SCORES: dict[str, Callable[[Head, float], np.ndarray]] = {
     "inliers": _inliers,
     "weighted": _weighted,
     "combined": _combined,
+    "probability": _probability,
 }
 
 
@@ -70,6 +83,7 @@ def rerank(
     min_inliers: int | ChanceInliers = 0,
     score: str = "inliers",
     weight: float = 0.1,
+    probability: PairProbability | None = None,
     skip: Sequence[np.ndarray] | None = None,
     verifications_dir: StrPath | None = None,
     fingerprint: str = "",
@@ -91,8 +105,10 @@ def rerank(
       min_inliers: counts below this are taken for chance; or what `matching.calibrate` learned,
         whose limit grows with the number of putative matches.
       score: a row of SCORES: "inliers", the count; "weighted", the sum of the inliers' descriptor
-        similarities; "combined", first-stage score + `weight` · ln(1 + inliers).
+        similarities; "combined", first-stage score + `weight` · ln(1 + inliers); "probability",
+        that of a fitted model of both, which counts inliers beyond chance alone.
       weight: of the inliers in "combined"; `fit_weight` finds it.
+      probability: what "probability" sorts by; `min_inliers` has no part in it.
       skip: for each query, database rows that are passed over when candidates are chosen. None, the
         default, is blind re-ranking; the junk of a ground truth gives the figures as published.
       verifications_dir: where each verification is kept; a run that was killed goes on there. None
@@ -131,7 +147,8 @@ def rerank(
         )
     heads, found = [], []
     for query, verified in enumerate(job.run(folder)):
-        heads.append(make_head(verified, ranking.scores[query, places[query]], min_inliers))
+        first_stage = ranking.scores[query, places[query]]
+        heads.append(make_head(verified, first_stage, min_inliers, probability))
         if folder is None:
             found.append(verified.by_row())
     reranked = reorder(ranking, places, heads, score, weight)
@@ -229,7 +246,10 @@ class _Job:
 
 
 def make_head(
-    verified: VerifiedHead, first_stage: np.ndarray, min_inliers: int | ChanceInliers
+    verified: VerifiedHead,
+    first_stage: np.ndarray,
+    min_inliers: int | ChanceInliers,
+    probability: PairProbability | None = None,
 ) -> Head:
     """Returns what the scores need of one query's verifications.
 
@@ -237,6 +257,7 @@ def make_head(
       verified: of C candidates.
       first_stage: float32 [C], their scores in the ranking.
       min_inliers: smaller counts become 0, as chance; see `rerank`.
+      probability: see `rerank`.
     """
     counts = np.array([one.num_inliers for one in verified.verifications], np.int64)
     if isinstance(min_inliers, ChanceInliers):
@@ -246,7 +267,11 @@ def make_head(
         least = np.full(len(counts), min_inliers)
     real = counts >= np.maximum(least, 1)
     similarity = np.where(real, verified.similarity, 0)
-    return Head(verified.rows, first_stage, np.where(real, counts, 0), similarity)
+    logit = None
+    if probability is not None:
+        num_matches = np.array([len(one.matches) for one in verified.verifications], np.int64)
+        logit = probability.logit(first_stage, counts, num_matches)
+    return Head(verified.rows, first_stage, np.where(real, counts, 0), similarity, logit)
 
 
 def inlier_similarity(

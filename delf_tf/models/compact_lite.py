@@ -1,0 +1,149 @@
+"""An EfficientNet-Lite's maps, pooled and whitened, and XFeat's local features in one network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from delf_tf.checks import require, require_choice
+from delf_tf.models.backbones.create import create_backbone
+from delf_tf.models.backbones.xfeat import STRIDE_PX, XFeat
+from delf_tf.models.geometry import CellGrid
+from delf_tf.models.layers import GeneralizedMean, dense, l2_normalize, register
+from delf_tf.models.retrieval_model import RetrievalModel
+
+DESCRIPTORS = ("pooled", "deepest")
+
+
+@register
+class CompactLite(RetrievalModel):
+    """A classification backbone for the global descriptor, XFeat for the local features.
+
+    The deepest map tells things and buildings apart, the stride-16 map what they look like: each
+    is pooled by its own generalised mean, whitened on its own, and the unit vectors are joined.
+    (Whitened together, the map with the larger variance takes the components.) The local features
+    are computed from the same pixels by their own branch.
+
+    Args:
+      backbone: a name of backbones.create.BACKBONES whose levels are stride 16 and 32.
+      descriptor: what "global" is: "pooled", of both maps; "deepest", of the stride-32 map alone.
+      embedding_dim: width that the pooled vector of each map is whitened to; 0 leaves both as wide
+        as their maps.
+      gem_power: exponent p of the stride-32 map's pooling, a constant.
+      fine_gem_power: that of the stride-16 map.
+      backbone_scale: factor of the images that the backbone sees, whose sides are then multiples
+        of 32: a class is told at fewer pixels than a keypoint is found at.
+      preprocessing: arguments of layers.Preprocessing for the backbone; None: its usual ones.
+    """
+
+    output_names_available = ("global", "local")
+    local_dim = XFeat.local_dim
+
+    def __init__(
+        self,
+        backbone: str,
+        *,
+        descriptor: str = "pooled",
+        embedding_dim: int = 0,
+        gem_power: float = 2.0,
+        fine_gem_power: float = 2.5,
+        backbone_scale: float = 1.0,
+        preprocessing: dict[str, Any] | None = None,
+    ):
+        require_choice("descriptor", descriptor, DESCRIPTORS)
+        network, usual = create_backbone(backbone)
+        require(
+            {"stride16", "stride32"} <= set(network.levels),
+            "The backbone must have maps of stride 16 and 32.",
+            backbone=backbone,
+        )
+        super().__init__(network, preprocessing or usual)
+        require(
+            0 < backbone_scale <= 1,
+            "backbone_scale must be above 0 and at most 1.",
+            backbone_scale=backbone_scale,
+        )
+        self.descriptor, self.backbone_scale = descriptor, backbone_scale
+        self.pooling, self.fine_pooling = (
+            GeneralizedMean(gem_power),
+            GeneralizedMean(fine_gem_power),
+        )
+        self.whitening = dense(embedding_dim) if embedding_dim else None
+        self.fine_whitening = dense(embedding_dim) if embedding_dim else None
+        self.local_network = XFeat()
+
+    @property
+    def pooled_widths(self) -> tuple[int, ...]:
+        """Widths of the parts that a whitening is fitted to: stride 32, then stride 16."""
+        return self.backbone.channels("stride32"), self.backbone.channels("stride16")
+
+    @property
+    def whitenings(self) -> tuple[tf.keras.layers.Layer | None, ...]:
+        """The layer that whitens each part; None: not whitened."""
+        return self.whitening, self.fine_whitening
+
+    @property
+    def global_dim(self) -> int:
+        """Width of the global descriptor."""
+        widths = [self.whitening.units] * 2 if self.whitening else self.pooled_widths
+        return widths[0] if self.descriptor == "deepest" else sum(widths)
+
+    @property
+    def local_stride(self) -> int:
+        """See RetrievalModel.local_stride."""
+        return self.local_network.local_stride
+
+    def local_grid(self, size: int) -> CellGrid:
+        """See RetrievalModel.local_grid."""
+        return self.local_network.local_grid(size)
+
+    def parts(self, images: tf.Tensor, training: bool) -> list[tf.Tensor]:
+        """Returns the unit vector [B, D] float32 of each map, stride 32 first."""
+        images = _shrunk(tf.cast(images, tf.float32), self.backbone_scale)
+        maps = self.backbone(self.preprocess(images), training=training, last="stride32")
+        pooled = [self.pooling(maps["stride32"])]
+        if self.descriptor == "pooled":
+            pooled.append(self.fine_pooling(maps["stride16"]))
+        vectors = [l2_normalize(one) for one in pooled]
+        if self.whitening is None:
+            return vectors
+        return [l2_normalize(layer(one)) for layer, one in zip(self.whitenings, vectors)]
+
+    def infer(
+        self, images: tf.Tensor, training: bool, outputs: tuple[str, ...]
+    ) -> dict[str, tf.Tensor]:
+        """See RetrievalModel.call."""
+        result = {}
+        if "global" in outputs:
+            result["global"] = l2_normalize(tf.concat(self.parts(images, training), axis=-1))
+        if "local" in outputs:
+            result.update(self.local_network.infer(images, training, ("local",)))
+        return result
+
+    def initialize(self, seed: int | None = None) -> None:
+        """See RetrievalModel.initialize; makes what "deepest" does not use, too."""
+        chosen, self.descriptor = self.descriptor, "pooled"
+        self.call(tf.zeros([1, 32, 32, 3]))
+        self.descriptor = chosen
+        super().initialize(seed)
+
+    def training_outputs(self, images: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
+        """Returns {"embedding": [B, D] float32}: the joined descriptor before it is normalised."""
+        return {"embedding": tf.concat(self.parts(images, training), axis=-1)}
+
+
+def _shrunk(images: tf.Tensor, scale: float) -> tf.Tensor:
+    """Returns images [B, H, W, 3] at `scale`, bilinear with antialiasing, or as they are at 1.
+
+    Sides become the nearest multiples of 32. Those that are known while a graph is made stay so.
+    """
+    if scale == 1.0:
+        return images
+    size = images.shape[1:3]
+    if size.is_fully_defined():
+        wanted = [STRIDE_PX * max(1, round(side * scale / STRIDE_PX)) for side in size]
+    else:
+        cells = tf.cast(tf.shape(images)[1:3], tf.float32) * (scale / STRIDE_PX)
+        wanted = STRIDE_PX * tf.maximum(1, tf.cast(tf.round(cells), tf.int32))
+    return tf.image.resize(images, wanted, method="bilinear", antialias=True)

@@ -1,0 +1,134 @@
+"""CompactLite: two networks in one, each as it is alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from delf_tf.checks import InputError
+from delf_tf.extraction.extractor import Extractor
+from delf_tf.models import create, whitened
+from delf_tf.models.zoo import checkpoint, joined
+from delf_tf.retrieval.vectors.whitening import fit_pca
+
+NAME = "compact_efficientnet_lite0"
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    found = {}
+    for name in ("gem_efficientnet_lite0", "xfeat"):
+        model = create.create_model(name, seed=3)
+        source = {"source": name, "licence": "Apache-2.0"}
+        found[name] = checkpoint.save_weights(model, folder / f"{name}.npz", source), model
+    path = folder / "joined.npz"
+    joined.join_files(NAME, found["gem_efficientnet_lite0"][0], found["xfeat"][0], path)
+    return path, {name: model for name, (_, model) in found.items()}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return tf.constant(np.random.default_rng(0).integers(0, 256, (2, 96, 64, 3)), tf.float32)
+
+
+def _unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def _gem(maps, power):
+    return np.mean(np.maximum(maps, 1e-6) ** power, axis=(1, 2)) ** (1 / power)
+
+
+def test_is_its_parts_put_together(parts, images):
+    path, alone = parts
+    model = create.create_model(NAME, path)
+    found = model(images)
+    backbone = alone["gem_efficientnet_lite0"]
+    maps = backbone.backbone(backbone.preprocess(images), last="stride32")
+    maps = {level: one.numpy().astype(np.float64) for level, one in maps.items()}
+    pooled = [_unit(_gem(maps["stride32"], 2)), _unit(_gem(maps["stride16"], 2.5))]
+    expected = np.concatenate(pooled, axis=1) / np.sqrt(2)
+    np.testing.assert_allclose(found["global"], expected, atol=1e-5)
+    assert model.global_dim == 1280 + 672
+    local = alone["xfeat"](images)
+    for name in ("features", "scores", "locations"):
+        np.testing.assert_allclose(found[name], local[name], atol=1e-5)
+    sources = checkpoint.read_options(path)["provenance"]
+    assert sources["local"]["source"] == "xfeat"
+    assert sources["backbone"]["licence"] == "Apache-2.0"
+
+
+def test_the_deepest_map_alone_is_the_first_half(parts, images):
+    path, _ = parts
+    both = create.create_model(NAME, path)(images, outputs=("global",))["global"]
+    model = create.create_model(NAME, path, descriptor="deepest")
+    deepest = model(images, outputs=("global",))["global"]
+    assert model.global_dim == deepest.shape[1] == 1280
+    np.testing.assert_allclose(deepest, _unit(both[:, :1280].numpy()), atol=1e-6)
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_the_backbone_sees_a_smaller_image(parts, images, static):
+    path, alone = parts
+    model = create.create_model(NAME, path, backbone_scale=0.5)
+    # 48 and 32 pixels: one and a half strides round to 64, as a tie does to even.
+    small = tf.image.resize(images, [64, 32], antialias=True)
+    whole = create.create_model(NAME, path)
+    shape = images.shape if static else [None, None, None, 3]
+    run = tf.function(model.__call__, input_signature=[tf.TensorSpec(shape, tf.float32)])
+    found = run(images)
+    np.testing.assert_allclose(found["global"], whole(small)["global"], atol=1e-5)
+    np.testing.assert_allclose(found["scores"], alone["xfeat"](images)["scores"], atol=1e-5)
+    with pytest.raises(InputError, match="backbone_scale"):
+        create.create_model(NAME, seed=0, backbone_scale=1.5)
+
+
+def test_each_part_has_its_own_whitening(parts, images):
+    path, _ = parts
+    model = create.create_model(NAME, path)
+    random = np.random.default_rng(1)
+    vectors = np.abs(random.normal(size=(40, 1952)))
+    fitted = [fit_pca(part, 8, power=0.25) for part in np.split(vectors, [1280], axis=1)]
+    made = whitened.with_whitening(model, [(one.mean, one.projection) for one in fitted])
+    before, after = model(images), made(images)
+    halves = np.split(before["global"].numpy(), [1280], axis=1)
+    expected = np.concatenate([one.apply(half) for one, half in zip(fitted, halves)], axis=1)
+    np.testing.assert_allclose(after["global"], expected / np.sqrt(2), atol=1e-5)
+    np.testing.assert_array_equal(after["features"], before["features"])
+    assert made.global_dim == 16
+    pairs = [(one.mean, one.projection) for one in fitted]
+    with pytest.raises(InputError, match="Each of the 2 pooled parts"):
+        whitened.with_whitening(model, pairs[:1])
+    with pytest.raises(InputError, match="one width"):
+        whitened.with_whitening(model, [pairs[0], (pairs[1][0], pairs[1][1][:3])])
+
+
+def test_the_extractor_runs_it_folded(parts):
+    path, _ = parts
+    model = create.create_model(NAME, path)
+    image = np.random.default_rng(2).integers(0, 256, (96, 128, 3), np.uint8)
+    plain, folded = (
+        Extractor(model, use_local_features=True, max_num_features=20, fold_normalization=fold)(
+            image
+        )
+        for fold in (False, True)
+    )
+    np.testing.assert_allclose(folded["global_descriptor"], plain["global_descriptor"], atol=1e-4)
+    np.testing.assert_allclose(folded["locations"], plain["locations"], atol=1e-3)
+    assert folded["descriptors"].shape == (20, 64)
+
+
+def test_files_of_other_networks_are_refused(parts, tmp_path):
+    path, alone = parts
+    files = {
+        name: checkpoint.save_weights(model, tmp_path / f"{name}.npz")
+        for name, model in alone.items()
+    }
+    output = tmp_path / "out.npz"
+    with pytest.raises(InputError, match="must hold xfeat"):
+        joined.join_files(NAME, files["gem_efficientnet_lite0"], path, output)
+    with pytest.raises(InputError, match="must hold the backbone"):
+        joined.join_files(NAME, files["xfeat"], files["xfeat"], output)
+    assert not output.exists()
