@@ -50,6 +50,12 @@ flags.DEFINE_string(
     "inliers, weighted, combined or probability; overrides the config's",
     flag_values=FLAGS,
 )
+flags.DEFINE_float(
+    "evidence_ratio",
+    None,
+    "with --fit_probability: evidence over similarity; not given: fitted, too",
+    flag_values=FLAGS,
+)
 flags.DEFINE_boolean(
     "fit_probability", False, "print what --score=probability sorts by", flag_values=FLAGS
 )
@@ -101,6 +107,7 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
             ranking,
             FeatureStore(database),
             labels=labels,
+            evidence_ratio=flag_values.evidence_ratio,
             verifications_dir=kept,
             num_threads=threads,
         )

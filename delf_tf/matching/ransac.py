@@ -33,6 +33,8 @@ class RansacOptions:
         transform where a homography does not explain clearly more matches.
       inlier_threshold_px: inliers lie nearer than this to where the transform takes them, in
         pixels of the database image.
+      inlier_threshold_share: if above 0, the threshold is this share of the larger extent of the
+        database image's features instead, for images of any size.
       symmetric: whether the geometric mean of an inlier's distances in both images must be within
         the threshold, too. It binds where the transform shrinks: by s², the local area factor, the
         threshold becomes √s of itself. Otherwise transforms that shrink gain chance inliers, as
@@ -51,6 +53,7 @@ class RansacOptions:
 
     model: str = "homography"
     inlier_threshold_px: float = 20.0
+    inlier_threshold_share: float = 0.0
     symmetric: bool = True
     max_trials: int = 2000
     confidence: float = 0.999
@@ -71,6 +74,8 @@ class RansacOptions:
             hypotheses=self.hypotheses,
         )
         _require_number("inlier_threshold_px", self.inlier_threshold_px, 0, math.inf)
+        share = self.inlier_threshold_share
+        require(0 <= share < 1, "It must lie in 0..1, below 1.", inlier_threshold_share=share)
         _require_number("max_trials", self.max_trials, 0, 2**31)
         _require_number("confidence", self.confidence, 0, 1)
         _require_number("max_scale", self.max_scale, 1, math.inf)
@@ -145,13 +150,16 @@ def search_transform(
     cu, cv, spread = standardise(database[0], best_first[:, 1], points, 2)
     if not width or not spread:
         return nothing
+    threshold_px = float(options.inlier_threshold_px)
+    if options.inlier_threshold_share:
+        threshold_px = options.inlier_threshold_share * float(np.ptp(database[0], axis=0).max())
     zoom = width / spread
     ratios = zoom * database[1][best_first[:, 1]].astype(np.float64) / query[1][best_first[:, 0]]
     best = np.zeros(9)
     count = search.search(
         points,
         ratios,
-        _settings(options, zoom, spread),
+        _settings(options, threshold_px, zoom, spread),
         np.array([options.seed], np.uint64),
         _SOURCES[options.hypotheses, options.upright],
         search.MODELS[options.model],
@@ -162,15 +170,17 @@ def search_transform(
         return nothing
     transform = _in_pixels(best.reshape(3, 3), (cx, cy, width), (cu, cv, spread))
     mask = np.zeros(num, bool)
-    limits = float(options.inlier_threshold_px), _level(options)
+    limits = threshold_px, _level(options)
     count = mark(query[0], database[0], matches, transform, limits, mask)
     # Rounding at the threshold's edge can leave fewer than the search counted.
     return (transform, mask) if count > least and np.isfinite(transform).all() else nothing
 
 
-def _settings(options: RansacOptions, zoom: float, spread: float) -> tuple[float, ...]:
+def _settings(
+    options: RansacOptions, threshold_px: float, zoom: float, spread: float
+) -> tuple[float, ...]:
     return (
-        options.inlier_threshold_px / spread,
+        threshold_px / spread,
         (zoom / options.max_scale) ** 2,
         (zoom * options.max_scale) ** 2,
         float(options.max_anisotropy),

@@ -181,6 +181,7 @@ def fit_probability(
     database: FeatureStore,
     *,
     labels: Mapping[str, str] | None = None,
+    evidence_ratio: float | None = None,
     verifications_dir: StrPath | None = None,
     num_threads: int = 2,
 ) -> PairProbability:
@@ -191,6 +192,7 @@ def fit_probability(
       ranking_path: of the pictures, not those that will be searched, as queries and database.
       database: their features.
       labels: place by image; None: pictures are of one scene that many inliers join.
+      evidence_ratio: see `fit_pair_probability`.
       verifications_dir: see `rerank`.
       num_threads: that verify pairs.
 
@@ -213,12 +215,14 @@ def fit_probability(
         scene_pairs(ranking, found, labels),
         chance_inliers=given.chance_inliers,
         chance_share=given.chance_share,
+        evidence_ratio=evidence_ratio,
     )
 
 
 def verify_options(message: experiment_pb2.Experiment) -> dict[str, Any]:
     """Returns the keyword arguments of `matching.verify`; what is not set keeps its default."""
-    names = ("transform", "max_descriptor_distance", "max_ratio", "mutual", "inlier_threshold_px")
+    names = ("transform", "max_descriptor_distance", "max_ratio", "mutual")
+    names += ("inlier_threshold_px", "inlier_threshold_share")
     given = config.set_fields(message.rerank)
     options = {_ARGUMENTS.get(name, name): given[name] for name in names if name in given}
     return {"seed": message.rerank.seed, **options}

@@ -156,3 +156,23 @@ def test_an_image_without_features_matches_nothing(swapped):
     assert found.matches.shape == (0, 2)
     assert found.inlier_mask.shape == (0,)
     assert not found.transform.any()
+
+
+def test_a_threshold_by_share_does_not_depend_on_the_images_size():
+    pair = make_pair(1, "affine", num_features=200)
+    counts = []
+    for factor in (1, 8):
+        database = LocalFeatures(
+            pair.database.locations * factor,
+            pair.database.descriptors,
+            pair.database.scores,
+            pair.database.scales,
+        )
+        options = {"model": "affine", "max_scale": 64, "inlier_threshold_share": 0.01}
+        counts.append(verify(pair.query, database, **options).num_inliers)
+    assert counts[0] == counts[1] > 20
+    extent = np.ptp(pair.database.locations, axis=0).max()
+    same = verify(pair.query, pair.database, model="affine", inlier_threshold_px=0.01 * extent)
+    assert same.num_inliers == counts[0]
+    with pytest.raises(InputError, match="inlier_threshold_share"):
+        verify(pair.query, pair.database, inlier_threshold_share=-0.1)

@@ -1,4 +1,4 @@
-"""Weights that come with the package: trained by this project, used where nothing else is named."""
+"""Weights that come with the package; "compact" is used where nothing else is named."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _FOLDER = Path(__file__).with_name("weights")
 
 
 class Shipped(NamedTuple):
-    """One weights file of the package; docs/compact_model.md is its card.
+    """One weights file of the package; its card: docs/compact_model.md or compact_scratch.md.
 
     Attributes:
       file: in the folder delf_tf/models/zoo/weights.
       sha256: of the file.
       model: a name of create_model.
-      config: of the configs, what it was trained by.
+      config: of the configs, the one that it is used by.
       licence: of the weights.
     """
 
@@ -32,9 +32,16 @@ class Shipped(NamedTuple):
 SHIPPED: dict[str, Shipped] = {
     "compact": Shipped(
         file="compact.npz",
+        sha256="3e21b494c49251131f5888504c7391a308f799a9885b98d399a9f375b60bbfe7",
+        model="compact_efficientnet_lite2",
+        config="compact",
+        licence="Apache-2.0 (NOTICE names its sources)",
+    ),
+    "compact_scratch": Shipped(
+        file="compact_scratch.npz",
         sha256="887bc792c99096684054006ef869ff47e499c1c6c296a61e4fb5c6cdae886ee8",
         model="compact_resnet20",
-        config="compact_train",
+        config="compact_scratch",
         licence="Apache-2.0",
     ),
 }

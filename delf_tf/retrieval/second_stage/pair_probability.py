@@ -39,8 +39,8 @@ class PairProbability:
     similarity: float
     evidence: float
     intercept: float = 0.0
-    chance_inliers: float = 10.0
-    chance_share: float = 0.1
+    chance_inliers: float = 12.0
+    chance_share: float = 0.05
 
     def __post_init__(self) -> None:
         numbers = dataclasses.asdict(self)
@@ -88,7 +88,11 @@ class LabelledPairs:
 
 
 def fit_pair_probability(
-    pairs: LabelledPairs, *, chance_inliers: float = 10.0, chance_share: float = 0.1
+    pairs: LabelledPairs,
+    *,
+    chance_inliers: float = 12.0,
+    chance_share: float = 0.05,
+    evidence_ratio: float | None = None,
 ) -> PairProbability:
     """Fits similarity, evidence and intercept by logistic regression.
 
@@ -96,6 +100,8 @@ def fit_pair_probability(
       pairs: P pairs of both kinds.
       chance_inliers: see PairProbability; not fitted.
       chance_share: likewise.
+      evidence_ratio: evidence over similarity, where it is not fitted: pairs that were labelled by
+        their inliers tell it too large. None fits it.
 
     Raises:
       InputError: pairs of one kind alone.
@@ -111,10 +117,15 @@ def fit_pair_probability(
     shape = PairProbability(0, 0, 0, chance_inliers, chance_share)
     seen = shape.beyond_chance(pairs.num_inliers, pairs.num_matches)
     inputs = np.stack([pairs.first_stage, seen], axis=1)
+    if evidence_ratio is not None:
+        require(evidence_ratio >= 0, "It must be at least 0.", evidence_ratio=evidence_ratio)
+        inputs = inputs @ np.array([[1.0], [evidence_ratio]])
     mean, scale = inputs.mean(axis=0), np.maximum(inputs.std(axis=0), 1e-12)
     fitted = LogisticRegression(max_iter=1000).fit((inputs - mean) / scale, pairs.is_match)
     weights = fitted.coef_[0] / scale
     intercept = float(fitted.intercept_[0] - weights @ mean)
+    if evidence_ratio is not None:
+        weights = weights * np.array([1.0, evidence_ratio])
     similarity, evidence = (max(0.0, float(weight)) for weight in weights)
     return dataclasses.replace(shape, similarity=similarity, evidence=evidence, intercept=intercept)
 

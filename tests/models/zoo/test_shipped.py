@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from delf_tf import synthetic
+from delf_tf import config, synthetic
 from delf_tf.checks import InputError
 from delf_tf.models.create import create_model
 from delf_tf.models.zoo import checkpoint, shipped
@@ -15,10 +15,19 @@ from delf_tf.models.zoo import checkpoint, shipped
 def test_files_are_whole_and_say_what_they_are(name):
     record = shipped.SHIPPED[name]
     path = shipped.shipped_weights(name)
-    assert path.stat().st_size <= 12e6
+    assert path.stat().st_size <= 20e6
     options = checkpoint.read_options(path)
     assert options["name"] == record.model
-    assert options["provenance"]["steps"] > 0
+    settings = config.load_experiment(record.config).model
+    assert (settings.name, settings.weights) == (record.model, name)
+
+
+def test_the_default_names_its_sources(repository):
+    sources = checkpoint.read_options(shipped.shipped_weights("compact"))["provenance"]
+    notice = (repository / "NOTICE").read_text(encoding="utf-8")
+    for part, name in (("backbone", "EfficientNet-Lite2"), ("local", "XFeat")):
+        assert len(sources[part]["sha256"]) == 64
+        assert name in notice
 
 
 def test_a_changed_file_is_refused(monkeypatch):
@@ -30,9 +39,13 @@ def test_a_changed_file_is_refused(monkeypatch):
         shipped.shipped_weights("compct")
 
 
-@pytest.mark.parametrize("descriptor", ["pooled", "fused"])
-def test_views_of_a_landmark_lie_closer_than_others(descriptor):
-    model = create_model("compact_resnet20", weights="compact", descriptor=descriptor)
+@pytest.mark.parametrize(
+    ("name", "descriptor"),
+    [("compact", "pooled"), ("compact_scratch", "pooled"), ("compact_scratch", "fused")],
+)
+def test_views_of_a_landmark_lie_closer_than_others(name, descriptor):
+    record = shipped.SHIPPED[name]
+    model = create_model(record.model, weights=name, descriptor=descriptor)
     views = [
         synthetic.render_view(landmark, view, (192, 256))
         for landmark in (901, 902, 903, 904)
@@ -52,4 +65,4 @@ def test_views_of_a_landmark_lie_closer_than_others(descriptor):
 def test_a_folder_called_like_them_does_not_hide_them(tmp_path, monkeypatch):
     (tmp_path / "compact").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert create_model("compact_resnet20", "compact").global_dim == 256
+    assert create_model("compact_efficientnet_lite2", "compact").global_dim == 1024

@@ -34,7 +34,7 @@ def test_inliers_that_chance_gives_move_nothing():
     ranking = Ranking(
         ("q",), tuple("abcd"), np.array([[0, 1, 2, 3]]), np.array([[0.9, 0.8, 0.7, 0.6]])
     )
-    found = tuple(_verified(n, 60) for n in (0, 15, 2, 60))
+    found = tuple(_verified(n, 60) for n in (0, 14, 2, 60))
     head = VerifiedHead(np.arange(4), np.zeros(4, np.float32), found)
     orders = {}
     for name, model in (
@@ -62,6 +62,11 @@ def test_a_fit_finds_the_weights_that_made_the_labels():
     assert fitted.similarity == pytest.approx(12, rel=0.05)
     assert fitted.evidence == pytest.approx(2, rel=0.05)
     assert fitted.intercept == pytest.approx(-6, rel=0.05)
+    held = fit_pair_probability(
+        LabelledPairs(similarity, inliers, matches, is_match), evidence_ratio=0.1
+    )
+    assert held.evidence == pytest.approx(0.1 * held.similarity)
+    assert held.similarity > 12
     with pytest.raises(InputError, match="pairs that do not"):
         fit_pair_probability(LabelledPairs(similarity, inliers, matches, np.ones(20000, bool)))
 

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from delf_tf.checks import InputError
-from delf_tf.retrieval.vectors.superglobal import refined_scores, refinement_weights, rerank_global
+from delf_tf.retrieval.vectors.superglobal import (
+    neighbours_of,
+    refined_scores,
+    refinement_weights,
+    rerank_global,
+)
 from delf_tf.types import GlobalDescriptors, Ranking
 
 
@@ -29,7 +34,7 @@ def _golden_ranking(golden):
 def test_the_released_ranking(golden):
     before = _golden_ranking(golden)
     queries = GlobalDescriptors(before.query_ids, golden["Q"])
-    after = rerank_global(before, queries, golden["X"], num_candidates=40)
+    after = rerank_global(before, queries, golden["X"], num_candidates=40, num_neighbours=9)
     np.testing.assert_array_equal(after.indices, golden["ranks_after"].T)
     by_row = golden["Q"] @ golden["X"].T
     np.testing.assert_allclose(
@@ -94,3 +99,27 @@ def test_bad_input():
         rerank_global(ranking, queries, np.eye(1, 2), num_candidates=-1)
     with pytest.raises(InputError, match="num_neighbours"):
         rerank_global(ranking, queries, np.eye(1, 2), num_neighbours=-1)
+
+
+def test_few_neighbours_in_a_small_collection():
+    sizes = (0, 384, 999, 1000, 4499, 4500, 1_000_000)
+    assert [neighbours_of(size) for size in sizes] == [1, 1, 1, 2, 8, 9, 9]
+
+
+def test_pairs_among_strangers_keep_their_order():
+    """Two views a place: the paper's nine neighbours are strangers, the default's one is not."""
+    random = np.random.default_rng(0)
+    places = np.repeat(random.normal(size=(30, 32)), 2, axis=0)
+    vectors = places + 0.9 * random.normal(size=(60, 32)) + 0.5
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    ids = tuple(map(str, range(60)))
+    order = np.argsort(-(vectors @ vectors.T), axis=1, kind="stable")
+    scores = np.take_along_axis(vectors @ vectors.T, order, axis=1)
+    ranking, queries = Ranking(ids, ids, order, scores), GlobalDescriptors(ids, vectors)
+    found = {}
+    for count in (None, 1, 9):
+        new = rerank_global(ranking, queries, vectors, num_neighbours=count).indices
+        partner = np.arange(60)[:, np.newaxis] ^ 1
+        found[count] = np.argmax(new == partner, axis=1).mean()
+    assert found[None] == found[1]
+    assert found[1] < found[9] - 1
