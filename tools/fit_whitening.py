@@ -51,7 +51,7 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     fit = functools.partial(whitening.fit_pca, dim=flag_values.dim, power=flag_values.power)
     if flag_values.weights:
         # TensorFlow takes seconds to load.
-        from delf_tf.models import whitened  # noqa: PLC0415
+        from delf_tf.models.zoo import whitened  # noqa: PLC0415
 
         path = whitened.write_weights(flag_values.weights, descriptors.vectors, fit, output)
     else:

@@ -104,7 +104,7 @@ def test_a_student_learns_the_teachers_map(images):
 
 
 def test_a_whitening_becomes_the_last_layer(images):
-    from delf_tf.models.whitened import with_whitening
+    from delf_tf.models.zoo.whitened import with_whitening
     from delf_tf.retrieval.vectors.whitening import Whitening
 
     model = create_model("compact_resnet20", seed=0, **SMALL)

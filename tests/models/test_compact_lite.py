@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from delf_tf.checks import InputError
 from delf_tf.extraction.extractor import Extractor
-from delf_tf.models import create, whitened
-from delf_tf.models.zoo import checkpoint, joined
+from delf_tf.models import create
+from delf_tf.models.zoo import checkpoint, joined, whitened
 from delf_tf.retrieval.vectors.whitening import fit_pca
 
 NAME = "compact_efficientnet_lite0"
