@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from absl import flags
 
 from delf_tf.datasets import folder
 from delf_tf.features.store import FeatureStore
-from delf_tf.pipelines.reranking import fit_probability, rerank
+from delf_tf.pipelines.reranking import fit_probability, rerank, summary
 from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
@@ -44,18 +43,8 @@ command_line.define_count(
     "length of the head that is verified; overrides the config's",
     least=0,
 )
-flags.DEFINE_string(
-    "score",
-    None,
-    "inliers, weighted, combined or probability; overrides the config's",
-    flag_values=FLAGS,
-)
-flags.DEFINE_float(
-    "evidence_ratio",
-    None,
-    "with --fit_probability: evidence over similarity; not given: fitted, too",
-    flag_values=FLAGS,
-)
+flags.DEFINE_string("score", None, "rerank.score; overrides the config's", flag_values=FLAGS)
+flags.DEFINE_float("evidence_ratio", None, "fixed evidence / similarity", flag_values=FLAGS)
 flags.DEFINE_boolean(
     "fit_probability", False, "print what --score=probability sorts by", flag_values=FLAGS
 )
@@ -101,15 +90,14 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     command_line.override_by_flags(flag_values, message.rerank, *names)
     labels = folder.read_labels(flag_values.labels) if flag_values.labels else None
     if flag_values.fit_probability:
-        kept, threads = flag_values.verifications_dir or None, flag_values.num_threads
         fitted = fit_probability(
             message,
             ranking,
             FeatureStore(database),
             labels=labels,
             evidence_ratio=flag_values.evidence_ratio,
-            verifications_dir=kept,
-            num_threads=threads,
+            verifications_dir=flag_values.verifications_dir or None,
+            num_threads=flag_values.num_threads,
         )
         numbers = dataclasses.asdict(fitted)
         text = " ".join(f"{name}: {value:.4g}" for name, value in numbers.items())
@@ -131,26 +119,8 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
         num_threads=flag_values.num_threads,
     )
     command_line.write_result(
-        command_line.to_json(result) if flag_values.json else "\n".join(_lines(result))
+        command_line.to_json(result) if flag_values.json else "\n".join(summary(result))
     )
-
-
-def _lines(result: Mapping[str, Any]) -> list[str]:
-    lines = [result["path"]]
-    if "fitted" in result:
-        fitted = result["fitted"]
-        held_out = fitted["held_out_mAP"]
-        lines += [
-            f"mAP {100 * result['first_stage_mAP']:.2f} -> {100 * result['mAP']:.2f} "
-            f"({result['score']}, {fitted['num_queries']} queries)",
-            f"fitted weight of inliers {fitted['weight']:.4g}: mAP {100 * fitted['mAP']:.2f}, "
-            + ("no second half" if held_out is None else f"held out {100 * held_out:.2f}"),
-        ]
-    if isinstance(result["min_inliers"], Mapping):
-        chance = result["min_inliers"]
-        pairs = zip(chance["num_matches"], chance["min_inliers"])
-        lines.append("min_inliers by matches: " + ", ".join(f"{m}: {n}" for m, n in pairs))
-    return lines
 
 
 if __name__ == "__main__":

@@ -123,6 +123,25 @@ def rerank(
     return {"path": str(path), "verifications_dir": str(kept), **facts}
 
 
+def summary(result: Mapping[str, Any]) -> list[str]:
+    """Returns what `rerank` returned, as lines to read."""
+    lines = [result["path"]]
+    if "fitted" in result:
+        fitted = result["fitted"]
+        held_out = fitted["held_out_mAP"]
+        lines += [
+            f"mAP {100 * result['first_stage_mAP']:.2f} -> {100 * result['mAP']:.2f} "
+            f"({result['score']}, {fitted['num_queries']} queries)",
+            f"fitted weight of inliers {fitted['weight']:.4g}: mAP {100 * fitted['mAP']:.2f}, "
+            + ("no second half" if held_out is None else f"held out {100 * held_out:.2f}"),
+        ]
+    if isinstance(result["min_inliers"], Mapping):
+        chance = result["min_inliers"]
+        pairs = zip(chance["num_matches"], chance["min_inliers"])
+        lines.append("min_inliers by matches: " + ", ".join(f"{m}: {n}" for m, n in pairs))
+    return lines
+
+
 def verify(
     message: experiment_pb2.Experiment,
     ranking: Ranking,
