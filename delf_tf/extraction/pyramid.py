@@ -17,6 +17,7 @@ from delf_tf.checks import require_choice
 # Pillow's antialiased filters by the name that tf.image.resize gives them, too.
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos3": Image.Resampling.LANCZOS}
 
+
 def limited_size(
     height: int,
     width: int,

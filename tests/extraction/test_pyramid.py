@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from delf_tf.checks import InputError
 from delf_tf.extraction import levels, pyramid
 
 
