@@ -163,7 +163,7 @@ def test_what_is_refused_before_the_first_step(work, capsys, flags, code, messag
     "flags, code, message",
     [
         (["--images_dir=/nowhere", "--output_dir=x"], 1, "must exist"),
-        (["--dataset=gld", "--images_dir=a", "--output_dir=b"], 2, "Did you mean 'gldv2'"),
+        (["--dataset=gld", "--images_dir=a", "--output_dir=b"], 2, "<folder|gldv2|sfm120k>"),
         (["--dataset=gldv2", "--images_dir=a", "--output_dir=b"], 2, "--train_csv"),
         (["--images_dir=a"], 2, "--output_dir"),
     ],
