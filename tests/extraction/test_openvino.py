@@ -166,7 +166,7 @@ def test_damaged_folders_are_refused(tmp_path):
     whole = dataclasses.replace(folder, content=network_folder.content_fingerprint(path))
     with pytest.raises(InputError, match="whole"):
         OpenVinoNetwork(whole)
-    (path / network_folder.FACTS).write_text('{"format_version": 1}')
+    (path / network_folder.FACTS).write_text('{"format_version": 2}')
     with pytest.raises(InputError, match="as delf_tf wrote it"):
         network_folder.read_folder(path)
     with pytest.raises(InputError, match="must hold"):

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from delf_tf.checks import InputError
-from delf_tf.extraction import levels, pyramid
+from delf_tf.extraction import levels, pyramid, resize
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,15 @@ def test_scaled_size_rounds_half_to_even_and_keeps_a_pixel():
     for size, scale, expected in (((5, 7), 0.5, (2, 4)), ((1, 3), 0.25, (1, 1))):
         assert tuple(levels.scaled_size(tf.constant(size), scale).numpy()) == expected
         assert pyramid.scaled_size(size, scale) == expected
+
+
+@pytest.mark.parametrize("size", [(50, 91), (31, 40), (97, 133), (61, 77), (1, 3)])
+def test_levels_without_tensorflow_are_the_same(size):
+    images = np.random.default_rng(0).integers(0, 256, (2, 61, 77, 3)).astype(np.uint8)
+    expected = tf.image.resize(tf.cast(images, tf.float32), size, antialias=False)
+    found = resize.pyramid_level(images, size)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 def test_scale_one_changes_nothing():

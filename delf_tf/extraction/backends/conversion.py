@@ -11,8 +11,7 @@ from delf_tf.extraction.backends.network import TENSORS, NetworkFacts
 from delf_tf.extraction.settings import offset_table
 from delf_tf.models.retrieval_model import RetrievalModel
 
-IMAGES = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
-SIZE = tf.TensorSpec([2], tf.int32, name="size")
+IMAGES = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
 
 
 def network_facts(model: RetrievalModel) -> NetworkFacts:
@@ -31,20 +30,16 @@ def network_facts(model: RetrievalModel) -> NetworkFacts:
 
 
 def write_saved_model(model: RetrievalModel, path: Path) -> Path:
-    """Writes the folded model with all of its outputs, of resized images, as a SavedModel.
-
-    The resize is in the graph, as levels.pyramid_level does it, for the engine to do it as well.
-    """
+    """Writes the folded model with all of its outputs as a SavedModel."""
     folded = folding.inference_copy(model) if isinstance(model, RetrievalModel) else model
     outputs = network_facts(model).output_names_available
 
-    def run(images: tf.Tensor, size: tf.Tensor) -> dict[str, tf.Tensor]:
-        levels = tf.image.resize(tf.cast(images, tf.float32), size, antialias=False)
-        found = folded(levels, training=False, outputs=outputs)
+    def run(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = folded(images, training=False, outputs=outputs)
         names = [name for output in outputs for name in TENSORS[output]]
         return {name: tf.cast(found[name], tf.float32) for name in names}
 
-    graph = tf.function(run).get_concrete_function(images=IMAGES, size=SIZE)
+    graph = tf.function(run).get_concrete_function(images=IMAGES)
     root = tf.Module(name="network")
     root.weights = list(graph.variables)
     tf.saved_model.save(root, str(path), signatures=graph)

@@ -21,7 +21,7 @@ from delf_tf.extraction.backends.network import TENSORS, NetworkFacts
 if TYPE_CHECKING:
     from delf_tf.models.retrieval_model import RetrievalModel
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 XML, WEIGHTS, FACTS = "network.xml", "network.bin", "network.json"
 FLOAT32, INT8 = "float32", "int8"
 _MAX_FACTS_BYTES = 1 << 22
@@ -75,7 +75,7 @@ def export_network(
     """Writes a model, batch normalisation folded in, as a folder that OpenVINO reads.
 
     It goes through a SavedModel, OpenVINO's own way from TensorFlow. The network takes `images`
-    uint8 [B, H, W, 3] and `size` int32 [2], the (height, width) they are resized to.
+    float32 [B, H, W, 3], RGB, 0..255.
 
     Args:
       model: of create_model; needs TensorFlow.

@@ -13,6 +13,7 @@ from delf_tf.checks import require, require_choice
 from delf_tf.extraction.backends import openvino_runtime
 from delf_tf.extraction.backends.network_folder import INT8, NetworkFolder, tensor_names
 from delf_tf.extraction.precision import BFLOAT16, FLOAT32
+from delf_tf.extraction.resize import pyramid_level
 
 PRECISIONS = (FLOAT32, BFLOAT16, INT8)
 
@@ -72,7 +73,7 @@ class OpenVinoNetwork:
         self, images: np.ndarray, level_size: tuple[int, int], outputs: tuple[str, ...]
     ) -> dict[str, np.ndarray]:
         """See network.Network."""
-        inputs = {"images": np.ascontiguousarray(images), "size": np.array(level_size, np.int32)}
+        inputs = {"images": pyramid_level(images, level_size)}
         with self._lock:
             if outputs not in self._requests:
                 self._requests[outputs] = self._compile(outputs)

@@ -23,6 +23,7 @@ from delf_tf.extraction.backends.float_layers import float_layers
 from delf_tf.extraction.backends.network import TENSORS
 from delf_tf.extraction.backends.openvino import OpenVinoNetwork
 from delf_tf.extraction.pyramid import scaled_size
+from delf_tf.extraction.resize import pyramid_level
 from delf_tf.types import ImageRef
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ def quantize(
     def inputs(item: tuple[ImageRef, float]) -> dict[str, np.ndarray]:
         ref, scale = item
         image, _ = loader.load(ref)
-        size = np.array(scaled_size(image.shape[:2], scale), np.int32)
-        return {"images": image[np.newaxis], "size": size}
+        return {"images": pyramid_level(image[np.newaxis], scaled_size(image.shape[:2], scale))}
 
     network = folder.read()
     # NNCF writes its progress to stdout, which is for results.
