@@ -124,11 +124,14 @@ class ArrayExtractor:
         features, scores = outputs["features"], outputs["scores"]
         border = self.settings.border_cells
         inner = slice(border, -border or None)
-        grid = self._centres(scores.shape[1:], level_size)[inner, inner].reshape(1, -1, 2)
-        features, scores = features[:, inner, inner], scores[:, inner, inner]
+        locations = outputs.get("locations")
+        if locations is None:
+            grid = self._centres(scores.shape[1:], level_size)
+            locations = np.repeat(grid[np.newaxis], len(scores), axis=0)
+        rows = [one[:, inner, inner] for one in (locations, features)]
+        scores = scores[:, inner, inner]
         return (
-            np.repeat(grid, len(scores), axis=0),
-            features.reshape(len(scores), -1, features.shape[-1]),
+            *(one.reshape(len(scores), -1, one.shape[-1]) for one in rows),
             scores.reshape(len(scores), -1),
         )
 

@@ -39,6 +39,7 @@ SYSTEMS = {
         },
         {**LOCAL, "use_global_features": False},
     ),
+    "compact_efficientnet_lite0": ({"embedding_dim": 16}, LOCAL),
     "compact_resnet20": ({**SMALL, "feature_dim": 24, "fusion_dim": 8, "local_dim": 6}, LOCAL),
 }
 

@@ -10,22 +10,26 @@ from delf_tf.artifacts import StrPath
 
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
 # What engines compute together with the convolution before it.
-_EPILOGUES = (*_CONVOLUTIONS, "Add", "Relu", "Clamp", "Transpose", "Result")
+_FUSED = ("Add", "Relu", "Clamp", "Transpose")
+_EPILOGUES = (*_CONVOLUTIONS, *_FUSED, "Result")
 _CONSTANT = "Constant"
+# What finds the place of the largest; rounding would choose among near-equal ones.
+_CHOICES = ("TopK",)
 
 
 def float_layers(model: Any) -> set[str]:
     """Returns the names of the layers that stay in float32.
 
     They are the pixels and the first convolution, convolutions to one channel, which score
-    features, and the heads: pooling, attention, normalisation, and all that works on pooled vectors
-    (folding.inference_copy says why).
+    features, what chooses a keypoint's pixel, and the heads: pooling, attention, normalisation, and
+    all that works on pooled vectors (folding.inference_copy says why).
 
     Args:
       model: openvino.Model.
     """
     layers = [one for one in model.get_ordered_ops() if one.get_type_name() != _CONSTANT]
-    before = _ancestors_of_convolutions(layers)
+    before = _ancestors(layers, _CONVOLUTIONS)
+    chooses, joined = _ancestors(layers, _CHOICES), _joined_convolutions(layers)
     after: set[str] = set()
     floats: set[str] = set()
     for layer in layers:
@@ -33,11 +37,11 @@ def float_layers(model: Any) -> set[str]:
         follows = bool(sources & after)
         if kind in _CONVOLUTIONS:
             after.add(name)
-            stays = not follows or _num_channels(layer) == 1
+            is_first = not follows and name not in joined
+            stays = is_first or _num_channels(layer) == 1 or name in chooses
         else:
-            stays = not follows or (
-                name not in before and (kind not in _EPILOGUES or bool(sources & floats & after))
-            )
+            is_head = kind not in _EPILOGUES or bool(sources & floats & after)
+            stays = not follows or name in chooses or (name not in before and is_head)
         if follows:
             after.add(name)
         if stays:
@@ -55,11 +59,32 @@ def _sources(layer: Any) -> set[str]:
     return {one.get_source_output().get_node().get_friendly_name() for one in layer.inputs()}
 
 
-def _ancestors_of_convolutions(layers: list[Any]) -> set[str]:
-    """Returns the layers that have a convolution after them."""
+def _joined_convolutions(layers: list[Any]) -> set[str]:
+    """Returns the convolutions whose outcome is added to another map.
+
+    The engine adds it while it convolves, for which both must be of one precision.
+    """
+    by_name = {layer.get_friendly_name(): layer for layer in layers}
+
+    def maps_of(layer: Any) -> list[Any]:
+        return [by_name[source] for source in _sources(layer) if source in by_name]
+
+    found = set()
+    for layer in layers:
+        maps = maps_of(layer)
+        for one in maps if layer.get_type_name() == "Add" and len(maps) > 1 else ():
+            source = one
+            while source.get_type_name() in _FUSED and len(maps_of(source)) == 1:
+                (source,) = maps_of(source)
+            found.add(source.get_friendly_name())
+    return found
+
+
+def _ancestors(layers: list[Any], kinds: tuple[str, ...]) -> set[str]:
+    """Returns the layers that have a layer of one of the kinds after them."""
     found: set[str] = set()
     for layer in reversed(layers):
-        if layer.get_type_name() in _CONVOLUTIONS or layer.get_friendly_name() in found:
+        if layer.get_type_name() in kinds or layer.get_friendly_name() in found:
             found.update(_sources(layer))
     return found
 

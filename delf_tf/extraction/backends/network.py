@@ -7,12 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-# Which tensors each output of a network consists of; see RetrievalModel.call.
-TENSORS = {
-    "global": ("global",),
-    "local": ("features", "scores"),
-    "superfeatures": ("superfeatures", "attention", "strengths"),
-}
+# Which tensor of each output holds descriptors; see RetrievalModel.call.
+DESCRIPTORS = {"global": "global", "local": "features", "superfeatures": "superfeatures"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +17,9 @@ class NetworkFacts:
 
     Attributes:
       options: name and arguments of the model.
-      output_names_available: of TENSORS.
+      output_names_available: of DESCRIPTORS.
+      tensors: what each output consists of; "locations" among those of "local" are (y, x) pixels of
+        the images that the network sees, where features lie elsewhere than at their cells' centres.
       global_dim: width of the global descriptor, or None.
       local_dim: width of local descriptors, or None.
       local_output: which output holds the local features.
@@ -32,6 +30,7 @@ class NetworkFacts:
 
     options: dict[str, Any]
     output_names_available: tuple[str, ...]
+    tensors: dict[str, tuple[str, ...]]
     global_dim: int | None
     local_dim: int | None
     local_output: str
@@ -52,7 +51,7 @@ class Network(Protocol):
         Args:
           images: uint8 [B, H, W, 3], RGB.
           level_size: (height, width) that the network sees, see pyramid.scaled_size.
-          outputs: of TENSORS; what is not asked for is not computed.
+          outputs: of DESCRIPTORS; what is not asked for is not computed.
 
         Returns:
           float32 arrays by name of tensor, as RetrievalModel.call gives them.

@@ -16,7 +16,7 @@ from delf_tf import artifacts
 from delf_tf.checks import InputError, invalid, require
 from delf_tf.extraction.backends import openvino_runtime
 from delf_tf.extraction.backends.float_layers import float_layers, mark
-from delf_tf.extraction.backends.network import TENSORS, NetworkFacts
+from delf_tf.extraction.backends.network import NetworkFacts
 
 if TYPE_CHECKING:
     from delf_tf.models.retrieval_model import RetrievalModel
@@ -172,6 +172,7 @@ def _parse(path: Path) -> NetworkFolder:
         facts = content["facts"]
         for name in ("output_names_available", "local_offsets"):
             facts[name] = tuple(facts[name])
+        facts["tensors"] = {name: tuple(names) for name, names in facts["tensors"].items()}
         names = ("fingerprint", "weights_dtype", "calibration", "content")
         return NetworkFolder(path, NetworkFacts(**facts), **{name: content[name] for name in names})
     except InputError:
@@ -198,8 +199,3 @@ def content_fingerprint(folder: Path) -> str:
     return artifacts.fingerprint(
         *(artifacts.file_fingerprint(folder / name) for name in (XML, WEIGHTS))
     )
-
-
-def tensor_names(outputs: tuple[str, ...]) -> list[str]:
-    """Returns the names of the tensors that outputs consist of."""
-    return [name for output in outputs for name in TENSORS[output]]

@@ -11,7 +11,7 @@ import numpy as np
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require, require_choice
 from delf_tf.extraction.backends import openvino_runtime
-from delf_tf.extraction.backends.network_folder import INT8, NetworkFolder, tensor_names
+from delf_tf.extraction.backends.network_folder import INT8, NetworkFolder
 from delf_tf.extraction.precision import BFLOAT16, FLOAT32
 from delf_tf.extraction.resize import pyramid_level
 
@@ -78,7 +78,10 @@ class OpenVinoNetwork:
             if outputs not in self._requests:
                 self._requests[outputs] = self._compile(outputs)
             found = self._requests[outputs].infer(inputs)
-            return {name: np.array(found[name]) for name in tensor_names(outputs)}
+            return {name: np.array(found[name]) for name in self._tensors(outputs)}
+
+    def _tensors(self, outputs: tuple[str, ...]) -> list[str]:
+        return [name for output in outputs for name in self.facts.tensors[output]]
 
     def _compile(self, outputs: tuple[str, ...]) -> Any:
         """Returns an inference request of the part of the network that `outputs` needs."""
@@ -86,7 +89,7 @@ class OpenVinoNetwork:
         results = [
             one.get_node()
             for one in network.outputs
-            if set(one.get_names()) & set(tensor_names(outputs))
+            if set(one.get_names()) & set(self._tensors(outputs))
         ]
         part = openvino_runtime.load().Model(results, network.get_parameters(), "network")
         compiled = openvino_runtime.core().compile_model(part, "CPU", self._options)

@@ -20,7 +20,7 @@ from delf_tf.checks import InputError, invalid, require
 from delf_tf.extraction.array_extractor import l2_normalize
 from delf_tf.extraction.backends import network_folder, openvino_runtime
 from delf_tf.extraction.backends.float_layers import float_layers
-from delf_tf.extraction.backends.network import TENSORS
+from delf_tf.extraction.backends.network import DESCRIPTORS
 from delf_tf.extraction.backends.openvino import OpenVinoNetwork
 from delf_tf.extraction.pyramid import scaled_size
 from delf_tf.extraction.resize import pyramid_level
@@ -174,7 +174,7 @@ def _row_cosines(
     full: dict[str, np.ndarray], low: dict[str, np.ndarray], output: str
 ) -> np.ndarray:
     """Returns the cosines of an output's descriptors, of local ones the strongest."""
-    descriptors = TENSORS[output][0]
+    descriptors = DESCRIPTORS[output]
     rows = [one[descriptors].reshape(-1, one[descriptors].shape[-1]) for one in (full, low)]
     if output in _STRENGTHS:
         strengths = full[_STRENGTHS[output]].ravel()
