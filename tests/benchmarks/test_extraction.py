@@ -50,7 +50,10 @@ def test_openvino_is_a_contender(model):
     )
     (setting,) = result["settings"]
     assert [row["contender"] for row in setting["rows"]] == list(benchmark.CONTENDERS)
-    assert all(row["cosine"] > 0.98 for row in setting["rows"])
+    cosines = {row["contender"]: row["cosine"] for row in setting["rows"]}
+    # Calibrated on the one picture, a few channels in 8 bits keep less than a trained network's.
+    assert cosines.pop("openvino_int8") > 0.9
+    assert min(cosines.values()) > 0.999
     assert [row["precision"] for row in result["network"]["rows"]] == ["float32", "bfloat16"]
 
 
