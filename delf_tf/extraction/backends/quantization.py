@@ -119,7 +119,8 @@ def _load_nncf() -> Any:
         raise invalid(
             "Quantisation needs the package nncf.", hint="pip install delf_tf[openvino]"
         ) from None
-    nncf.set_log_level(standard_logging.ERROR)
+    # Not by nncf.set_log_level, which silences every handler that others put on its logger.
+    standard_logging.getLogger("nncf").setLevel(standard_logging.ERROR)
     return nncf
 
 
