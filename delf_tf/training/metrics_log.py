@@ -14,6 +14,9 @@ from absl import logging
 from delf_tf import artifacts
 from delf_tf.checks import invalid
 
+# Of a number in the file; the limit of the module csv is one of the whole process.
+_MAX_CHARACTERS = 64
+
 
 class MetricsLog:
     """Appends one line of scalars at a time; a resumed run goes on behind its checkpoint's line."""
@@ -74,9 +77,11 @@ def _read(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
-        if all(None not in row and int(row["step"]) >= 0 for row in rows):
+        if all(None not in row and int(row["step"]) >= 0 for row in rows) and all(
+            len(value) <= _MAX_CHARACTERS for row in rows for value in row.values()
+        ):
             return rows
-        fault = "a line of another length, or a step below 0"
+        fault = "a line of another length, a step below 0, or a value that is too long"
     except (csv.Error, KeyError, ValueError) as error:
         fault = f"{type(error).__name__}: {error}"
     raise invalid(
