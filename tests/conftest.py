@@ -17,6 +17,16 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport():
+    """Escapes lone surrogates in captured output: a worker cannot send them, and would stop."""
+    outcome = yield
+    report = outcome.get_result()
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""
