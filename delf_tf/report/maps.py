@@ -23,53 +23,6 @@ _BAR_INCHES = 0.8
 _RADIUS_PX = 8.0
 
 
-def heat_map_figure(
-    image: np.ndarray,
-    values: np.ndarray,
-    *,
-    offset: tuple[float, float] = (7.5, 7.5),
-    stride: float = 16.0,
-    title: str = "",
-) -> Figure:
-    """Lays a map over its image.
-
-    Args:
-      image: uint8 [H, W, 3].
-      values: float [h, w]; the colours span its 2nd to 98th percentile.
-      offset: (y, x) pixels of the image at which the map's first cell is centred.
-      stride: distance of neighbouring cells, pixels.
-      title: above the picture.
-
-    Returns:
-      The figure.
-
-    Raises:
-      InputError: not an image and a map, or a map without cells.
-    """
-    figure, axes = _panels(image, 1)
-    _draw_map(figure, axes[0], image, values, offset=offset, stride=stride)
-    axes[0].set_title(title, fontsize=10)
-    return figure
-
-
-def keypoints_figure(image: np.ndarray, features: LocalFeatures, *, title: str = "") -> Figure:
-    """Draws local features over their image.
-
-    Args:
-      image: uint8 [H, W, 3].
-      features: locations in its pixels; a circle's radius grows with the feature's scale, its
-        colour tells the score.
-      title: above the picture.
-
-    Returns:
-      The figure.
-    """
-    figure, axes = _panels(image, 1)
-    _draw_keypoints(figure, axes[0], image, features)
-    axes[0].set_title(title or f"{len(features)} local features", fontsize=10)
-    return figure
-
-
 def overview_figure(
     image: np.ndarray, maps: Sequence[Any], features: LocalFeatures | None = None
 ) -> Figure:

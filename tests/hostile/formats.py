@@ -258,16 +258,6 @@ FORMATS: dict[str, Format] = {
     "datum": _written(
         "a.datum", lambda path: delf_format.write_datum(path, np.eye(3)), delf_format.read_datum
     ),
-    "datum_pair": _written(
-        "a.datumpair",
-        lambda path: delf_format.write_datum_pair(path, np.eye(2), np.arange(3, dtype=np.uint8)),
-        delf_format.read_datum_pair,
-    ),
-    "boxes": _written(
-        "a.boxes",
-        lambda path: delf_format.write_boxes(path, np.eye(4), np.ones(4), np.arange(4)),
-        delf_format.read_boxes,
-    ),
     "ground_truth_pkl": _bytes("g.pkl", pickle.dumps(GROUND_TRUTH, 2), revisitop.read_ground_truth),
     "ground_truth_mat": _written(
         "g.mat",
@@ -327,7 +317,7 @@ FORMATS: dict[str, Format] = {
         b"step,loss,rate\n5,1.5,0.1\n10,0.5,0.1\n",
         lambda path: metrics_log.MetricsLog(path.parent, 9).close(),
     ),
-    "records": _written("train-00000", _records, lambda path: list(files.read_records(path))),
+    "records": _written("train-00000", _records, lambda path: files.scan(path, check="full")),
     "records_manifest": _bytes(
         "records-train.json",
         json.dumps(

@@ -22,6 +22,11 @@ def _features(count):
     )
 
 
+def _with_map(values, image=IMAGE, *, offset=(7.5, 7.5), title="map"):
+    shown = SimpleNamespace(title=title, values=values, offset=offset, stride=16.0)
+    return maps.overview_figure(image, [shown])
+
+
 def _pixels(figure):
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
@@ -36,8 +41,7 @@ def _agg(figure):
 
 def test_a_map_lies_where_its_cells_see():
     values = np.zeros((3, 5), "f")
-    figure = maps.heat_map_figure(IMAGE, values, offset=(0.0, 4.0), stride=16.0, title="heat")
-    axes = figure.axes[0]
+    axes = _with_map(values, offset=(0.0, 4.0), title="heat").axes[1]
     _, drawn = axes.images
     left, right, bottom, top = drawn.get_extent()
     # One more cell on every side: the first of 3 x 5 is centred at (0, 4).
@@ -51,9 +55,9 @@ def test_a_map_lies_where_its_cells_see():
 def test_the_hot_cell_is_the_bright_one():
     values = np.zeros((3, 5), "f")
     values[1, 3] = 1
-    figure = _agg(maps.heat_map_figure(IMAGE, values))
+    figure = _agg(_with_map(values))
     pixels = _pixels(figure)
-    axes = figure.axes[0]
+    axes = figure.axes[1]
     height = pixels.shape[0]
 
     def at(y, x):
@@ -66,24 +70,24 @@ def test_the_hot_cell_is_the_bright_one():
 def test_one_outlier_does_not_hide_the_others():
     values = np.linspace(0, 1, 400, dtype="f").reshape(20, 20)
     values[0, 0] = 1e6
-    drawn = maps.heat_map_figure(IMAGE, values).axes[0].images[1]
+    drawn = _with_map(values).axes[1].images[1]
     assert drawn.norm.vmax < 1
 
 
 def test_keypoints_are_circles_of_their_scale():
     features = _features(3)
-    figure = maps.keypoints_figure(IMAGE, features)
-    (circles,) = figure.axes[0].collections
+    panel = maps.overview_figure(IMAGE, [], features).axes[1]
+    (circles,) = panel.collections
     offsets = np.asarray(circles.get_offsets())
     np.testing.assert_allclose(offsets, features.locations[:, ::-1])
     np.testing.assert_allclose(circles.get_widths(), 32.0)
     assert circles.get_array().tolist() == [0, 1, 2]
-    assert figure.axes[0].get_title() == "3 local features"
+    assert panel.get_title() == "3 local features"
 
 
 def test_no_keypoints_at_all():
-    figure = maps.keypoints_figure(IMAGE, _features(0))
-    assert figure.axes[0].get_title() == "0 local features"
+    figure = maps.overview_figure(IMAGE, [], _features(0))
+    assert figure.axes[1].get_title() == "0 local features"
     assert plots.figure_bytes(figure).startswith(b"\x89PNG")
 
 
@@ -111,4 +115,4 @@ def test_an_overview_has_a_panel_for_each(count):
 )
 def test_bad_arguments(image, values, message):
     with pytest.raises(InputError, match=message):
-        maps.heat_map_figure(image, values)
+        _with_map(values, image)

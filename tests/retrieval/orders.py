@@ -17,7 +17,6 @@ from delf_tf.retrieval.second_stage.rerank import SCORES, make_head, reorder
 from delf_tf.retrieval.second_stage.verification_files import VerifiedHead
 from delf_tf.retrieval.vectors.first_stage import build_first_stage, search_first_stage
 from delf_tf.retrieval.vectors.whitening import fit_pca
-from delf_tf.retrieval.words.aggregation import Aggregator
 from delf_tf.retrieval.words.asmk import AsmkIndex
 from delf_tf.retrieval.words.word_assignment import WordAssigner
 from delf_tf.types import GlobalDescriptors, GroundTruth, Ranking, Verification
@@ -94,14 +93,6 @@ def word_rankings() -> dict[str, list]:
             found[f"asmk {binary} {use_idf}"] = index.search(queries).indices.tolist()
             single = [index.search({name: rows}).indices[0] for name, rows in queries.items()]
             found[f"asmk {binary} {use_idf} one by one"] = np.array(single).tolist()
-    aggregator = Aggregator(centroids, 3)
-    vlads = np.stack([aggregator.vlad(rows) for rows in unit.values()])
-    index = build_first_stage(lambda: [(tuple(unit), vlads)], "exact", num_images=len(unit))
-    ranking = index.search(GlobalDescriptors(tuple(queries), vlads[: len(queries)]), len(unit))
-    found["vlad"] = ranking.indices.tolist()
-    binary = [aggregator.regional_asmk([rows, rows[::2]], binary=True) for rows in unit.values()]
-    found["regional words"] = [one.words.tolist() for one in binary]
-    found["regional signs"] = [one.vectors.tolist() for one in binary]
     return found
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -81,15 +80,6 @@ def write_record(file: BinaryIO, payload: bytes) -> None:
     file.write(_CRC.pack(masked_crc32c(length)))
     file.write(payload)
     file.write(_CRC.pack(masked_crc32c(payload)))
-
-
-def read_records(path: artifacts.StrPath) -> Iterator[bytes]:
-    """Yields the payloads of a shard's good records, in order; checksums are verified."""
-    found = scan(path, check="full")
-    with open_file(path) as file:
-        for offset, length in zip(found.offsets.tolist(), found.lengths.tolist()):
-            file.seek(offset + _HEADER.size)
-            yield file.read(length)
 
 
 def scan(path: artifacts.StrPath, *, check: str = "headers") -> ShardScan:

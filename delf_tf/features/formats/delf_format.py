@@ -1,4 +1,4 @@
-"""The original DELF's files: .datum, .datumpair, .delf, .delg_local, .delg_global, .boxes.
+"""The original DELF's files: .datum, .delf, .delg_local, .delg_global.
 
 Each is one serialised message of `protos/`. What is read from them and written again has the same
 bytes. Files may come from anywhere: sizes and shapes are checked before they are believed.
@@ -23,8 +23,8 @@ from google.protobuf import message as protobuf_message
 
 from delf_tf import artifacts
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import InputError, as_array, invalid, require
-from delf_tf.protos import box_pb2, datum_pb2, feature_pb2
+from delf_tf.checks import InputError, invalid, require
+from delf_tf.protos import datum_pb2, feature_pb2
 from delf_tf.types import LocalFeatures
 
 # A byte of the file can become eight in memory.
@@ -39,7 +39,7 @@ M = TypeVar("M", bound=protobuf_message.Message)
 
 
 def read_datum(path: StrPath) -> np.ndarray:
-    """Reads a .datum, .delg_global, .vlad or .rvlad file.
+    """Reads a .datum or .delg_global file.
 
     Returns:
       float32 or uint32, of the stored shape.
@@ -61,26 +61,6 @@ def write_datum(path: StrPath, array: np.ndarray) -> Path:
       InputError: another dtype (the original has no signed integers), or values above 32 bits.
     """
     return artifacts.write_bytes(path, to_datum(array).SerializeToString())
-
-
-def read_datum_pair(path: StrPath) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a .datumpair or .asmk* file: two arrays, each as `read_datum` gives it.
-
-    Raises:
-      InputError: as `read_datum`, or one of the two is missing.
-    """
-
-    def convert(pair: datum_pb2.DatumPairProto) -> tuple[np.ndarray, np.ndarray]:
-        require(pair.HasField("first") and pair.HasField("second"), "A pair must have both arrays.")
-        return from_datum(pair.first), from_datum(pair.second)
-
-    return _read(path, datum_pb2.DatumPairProto, convert)
-
-
-def write_datum_pair(path: StrPath, first: np.ndarray, second: np.ndarray) -> Path:
-    """Writes two arrays as a DatumPairProto atomically, each as `write_datum`; returns the path."""
-    pair = datum_pb2.DatumPairProto(first=to_datum(first), second=to_datum(second))
-    return artifacts.write_bytes(path, pair.SerializeToString())
 
 
 def read_delf(path: StrPath, *, dim: int | None = None) -> LocalFeatures:
@@ -107,31 +87,6 @@ def read_delf(path: StrPath, *, dim: int | None = None) -> LocalFeatures:
 def write_delf(path: StrPath, features: LocalFeatures) -> Path:
     """Writes local features as a .delf file, orientations 0, atomically, and returns the path."""
     return artifacts.write_bytes(path, to_delf(features).SerializeToString())
-
-
-def read_boxes(path: StrPath) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads a .boxes file.
-
-    Returns:
-      boxes float32 [N, 4] as (y0, x0, y1, x1), fractions of the image's height and width; scores
-      float32 [N]; classes int64 [N].
-
-    Raises:
-      InputError: no such file, truncated, another format, or values that are not finite.
-    """
-    return _read(path, box_pb2.Boxes, _from_boxes, is_list=True)
-
-
-def write_boxes(path: StrPath, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> Path:
-    """Writes a .boxes file atomically and returns the path; arguments as `read_boxes` returns."""
-    boxes = as_array("boxes", boxes, ("N", 4))
-    scores = as_array("scores", scores, (len(boxes),))
-    classes = as_array("classes", classes, (len(boxes),), np.int64)
-    require(bool((np.abs(classes) < 1 << 31).all()), "classes must fit int32.", classes=classes)
-    message = box_pb2.Boxes()
-    for (y0, x0, y1, x1), score, label in zip(boxes.tolist(), scores.tolist(), classes.tolist()):
-        message.box.add(ymin=y0, xmin=x0, ymax=y1, xmax=x1, score=score, class_index=label)
-    return artifacts.write_bytes(path, message.SerializeToString())
 
 
 def to_datum(array: np.ndarray) -> datum_pb2.DatumProto:
@@ -269,15 +224,6 @@ def _items(raw: bytes) -> Iterator[int]:
             if ends:
                 break
         at += length
-
-
-def _from_boxes(message: box_pb2.Boxes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    edges = [(box.ymin, box.xmin, box.ymax, box.xmax) for box in message.box]
-    return (
-        as_array("boxes", np.reshape(edges, (-1, 4)), ("N", 4)),
-        as_array("scores", [box.score for box in message.box], ("N",)),
-        as_array("classes", [box.class_index for box in message.box], ("N",), np.int64),
-    )
 
 
 def _read(

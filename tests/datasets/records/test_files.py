@@ -37,7 +37,8 @@ def test_tensorflow_reads_what_is_written_and_the_reverse(tmp_path):
         for payload in payloads:
             writer.write(payload)
     assert theirs.read_bytes() == path.read_bytes()
-    assert list(record_files.read_records(theirs)) == payloads
+    found = record_files.scan(theirs, check="full")
+    assert found.lengths.tolist() == [len(payload) for payload in payloads]
 
 
 @pytest.mark.parametrize("check", record_files.CHECKS)
@@ -57,7 +58,7 @@ def test_damaged_content_is_found_by_the_full_check_alone(tmp_path):
     found = record_files.scan(path, check="full")
     assert [(bad.index, bad.path) for bad in found.bad] == [(1, str(path))]
     assert "CRC" in found.bad[0].reason
-    assert list(record_files.read_records(path)) == [b"abc", b"f"]
+    assert found.lengths.tolist() == [3, 1]
 
 
 def test_damaged_length_loses_the_rest(tmp_path):

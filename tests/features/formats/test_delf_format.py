@@ -9,7 +9,7 @@ import pytest
 
 from delf_tf.checks import InputError
 from delf_tf.features.formats import delf_format
-from delf_tf.protos import box_pb2, datum_pb2, feature_pb2
+from delf_tf.protos import datum_pb2, feature_pb2
 from delf_tf.types import LocalFeatures
 
 DATUMS = ["f16", "f32_1d", "f32_2d", "f64_3d", "u8", "u16", "u32", "empty", "empty2"]
@@ -71,37 +71,6 @@ def test_the_published_models_pca(golden, tmp_path, name):
     array = delf_format.read_datum(path)
     assert array.shape == (1, 1024)
     assert delf_format.write_datum(tmp_path / "d.datum", array).read_bytes() == path.read_bytes()
-
-
-def test_golden_pairs(golden, tmp_path):
-    expected = np.load(golden / "io" / "pair.npz")
-    first, second = delf_format.read_datum_pair(golden / "io" / "pair.datumpair")
-    np.testing.assert_array_equal(first, expected["first"])
-    np.testing.assert_array_equal(second, expected["second"])
-    assert second.dtype == np.uint32
-    written = delf_format.write_datum_pair(tmp_path / "p", expected["first"], expected["second"])
-    assert written.read_bytes() == (golden / "io" / "pair.datumpair").read_bytes()
-    bits, words = delf_format.read_datum_pair(golden / "aggregation" / "k16_d8_img0.asmk_star")
-    assert (bits.dtype, words.dtype) == (np.uint32, np.uint32)
-    written = delf_format.write_datum_pair(tmp_path / "p", bits.astype(np.uint8), words)
-    assert written.read_bytes() == (golden / "aggregation" / "k16_d8_img0.asmk_star").read_bytes()
-
-
-def test_golden_boxes(golden, tmp_path):
-    expected = np.load(golden / "io" / "b_boxes.npz")
-    boxes, scores, classes = delf_format.read_boxes(golden / "io" / "b.boxes")
-    np.testing.assert_array_equal(boxes, expected["boxes_yxyx"])
-    np.testing.assert_array_equal(scores, expected["scores"])
-    np.testing.assert_array_equal(classes, expected["classes"])
-    written = delf_format.write_boxes(tmp_path / "b.boxes", boxes, scores, classes)
-    assert written.read_bytes() == (golden / "io" / "b.boxes").read_bytes()
-
-
-def test_no_boxes(tmp_path):
-    path = delf_format.write_boxes(tmp_path / "b.boxes", np.zeros((0, 4)), [], [])
-    assert path.read_bytes() == b""
-    boxes, scores, classes = delf_format.read_boxes(path)
-    assert (boxes.shape, scores.shape, classes.shape) == ((0, 4), (0,), (0,))
 
 
 def test_bytes_by_hand(tmp_path):
@@ -166,9 +135,7 @@ def test_scalar_datum(tmp_path):
 
 READERS = {
     "datum": delf_format.read_datum,
-    "pair": delf_format.read_datum_pair,
     "delf": delf_format.read_delf,
-    "boxes": delf_format.read_boxes,
 }
 
 
@@ -176,11 +143,7 @@ def _write_each(folder):
     features = LocalFeatures([[1, 2], [3, 4]], [[1, 0], [0, 1]], [5, 6], [1, 2])
     return {
         "datum": delf_format.write_datum(folder / "datum", np.arange(6, dtype=np.float32)),
-        "pair": delf_format.write_datum_pair(
-            folder / "pair", np.ones(3), np.arange(4, dtype=np.uint8)
-        ),
         "delf": delf_format.write_delf(folder / "delf", features),
-        "boxes": delf_format.write_boxes(folder / "boxes", [[0, 0, 1, 1]], [0.5], [7]),
     }
 
 
@@ -217,8 +180,6 @@ def test_empty_file_is_no_datum(tmp_path):
     (tmp_path / "d").write_bytes(b"")
     with pytest.raises(InputError, match="list of values"):
         delf_format.read_datum(tmp_path / "d")
-    with pytest.raises(InputError, match="both arrays"):
-        delf_format.read_datum_pair(tmp_path / "d")
 
 
 def test_huge_files_are_refused_quickly(tmp_path):
@@ -269,21 +230,6 @@ def test_width_is_checked(tmp_path):
         delf_format.read_delf(path, dim=40)
 
 
-def test_boxes_are_checked(tmp_path):
-    message = box_pb2.Boxes(box=[box_pb2.Box(ymin=float("nan"))])
-    (tmp_path / "b").write_bytes(message.SerializeToString())
-    with pytest.raises(InputError, match="finite"):
-        delf_format.read_boxes(tmp_path / "b")
-    for arguments in [
-        ([[0, 0, 1]], [1], [1]),
-        ([[0, 0, 1, 1]], [1, 2], [1]),
-        ([[0, 0, 1, 1]], [1], [1.5]),
-        ([[0, 0, 1, 1]], [1], [1 << 40]),
-    ]:
-        with pytest.raises(InputError):
-            delf_format.write_boxes(tmp_path / "c", *arguments)
-
-
 def test_locations_of_the_original_by_hand():
     # Stride 16, cell (2, 3), in an image enlarged by s = 1/2 (feature scale 2): the original says
     # (64, 96); the centre of input pixel 32 of the shrunk image is pixel 64.5 of the original.
@@ -303,25 +249,22 @@ def test_locations_of_the_original_by_hand():
     np.testing.assert_array_equal(back.locations, shrunk.locations)
 
 
-@pytest.mark.parametrize("read", [delf_format.read_delf, delf_format.read_boxes])
-def test_many_empty_items_are_refused_before_they_are_parsed(tmp_path, monkeypatch, read):
+def test_many_empty_items_are_refused_before_they_are_parsed(tmp_path, monkeypatch):
     path = tmp_path / "x"
     monkeypatch.setattr(delf_format, "MAX_ITEMS", 100)
     path.write_bytes(b"\n\0" * 101)
-    for kind in (feature_pb2.DelfFeatures, box_pb2.Boxes):
-        monkeypatch.setattr(kind, "ParseFromString", None, raising=False)
+    monkeypatch.setattr(feature_pb2.DelfFeatures, "ParseFromString", None, raising=False)
     with pytest.raises(InputError, match="at most 100 items"):
-        read(path)
+        delf_format.read_delf(path)
 
 
-@pytest.mark.parametrize("read", [delf_format.read_delf, delf_format.read_boxes])
 @pytest.mark.parametrize(
     "content", [b"\x8a\0\0" * 3, b"\x12\0", b"\n\x05abc", b"\n\x80", b"\n" + b"\xff" * 12, b"\n"]
 )
-def test_lists_of_anything_else_are_refused(tmp_path, read, content):
+def test_lists_of_anything_else_are_refused(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(InputError, match="must be a whole"):
-        read(tmp_path / "x")
+        delf_format.read_delf(tmp_path / "x")
 
 
 def test_a_shape_of_many_sides_is_refused(tmp_path):
