@@ -45,7 +45,7 @@ def test_every_shipped_config_parses():
         ("modl {}", r"^x.textproto:1:1: Experiment has no field 'modl'.*'model'"),
         ('\nmodel { seed: "x" }', r"^x.textproto:2:\d+: .*integer"),
         ("rerank { mutal: true }", "Did you mean 'mutual'"),
-        ("rerank { zzzzzz: true }", "Valid: num_candidates, "),
+        ("rerank { zzzzzz: true }", "Valid: method, "),
         ("model {", "x.textproto:1:"),
         ("model { name: 'a' name: 'b' }", "x.textproto:1:"),
     ],
@@ -187,7 +187,7 @@ def test_arguments_are_what_is_set_and_the_functions_own_defaults():
 def test_no_search_setting_has_two_defaults():
     """What a config leaves out of search and re-ranking is said by delf_tf.retrieval alone."""
     experiment = experiment_pb2.Experiment.DESCRIPTOR
-    own = {"type", "max_results"}
+    own = {"type", "max_results", "method"}
     for name in ("index", "rerank", "query_expansion", "global_rerank"):
         section = experiment.fields_by_name[name].message_type
         below = [one.message_type for one in section.fields if one.message_type is not None]

@@ -10,6 +10,7 @@ from typing import Any
 
 from delf_tf import config
 from delf_tf.artifacts import StrPath
+from delf_tf.checks import require_choice
 from delf_tf.datasets import folder
 from delf_tf.evaluation import metrics
 from delf_tf.features.store import FeatureStore
@@ -78,6 +79,7 @@ def rerank(
     queries = database if queries is None else queries
     settings = rerank_arguments(message)
     least: int | ChanceInliers = settings["min_inliers"]
+    chosen: dict[str, Any] = {}
     if num_calibration_pairs:
         least = chance.chance_inliers(
             ranking,
@@ -89,15 +91,16 @@ def rerank(
             options=verify_options(message),
             num_threads=num_threads,
         )
+        chosen["min_inliers"] = least
     run = functools.partial(
-        second_stage.rerank,
+        method(message),
         ranking,
         queries.read_local,
         cached_reader(database),
         num_threads=num_threads,
         verifications_dir=kept,
         fingerprint=features_fingerprint(queries, database),
-        **{**settings, "min_inliers": least},
+        **chosen,
     )
     reranked, found = run()
     weight, figures = settings["weight"], {}
@@ -159,7 +162,7 @@ def verify(
       queries: features of its queries.
       read_database: gives a database image's local features, see `cached_reader`.
       num_threads: that verify pairs.
-      **kwargs: of `retrieval.second_stage.rerank`, instead of the experiment's.
+      **kwargs: of the method's function, instead of the experiment's.
 
     Returns:
       The new ranking, and what was found for each query's candidates.
@@ -167,10 +170,34 @@ def verify(
     Raises:
       InputError: a setting out of range, an image of the ranking that has no features.
     """
-    settings = {**rerank_arguments(message), **kwargs}
-    return second_stage.rerank(
-        ranking, queries.read_local, read_database, num_threads=num_threads, **settings
+    return method(message)(
+        ranking, queries.read_local, read_database, num_threads=num_threads, **kwargs
     )
+
+
+def _by_verification(message: experiment_pb2.Experiment) -> Reranker:
+    return functools.partial(second_stage.rerank, **rerank_arguments(message))
+
+
+# Puts a head in a new order: a function of (ranking, query reader, database reader) and of the
+# keywords num_threads, verifications_dir and fingerprint, as `retrieval.second_stage.rerank` is.
+Reranker = Callable[..., tuple[Ranking, second_stage.Verifications]]
+# rerank.method -> what makes the function, its settings bound, from an experiment. A new method is
+# such a function and a row here.
+METHODS: dict[str, Callable[[experiment_pb2.Experiment], Reranker]] = {
+    "verification": _by_verification,
+}
+
+
+def method(message: experiment_pb2.Experiment) -> Reranker:
+    """Returns what re-ranks as the experiment says.
+
+    Raises:
+      InputError: a method that is not there, or a setting that it cannot take.
+    """
+    name = message.rerank.method
+    require_choice("method", name, METHODS)
+    return METHODS[name](message)
 
 
 def cached_reader(database: FeatureStore) -> Callable[[str], LocalFeatures]:

@@ -182,6 +182,7 @@ def test_query_store_and_config(rerank, database, tmp_path):
     ("arguments", "code", "message"),
     [
         (["--score=best"], 1, "score must be one of"),
+        (["--set=rerank.method=votes"], 1, "method must be one of verification"),
         (["--num_candidates=-1"], 2, "--num_candidates=-1"),
         (["--num_threads=0"], 2, "--num_threads=0"),
         (["--calibrate=-1"], 2, "--calibrate=-1"),
