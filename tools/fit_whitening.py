@@ -6,7 +6,8 @@ delf_tf fit_whitening --store=STORE --dim=512 --weights=WEIGHTS.npz --output=whi
 Fit on images that will not be searched. The first form is for `index.whitening` of a config or
 `build_index --whitening`; the second writes the compact network's weights with whitenings as its
 last layers, one for each part of its descriptor, each of --dim components. --power 0.5 gives all
-components the same variance; less lets the strong ones stay stronger.
+components the same variance; less lets the strong ones stay stronger. --local fits to the store's
+local features: the regions of a network with global_pooling "rmac".
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import functools
 import sys
 from collections.abc import Sequence
 
+import numpy as np
 from absl import flags
 
-from delf_tf.checks import require_absent
+from delf_tf.checks import require, require_absent
 from delf_tf.features.store import FeatureStore
 from delf_tf.retrieval.vectors import whitening
 from delf_tf.tools import command_line
@@ -31,11 +33,12 @@ flags.DEFINE_float(
     "exponent of the variance that components are divided by: 0.5 whitens fully, 0.25 by half",
     flag_values=FLAGS,
 )
+flags.DEFINE_boolean("local", False, "fit to the local features", flag_values=FLAGS)
 flags.DEFINE_string(
     "weights",
     None,
-    "weights of the compact network that made the store; the output is then its weights file "
-    "with the whitening built in",
+    "weights of the compact or pooled network that made the store; the output is then its weights "
+    "file with the whitening built in",
     flag_values=FLAGS,
 )
 flags.DEFINE_string("output", None, "whitening or weights (.npz) to write", flag_values=FLAGS)
@@ -47,16 +50,23 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     command_line.no_positional(arguments)
     store, output = command_line.required(flag_values, "store", "output")
     require_absent("The output", output, flag_values.overwrite)
-    descriptors = FeatureStore(store).global_descriptors()
+    vectors = _vectors(FeatureStore(store), flag_values.local)
     fit = functools.partial(whitening.fit_pca, dim=flag_values.dim, power=flag_values.power)
     if flag_values.weights:
         # TensorFlow takes seconds to load.
         from delf_tf.models.zoo import whitened  # noqa: PLC0415
 
-        path = whitened.write_weights(flag_values.weights, descriptors.vectors, fit, output)
+        path = whitened.write_weights(flag_values.weights, vectors, fit, output)
     else:
-        path = whitening.save_whitening(output, fit(descriptors.vectors))
+        path = whitening.save_whitening(output, fit(vectors))
     command_line.write_result(str(path))
+
+
+def _vectors(store: FeatureStore, local: bool) -> np.ndarray:
+    if not local:
+        return store.global_descriptors().vectors
+    require(bool(store.ids()), "The store must hold images.", path=store.path)
+    return np.concatenate([store.read_local(one).descriptors for one in store.ids()])
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class BatchExtractor(tf.Module):
 
         Raises:
           InputError: a number out of range, a network whose padding depends on the size, or
-            super-features, which attend to all cells.
+            super-features, which attend to all cells, or R-MAC.
         """
         super().__init__(name="batch_extractor")
         require(batch_size >= 1, "batch_size must be 1 or more.", batch_size=batch_size)
@@ -54,11 +54,14 @@ class BatchExtractor(tf.Module):
             bucket_px=bucket_px,
         )
         model = extractor.model
-        maskable = isinstance(model, RetrievalModel) and pads_with_zeros(model.backbone)
+        maskable = isinstance(model, RetrievalModel) and model.maskable
         require(
-            maskable and model.local_output == "local" and model.local_stride == 16,
+            maskable
+            and pads_with_zeros(model.backbone)
+            and model.local_output == "local"
+            and model.local_stride == 16,
             "Batches must be of a network that pads symmetrically with zeros: a torchvision-form "
-            "ResNet or MobileNetV2, with global or attentive local features.",
+            "ResNet or MobileNetV2, with global (but R-MAC) or attentive local features.",
             hint="Extract one image at a time: batch_size 1.",
             model=type(model).__name__,
         )

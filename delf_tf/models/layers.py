@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import tensorflow as tf
 
 from delf_tf.checks import as_array, require, require_choice
-from delf_tf.models.masking import masked, spatial_mean
+from delf_tf.models.masking import masked, spatial_max, spatial_mean
 
 # Mean and standard deviation of ImageNet's pixels (RGB, 0..255) as torchvision has them.
 IMAGENET_RGB = {
@@ -254,10 +254,27 @@ class AveragePooling(tf.keras.layers.Layer):
         return spatial_mean(tf.cast(x, tf.float32))
 
 
+@register
+class MaximumPooling(tf.keras.layers.Layer):
+    """The maximum over H and W. Input shape: [B, H, W, C]. Output shape: [B, C] float32."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """See the class."""
+        return spatial_max(tf.cast(x, tf.float32))
+
+
+# A row a pooling that `create_pooling` makes of an exponent, and of whether it is learnt.
+POOLINGS: dict[str, Callable[[float, bool], tf.keras.layers.Layer]] = {
+    "gem": GeneralizedMean,
+    "average": lambda power, learnable: AveragePooling(),
+    "max": lambda power, learnable: MaximumPooling(),
+}
+
+
 def create_pooling(kind: str, power: float = 3.0, learnable: bool = False) -> tf.keras.layers.Layer:
-    """Returns the pooling layer called `kind`: "gem" or "average"."""
-    require_choice("pooling", kind, ("gem", "average"))
-    return GeneralizedMean(power, learnable) if kind == "gem" else AveragePooling()
+    """Returns the pooling layer called `kind`, a row of POOLINGS; GeM has the exponent."""
+    require_choice("pooling", kind, POOLINGS)
+    return POOLINGS[kind](power, learnable)
 
 
 def conv1x1(filters: int) -> tf.keras.layers.Conv2D:

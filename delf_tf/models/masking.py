@@ -56,6 +56,12 @@ def spatial_mean(x: tf.Tensor, keepdims: bool = False) -> tf.Tensor:
     return total / tf.reduce_sum(mask, axis=[1, 2], keepdims=keepdims)
 
 
+def spatial_max(x: tf.Tensor) -> tf.Tensor:
+    """Returns the maximum over the cells of each image of a map [B, h, w, C]."""
+    mask = _mask(x)
+    return tf.reduce_max(x if mask is None else tf.where(mask, x, x.dtype.min), axis=[1, 2])
+
+
 def cells(size: tf.Tensor, stride: int) -> tf.Tensor:
     """Returns how many cells of a map with this stride `size` pixels have: each layer rounds up."""
     return (size + stride - 1) // stride

@@ -15,7 +15,7 @@ from delf_tf.models.layers import Preprocessing
 from delf_tf.models.variables import draw_values
 
 # Options that change what is computed but no variable, so that weights fit any of their values.
-FREE_OPTIONS = ("stage4_stride", "descriptor", "backbone_scale")
+FREE_OPTIONS = ("stage4_stride", "descriptor", "backbone_scale", "global_pooling")
 
 
 class RetrievalModel(tf.keras.Model):
@@ -35,6 +35,8 @@ class RetrievalModel(tf.keras.Model):
         training; None for every other network.
       local_output: which output holds the local features: "local", or "superfeatures", which lie
         where their attention does.
+      maskable: whether images in a padded batch give what each gives alone (masking.valid_area), if
+        the backbone's padding allows it.
 
     Args:
       backbone: the backbone layer.
@@ -43,6 +45,7 @@ class RetrievalModel(tf.keras.Model):
 
     output_names_available: tuple[str, ...] = ()
     local_output = "local"
+    maskable = True
     inference_precision: str | None = None
     # `registry.build`; the registry sets it, as it imports this module.
     rebuild: ClassVar[Callable[..., RetrievalModel]]

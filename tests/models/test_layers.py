@@ -21,6 +21,7 @@ from delf_tf.models.create import create_model
 from delf_tf.models.delf import Attention
 from delf_tf.models.delg import Autoencoder
 from delf_tf.models.dolg import MultiAtrous, SelfAttention
+from delf_tf.models.gem import RegionalMaxima
 from delf_tf.models.variables import draw_values, variables_by_path
 from delf_tf.models.zoo import checkpoint
 
@@ -32,6 +33,8 @@ LAYERS = [
     (lambda: layers.GeneralizedMean(2.5, learnable=True), 5),
     (layers.GeneralizedMean, 5),
     (layers.AveragePooling, 5),
+    (layers.MaximumPooling, 5),
+    (lambda: RegionalMaxima(2), 5),
     (lambda: Bottleneck(4, 16, 2, "keras", project=True), 8),
     (lambda: Bottleneck(4, 16, 1, "torchvision", project=False), 16),
     (lambda: ResNet(50, width_multiplier=0.125, last="stride16"), 3),
@@ -218,9 +221,9 @@ def test_preprocessing_refuses(arguments, message):
         layers.Preprocessing(**arguments)
 
 
-@pytest.mark.parametrize("kind", ["max", ""])
+@pytest.mark.parametrize("kind", ["maximum", ""])
 def test_pooling_refuses(kind):
-    with pytest.raises(InputError, match="pooling must be one of gem, average"):
+    with pytest.raises(InputError, match="pooling must be one of gem, average, max"):
         layers.create_pooling(kind)
 
 

@@ -46,6 +46,7 @@ def make_store(
     with_global=True,
     with_local=True,
     global_dim=GLOBAL_DIM,
+    local_dim=LOCAL_DIM,
 ):
     """Makes a store of {id: ImageFeatures} and returns its path."""
     create(
@@ -54,7 +55,7 @@ def make_store(
         fingerprint=fingerprint,
         block_size=5,
         global_dim=global_dim if with_global else None,
-        local_dim=LOCAL_DIM if with_local else None,
+        local_dim=local_dim if with_local else None,
     )
     with writer(path) as opened:
         for block, ids in opened.pending():

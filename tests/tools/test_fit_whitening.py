@@ -8,6 +8,7 @@ from delf_tf.models import create
 from delf_tf.models.zoo import checkpoint
 from delf_tf.retrieval.vectors.whitening import fit_pca, load_whitening
 from delf_tf.tools import main
+from delf_tf.types import LocalFeatures
 from tests.tools import stores
 
 
@@ -44,6 +45,26 @@ def test_weights_with_the_whitening_inside(store, tmp_path, capsys):
     again = [files[0], f"--weights={output}", f"--output={tmp_path / 'x.npz'}"]
     assert _fit(*again) == 1
     assert "without a whitening" in capsys.readouterr().err
+
+
+def test_a_whitening_of_the_regions_of_rmac(tmp_path):
+    model = create.create_model("gem_mobilenet_v2", seed=0, width_multiplier=0.125)
+    weights = checkpoint.save_weights(model, tmp_path / "plain.npz")
+    random = np.random.default_rng(0)
+    regions = [stores.unit(random, 8, model.global_dim) for _ in range(5)]
+    images = {
+        f"{row}.jpg": ImageFeatures(one[0], LocalFeatures(np.zeros((8, 2)), one, *np.ones((2, 8))))
+        for row, one in enumerate(regions)
+    }
+    dims = {"global_dim": model.global_dim, "local_dim": model.global_dim}
+    store = stores.make_store(tmp_path / "store", images, **dims)
+    output = tmp_path / "whitened.npz"
+    arguments = [f"--store={store}", f"--weights={weights}", f"--output={output}", "--dim=4"]
+    assert _fit(*arguments, "--local") == 0
+    made = create.create_model("gem_mobilenet_v2", output, global_pooling="rmac")
+    fitted = fit_pca(np.concatenate(regions), 4)
+    np.testing.assert_allclose(made.whitening.kernel, fitted.projection.T, atol=1e-3)
+    np.testing.assert_allclose(made.whitening.bias, -fitted.projection @ fitted.mean, atol=1e-3)
 
 
 def test_each_part_of_a_descriptor_is_whitened_alone(tmp_path):

@@ -13,6 +13,7 @@ from delf_tf.checks import as_array, require, require_choice
 from delf_tf.models.compact import Compact
 from delf_tf.models.compact_lite import CompactLite
 from delf_tf.models.create import create_model
+from delf_tf.models.gem import Gem
 from delf_tf.models.registry import MODELS, build
 from delf_tf.models.variables import variables_by_path
 from delf_tf.models.zoo import checkpoint
@@ -21,19 +22,21 @@ from delf_tf.models.zoo import checkpoint
 Fitted = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
-def with_whitening(model: Compact | CompactLite, fitted: Fitted) -> Compact | CompactLite:
+def with_whitening(
+    model: Compact | CompactLite | Gem, fitted: Fitted
+) -> Compact | CompactLite | Gem:
     """Returns the network with each pooled part x become L2(P (L2(x) − mean)).
 
     Args:
-      model: a compact network without a whitening, built; it stays as it is.
+      model: a compact or pooled network without a whitening, built; it stays as it is.
       fitted: for each of `model.pooled_widths`, D: float mean [D] and P [d, D], of one d.
 
     Raises:
       InputError: another kind of network, one that has a whitening, other widths.
     """
     require(
-        isinstance(model, (Compact, CompactLite)) and model.whitening is None,
-        "Only a compact network without a whitening takes one.",
+        isinstance(model, (Compact, CompactLite, Gem)) and model.whitening is None,
+        "Only a compact or pooled network without a whitening takes one.",
         hint="Give others theirs in the index: index.whitening.",
         model=model.options["name"],
     )
@@ -71,8 +74,8 @@ def write_weights(
     """Writes weights of ours again with whitenings as the network's last layers; see above.
 
     Args:
-      weights: of a compact network.
-      vectors: float32 [N, D], what it gives; its parts lie side by side.
+      weights: of a compact or pooled network.
+      vectors: float32 [N, D], what it pools; its parts lie side by side.
       fit: makes the whitening of one part, with a mean and a projection, of its vectors.
       output: of the file to write.
 
