@@ -1,4 +1,4 @@
-"""build_index: a feature store in, an index out, that search opens; or the vectors for a database.
+"""build_index: a feature store in, an index out, that search opens.
 
 delf_tf build_index --database_store=STORE --output=INDEX [--type=TYPE] [--whitening=PATH]
   [--dtype=float16]
@@ -6,7 +6,6 @@ delf_tf build_index --database_store=STORE --output=INDEX --type=asmk [--codeboo
   [--num_words=65536]
 delf_tf build_index --database_store=MORE --add_to=INDEX [--output=OTHER_INDEX]
 delf_tf build_index --remove_from=INDEX --ids=ID,ID
-delf_tf build_index --database_store=STORE --export=DIR [--export_formats=npy,parquet]
 
 Of global descriptors TYPE is "exact"; a faiss factory string such as "SQ8" or
 "IVF2048,PQ128x4fs"; "auto", exact for few images and compressed for many; "milvus", kept by that
@@ -14,9 +13,8 @@ engine; or a class of your own, "my_package.module:Class". Of local features TYP
 aggregated visual words, or "local", DELF's nearest features that vote; INDEX is a folder then.
 Without --codebook the words are trained on the database. A build of these that was killed goes on.
 --add_to adds the images that the index lacks; --remove_from takes some out of one of type "local".
---export writes ids and vectors as vector databases load them in bulk. Milvus runs embedded, in a
-file beside INDEX, or where the environment's MILVUS_URI (and MILVUS_TOKEN) say, at build and at
-search.
+Milvus runs embedded, in a file beside INDEX, or where the environment's MILVUS_URI (and
+MILVUS_TOKEN) say, at build and at search.
 """
 
 from __future__ import annotations
@@ -33,7 +31,6 @@ from delf_tf.checks import UsageError
 from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import indexing
 from delf_tf.retrieval import local_search
-from delf_tf.retrieval.vectors import vector_export
 from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
@@ -66,15 +63,6 @@ flags.DEFINE_list("ids", None, "images that --remove_from takes out", flag_value
 flags.DEFINE_string(
     "collection", "delf_tf", "type milvus: name of the collection", flag_values=FLAGS
 )
-flags.DEFINE_string(
-    "export", None, "folder that receives ids and vectors for other databases", flag_values=FLAGS
-)
-flags.DEFINE_list(
-    "export_formats",
-    list(vector_export.FORMATS),
-    "formats of --export: npy, parquet",
-    flag_values=FLAGS,
-)
 flags.DEFINE_boolean("overwrite", False, "replace an existing output", flag_values=FLAGS)
 
 
@@ -87,8 +75,8 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
         command_line.write_result(str(path))
         return
     (store_path,) = command_line.required(flag_values, "database_store")
-    if not (flag_values.output or flag_values.add_to or flag_values.export):
-        raise UsageError("--output, --add_to or --export must be given.")
+    if not (flag_values.output or flag_values.add_to):
+        raise UsageError("--output or --add_to must be given.")
     message = command_line.read_config(flag_values, optional=True)
     if not message.index.HasField("type"):
         message.index.type = "auto"
@@ -99,20 +87,10 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
         path = indexing.add(
             flag_values.add_to, store, flag_values.output or None, overwrite=overwrite
         )
-        command_line.write_result(str(path))
-    elif flag_values.output:
+    else:
         extra = _extra_arguments(flag_values, message.index.type, Path(flag_values.output))
         path = indexing.build(message, store, flag_values.output, overwrite=overwrite, **extra)
-        command_line.write_result(str(path))
-    if flag_values.export:
-        folder = vector_export.export_vectors(
-            flag_values.export,
-            store.global_blocks,
-            fingerprint=store.fingerprint,
-            whitening=indexing.whitening_of(message),
-            formats=flag_values.export_formats,
-        )
-        command_line.write_result(str(folder))
+    command_line.write_result(str(path))
 
 
 def _extra_arguments(flag_values: flags.FlagValues, type_: str, output: Path) -> dict[str, Any]:

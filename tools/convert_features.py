@@ -5,8 +5,9 @@ delf_tf convert_features --export_format=delf --input=STORE --output=DIR
 delf_tf convert_features --input=STORE --output=SMALLER --local_codec=pq16x8
 
 Formats: delf (folder of the original's .delf, or .delg_local and .delg_global), hloc (one HDF5
-file), npz (a folder of ID.npz), npy (global descriptors alone, ids beside them). Where a feature's
-pixel is, each format says in its own way; it is converted. An import that was killed goes on.
+file), npy (global descriptors alone, ids beside them), parquet (the same for vector databases, only
+written). Where a feature's pixel is, each format says in its own way; it is converted. An import
+that was killed goes on.
 
 Without a format a store is copied with another --local_codec; of "pq16x8", 16 bytes a descriptor, a
 product quantizer is trained on it, whose file SMALLER/codec.safetensors other stores can use, too.

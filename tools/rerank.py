@@ -1,14 +1,11 @@
 """rerank: a ranking and the features in; its head verified geometrically and put in a new order.
 
 delf_tf rerank --ranking=ranking.npz --database_store=STORE --output=reranked.npz
-  [--query_store=STORE] [--config=CONFIG] [--score=combined] [--labels=labels.csv]
-  [--calibrate=300]
+  [--query_store=STORE] [--config=CONFIG] [--score=combined]
 
 Without --query_store the queries are database images. Every verification is kept in a folder beside
 the output; a run that was killed goes on from there, and another --score or --min_inliers costs no
-new verification. --calibrate verifies that many pairs of images that do not match, and counts that
-chance reaches then move nothing. --labels (columns image, place) report mAP before and after, and
-with --score=combined fit the weight of the inliers, unless one is given.
+new verification.
 
 delf_tf rerank --fit_probability --ranking=ranking.npz --database_store=STORE [--labels=labels.csv]
 prints the section `probability` of a config's `rerank`, for --score=probability, fitted to pictures
@@ -26,7 +23,7 @@ from absl import flags
 
 from delf_tf.datasets import folder
 from delf_tf.features.store import FeatureStore
-from delf_tf.pipelines.reranking import fit_probability, rerank, summary
+from delf_tf.pipelines.reranking import fit_probability, rerank
 from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
@@ -61,14 +58,12 @@ command_line.define_count(
     "inliers below which a match is ignored; overrides the config's",
     least=0,
 )
-command_line.define_count(
-    FLAGS,
-    "calibrate",
-    0,
-    "number of non-matching pairs from which min_inliers is learnt; 0: none",
-    least=0,
+flags.DEFINE_string(
+    "labels",
+    None,
+    "CSV with columns image and place, for --fit_probability",
+    flag_values=FLAGS,
 )
-flags.DEFINE_string("labels", None, "CSV with columns image and place", flag_values=FLAGS)
 flags.DEFINE_string(
     "verifications_dir",
     None,
@@ -88,13 +83,12 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     message = command_line.read_config(flag_values, optional=True)
     names = ("num_candidates", "score", "weight", "min_inliers")
     command_line.override_by_flags(flag_values, message.rerank, *names)
-    labels = folder.read_labels(flag_values.labels) if flag_values.labels else None
     if flag_values.fit_probability:
         fitted = fit_probability(
             message,
             ranking,
             FeatureStore(database),
-            labels=labels,
+            labels=folder.read_labels(flag_values.labels) if flag_values.labels else None,
             evidence_ratio=flag_values.evidence_ratio,
             verifications_dir=flag_values.verifications_dir or None,
             num_threads=flag_values.num_threads,
@@ -112,15 +106,11 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
         output,
         database=FeatureStore(database),
         queries=FeatureStore(flag_values.query_store) if flag_values.query_store else None,
-        labels=labels,
-        num_calibration_pairs=flag_values.calibrate,
         verifications_dir=flag_values.verifications_dir or None,
         overwrite=flag_values.overwrite,
         num_threads=flag_values.num_threads,
     )
-    command_line.write_result(
-        command_line.to_json(result) if flag_values.json else "\n".join(summary(result))
-    )
+    command_line.write_result(command_line.to_json(result) if flag_values.json else result["path"])
 
 
 if __name__ == "__main__":

@@ -50,8 +50,8 @@ def from_tensors(name: str, dim: int, tensors: Fields) -> Codec:
     Raises:
       InputError: unknown name or arrays that do not belong to it.
     """
-    if NAME_PATTERN.fullmatch(name) and "codebook" in tensors:
-        codec = ProductQuantizer(name, **tensors)
+    if NAME_PATTERN.fullmatch(name) and set(tensors) == {"codebook"}:
+        codec = ProductQuantizer(name, tensors["codebook"])
         require(codec.dim == dim, "A codebook must be as wide as its codec says.", dim=dim)
         return codec
     require(

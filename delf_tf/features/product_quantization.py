@@ -1,8 +1,8 @@
 """Product quantisation: a descriptor in a few bytes, by the nearest centroid in each subspace.
 
-H. Jégou, M. Douze, C. Schmid, "Product Quantization for Nearest Neighbor Search" (PAMI 2011); with
-a rotation before it, T. Ge et al., "Optimized Product Quantization" (PAMI 2014). The DELF paper
-keeps 40-D descriptors at 50 bits: "pq10x5", ten subspaces of four dimensions, 32 centroids each.
+H. Jégou, M. Douze, C. Schmid, "Product Quantization for Nearest Neighbor Search" (PAMI 2011). The
+DELF paper keeps 40-D descriptors at 50 bits: "pq10x5", ten subspaces of four dimensions and 32
+centroids each.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from delf_tf.features.geometry_codec import Fields, decode_geometry, encode_geom
 from delf_tf.features.quantization import FieldTypes
 from delf_tf.types import LocalFeatures
 
-# "pq" or "opq" (with a rotation), subspaces M, bits a subspace.
-NAME_PATTERN = re.compile(r"(?P<rotated>o?)pq(?P<subspaces>[1-9]\d{0,3})x(?P<bits>[1-8])")
+# "pq", subspaces M, bits a subspace.
+NAME_PATTERN = re.compile(r"pq(?P<subspaces>[1-9]\d{0,3})x(?P<bits>[1-8])")
 
 _MAX_SAMPLES = 16384
-_MAX_ROTATION_SAMPLES = 8192
-_ROTATION_ITERATIONS = 10
 
 
 class ProductQuantizer:
@@ -34,32 +32,23 @@ class ProductQuantizer:
     exact descriptor to a decoded one is the asymmetric distance of the paper.
 
     Attributes:
-      name: "pqMxB", or "opqMxB" with a rotation.
+      name: "pqMxB".
       dim: width D of the descriptors.
       codebook: float32 [M, 2^B, D / M], the centroids.
-      rotation: float32 [D, D], applied as rotation @ descriptor before the codebook, or None.
       fields: see `quantization.Codec`.
     """
 
-    def __init__(self, name: str, codebook: np.ndarray, rotation: np.ndarray | None = None):
+    def __init__(self, name: str, codebook: np.ndarray):
         """Makes the codec from what was trained.
 
         Raises:
-          InputError: arrays whose shapes do not fit the name or each other.
+          InputError: a codebook whose shape does not fit the name.
         """
-        rotated, num_subspaces, bits = _parse(name)
+        num_subspaces, bits = _parse(name)
         self.name = name
         self.codebook = as_array("codebook", codebook, (num_subspaces, 1 << bits, "D/M"))
         self.dim = num_subspaces * self.codebook.shape[2]
         require(self.dim > 0, "A codebook must not be empty.", codebook=self.codebook)
-        require(
-            rotated == (rotation is not None),
-            "A codec must have a rotation exactly if its name begins with 'o'.",
-            name=name,
-        )
-        self.rotation = (
-            None if rotation is None else as_array("rotation", rotation, (self.dim, self.dim))
-        )
         self._bits = bits
         self.fields: FieldTypes = {
             **geometry_codec.FIELDS,
@@ -77,17 +66,18 @@ class ProductQuantizer:
         Raises:
           InputError: fields that do not belong together.
         """
-        return decode_geometry(fields, self.reconstruct(self.unpack(fields)))
+        return decode_geometry(fields, self.reconstruct(self._codes(fields)))
 
     def tensors(self) -> Fields:
-        """Returns the codebook and the rotation."""
-        rotation = {} if self.rotation is None else {"rotation": self.rotation}
-        return {"codebook": self.codebook, **rotation}
+        """Returns the codebook."""
+        return {"codebook": self.codebook}
 
     def quantize(self, descriptors: np.ndarray) -> np.ndarray:
         """Returns the nearest centroid in each subspace, uint8 [N, M], of descriptors [N, D]."""
-        subspaces = self._split(descriptors)
-        codes = np.empty((subspaces.shape[1], len(self.codebook)), np.uint8)
+        vectors = as_array("descriptors", descriptors, ("N", self.dim))
+        num_subspaces, _, width = self.codebook.shape
+        subspaces = vectors.reshape(-1, num_subspaces, width).transpose(1, 0, 2)
+        codes = np.empty((len(vectors), num_subspaces), np.uint8)
         for subspace, (vectors, centroids) in enumerate(zip(subspaces, self.codebook)):
             # |x - c|² less |x|², which does not change the nearest.
             distances = (centroids**2).sum(1) - 2 * (vectors @ centroids.T)
@@ -97,15 +87,10 @@ class ProductQuantizer:
     def reconstruct(self, codes: np.ndarray) -> np.ndarray:
         """Returns the descriptors, float32 [N, D], that codes [N, M] stand for."""
         rows = self.codebook[np.arange(len(self.codebook)), codes]
-        vectors = rows.reshape(len(codes), self.dim)
-        return vectors if self.rotation is None else vectors @ self.rotation
+        return rows.reshape(len(codes), self.dim)
 
-    def unpack(self, fields: Fields) -> np.ndarray:
-        """Returns the codes, uint8 [N, M], of stored fields.
-
-        Raises:
-          InputError: as many bytes of codes as the number of scores does not ask for.
-        """
+    def _codes(self, fields: Fields) -> np.ndarray:
+        """Returns the codes, uint8 [N, M], of stored fields."""
         num, packed = len(fields["scores"]), fields["codes"]
         num_bits = num * len(self.codebook) * self._bits
         require(
@@ -115,38 +100,13 @@ class ProductQuantizer:
         )
         return _unpack(packed, num, len(self.codebook), self._bits)
 
-    def distance_table(self, queries: np.ndarray) -> np.ndarray:
-        """Returns squared distances, float32 [Q, M, 2^B], of queries [Q, D] to every centroid."""
-        subspaces = self._split(queries)[:, :, None]
-        return ((subspaces - self.codebook[:, None]) ** 2).sum(3).transpose(1, 0, 2)
-
-    def distances(self, table: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """Returns squared asymmetric distances, float32 [Q, N], without decoding.
-
-        Args:
-          table: [Q, M, 2^B] of `distance_table`.
-          codes: uint8 [N, M].
-        """
-        total = np.zeros((len(table), len(codes)), np.float32)
-        for subspace in range(len(self.codebook)):
-            total += table[:, subspace, codes[:, subspace]]
-        return total
-
-    def _split(self, descriptors: np.ndarray) -> np.ndarray:
-        vectors = as_array("descriptors", descriptors, ("N", self.dim))
-        if self.rotation is not None:
-            vectors = vectors @ self.rotation.T
-        num_subspaces, _, width = self.codebook.shape
-        return vectors.reshape(-1, num_subspaces, width).transpose(1, 0, 2)
-
 
 def train(name: str, descriptors: np.ndarray, *, seed: int = 0) -> ProductQuantizer:
     """Learns a product quantizer from example descriptors, by k-means in each subspace.
 
     Args:
-      name: "pqMxB" or "opqMxB": M subspaces of B bits; "pq10x5" is the DELF paper's for 40-D,
-        "pq32x8" and "pq64x8" are 32 and 64 bytes for 128-D. "opq" rotates the space first, which
-        helps where the variance of the dimensions differs, as without PCA-whitening.
+      name: "pqMxB": M subspaces of B bits; "pq10x5" is the DELF paper's for 40-D,
+        "pq32x8" and "pq64x8" are 32 and 64 bytes for 128-D.
       descriptors: float32 [N, D], N at least 2^B, D a multiple of M; beyond 16384 a random
         part of them is used.
       seed: of that choice and of the k-means.
@@ -156,7 +116,7 @@ def train(name: str, descriptors: np.ndarray, *, seed: int = 0) -> ProductQuanti
     """
     import faiss  # noqa: PLC0415 - only training needs it, and it is slow to load
 
-    rotated, num_subspaces, bits = _parse(name)
+    num_subspaces, bits = _parse(name)
     vectors = as_array("descriptors", descriptors, ("N", "D"))
     num, dim = vectors.shape
     require(
@@ -171,12 +131,14 @@ def train(name: str, descriptors: np.ndarray, *, seed: int = 0) -> ProductQuanti
     )
     vectors = _sample(vectors, _MAX_SAMPLES, seed)
     with one_thread():
-        rotation = _train_rotation(vectors, num_subspaces, bits, seed) if rotated else None
-        quantizer = _faiss_quantizer(dim, num_subspaces, bits, seed)
-        quantizer.train(vectors if rotation is None else vectors @ rotation.T)
+        quantizer = faiss.ProductQuantizer(dim, num_subspaces, bits)
+        quantizer.cp.seed = seed
+        # Otherwise faiss prints a warning below 39 examples a centroid.
+        quantizer.cp.min_points_per_centroid = 1
+        quantizer.train(vectors)
     codebook = faiss.vector_to_array(quantizer.centroids)
     shape = (num_subspaces, 1 << bits, dim // num_subspaces)
-    return ProductQuantizer(name, codebook.reshape(shape), rotation)
+    return ProductQuantizer(name, codebook.reshape(shape))
 
 
 @contextmanager
@@ -199,36 +161,15 @@ def _sample(vectors: np.ndarray, limit: int, seed: int) -> np.ndarray:
     return np.ascontiguousarray(vectors[np.sort(rows)])
 
 
-def _train_rotation(vectors: np.ndarray, num_subspaces: int, bits: int, seed: int) -> np.ndarray:
-    import faiss  # noqa: PLC0415
-
-    dim = vectors.shape[1]
-    transform = faiss.OPQMatrix(dim, num_subspaces)
-    transform.niter = _ROTATION_ITERATIONS
-    transform.pq = _faiss_quantizer(dim, num_subspaces, bits, seed)
-    transform.train(_sample(vectors, _MAX_ROTATION_SAMPLES, seed))
-    return faiss.vector_to_array(transform.A).reshape(dim, dim)
-
-
-def _faiss_quantizer(dim: int, num_subspaces: int, bits: int, seed: int):
-    import faiss  # noqa: PLC0415
-
-    quantizer = faiss.ProductQuantizer(dim, num_subspaces, bits)
-    quantizer.cp.seed = seed
-    # Otherwise faiss prints a warning below 39 examples a centroid.
-    quantizer.cp.min_points_per_centroid = 1
-    return quantizer
-
-
-def _parse(name: str) -> tuple[bool, int, int]:
+def _parse(name: str) -> tuple[int, int]:
     match = NAME_PATTERN.fullmatch(name)
     if match is None:
         raise invalid(
-            "A product quantizer's name must be pqMxB or opqMxB: M subspaces, B of 1 to 8 bits.",
+            "A product quantizer's name must be pqMxB: M subspaces, B of 1 to 8 bits.",
             hint="Such as pq10x5 for 40-D or pq32x8 for 128-D.",
             name=name,
         )
-    return bool(match["rotated"]), int(match["subspaces"]), int(match["bits"])
+    return int(match["subspaces"]), int(match["bits"])
 
 
 def _pack(codes: np.ndarray, bits: int) -> np.ndarray:

@@ -8,7 +8,7 @@ all but the descriptors by `geometry_codec`, in 7 bytes a feature:
 | float32 | 4 D | none; locations, scales and scores take 16 bytes |
 | float16 | 2 D | 2^-11 of each component |
 | int8 | D + 4 | 1/254 of the vector's largest component |
-| pq10x5, pq32x8, pqMxB, opqMxB | M B / 8 | see `product_quantization`; must be trained |
+| pq10x5, pq32x8, pqMxB | M B / 8 | see `product_quantization`; must be trained |
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from delf_tf.checks import InputError, did_you_mean, invalid, require
 from delf_tf.features import codecs, manifest
 from delf_tf.features.blocks import Block, ImageFeatures
 from delf_tf.features.creation import create
-from delf_tf.features.quantization import Fields
 from delf_tf.features.sources import Source
 from delf_tf.features.writer import ShardWriter, writer
 from delf_tf.types import GlobalDescriptors, LocalFeatures
@@ -109,18 +108,6 @@ class FeatureStore:
         Raises:
           InputError: as `read`, or the store holds no local features.
         """
-        fields = self.read_encoded(name)
-        return self.codec.decode(fields)
-
-    def read_encoded(self, name: str) -> Fields:
-        """Returns the local features of the image whose id is `name` as `codec` encoded them.
-
-        With a product quantizer, `codec.unpack` gives their codes and `codec.distances` compares
-        descriptors with them without decoding.
-
-        Raises:
-          InputError: as `read`, or the store holds no local features.
-        """
         require(
             self.codec is not None,
             "The store must hold local features.",
@@ -128,7 +115,7 @@ class FeatureStore:
             path=self.path,
         )
         block, row = self._find(name)
-        return block.read_fields(row)
+        return self.codec.decode(block.read_fields(row))
 
     def global_blocks(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
         """Yields (n ids, float32 [n, D]) block by block; together they are `ids()` in order.

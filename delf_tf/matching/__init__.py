@@ -9,7 +9,6 @@ _PUBLIC = {
     "verify": "delf_tf.matching.verification",
     "verify_many": "delf_tf.matching.verification",
     "estimate_transform": "delf_tf.matching.ransac",
-    "calibrate": "delf_tf.matching.calibration",
 }
 
 __all__ = [*_PUBLIC]

@@ -191,11 +191,6 @@ def refuse_global_stages(message: experiment_pb2.Experiment) -> None:
     )
 
 
-def whitening_of(message: experiment_pb2.Experiment) -> Any:
-    """Returns the whitening that the config's index applies, or None."""
-    return load_whitening(message.index.whitening) if message.index.whitening else None
-
-
 def _build_global(
     message: experiment_pb2.Experiment, store: FeatureStore, **kwargs: Any
 ) -> VectorIndex:
@@ -206,7 +201,7 @@ def _build_global(
         num_images=len(store.ids()),
         database_augmentation=_augmentation(message),
         fingerprint=store.fingerprint,
-        whitening=whitening_of(message),
+        whitening=load_whitening(message.index.whitening) if message.index.whitening else None,
         already_whitened=bool(message.extraction.global_pca.path),
         **{name: given[name] for name in ("dtype",) if name in given},
         **kwargs,

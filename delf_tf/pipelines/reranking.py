@@ -11,15 +11,10 @@ from typing import Any
 from delf_tf import config
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require_choice
-from delf_tf.datasets import folder
-from delf_tf.evaluation import metrics
 from delf_tf.features.store import FeatureStore
-from delf_tf.matching.calibration import ChanceInliers
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import ranking_file
 from delf_tf.retrieval.search import Queries
-from delf_tf.retrieval.second_stage import chance
-from delf_tf.retrieval.second_stage import inlier_weight as combination
 from delf_tf.retrieval.second_stage import rerank as second_stage
 from delf_tf.retrieval.second_stage.pair_probability import (
     PairProbability,
@@ -42,8 +37,6 @@ def rerank(
     *,
     database: FeatureStore,
     queries: FeatureStore | None = None,
-    labels: Mapping[str, str] | None = None,
-    num_calibration_pairs: int = 0,
     verifications_dir: StrPath | None = None,
     overwrite: bool = False,
     num_threads: int = 2,
@@ -56,17 +49,13 @@ def rerank(
       output: of the new ranking (.npz).
       database: features of its database.
       queries: features of its queries; None if they are images of the database.
-      labels: place by image, to report mAP before and after, and with score "combined" to fit the
-        weight of the inliers, unless the config names one; or None.
-      num_calibration_pairs: pairs that do not match, to learn from how many inliers chance gives;
-        0: the config's min_inliers.
       verifications_dir: keeps every verification, and is gone on from; None: `output` with the
         ending .verifications.
       overwrite: verify anew.
       num_threads: that verify pairs.
 
     Returns:
-      What was done, for JSON: "path", "verifications_dir", settings and figures.
+      What was done, for JSON: "path", "verifications_dir" and settings.
 
     Raises:
       InputError: a setting out of range, an image of the ranking that a store lacks.
@@ -78,71 +67,24 @@ def rerank(
     ranking = ranking_file.load_ranking(ranking_path)
     queries = database if queries is None else queries
     settings = rerank_arguments(message)
-    least: int | ChanceInliers = settings["min_inliers"]
-    chosen: dict[str, Any] = {}
-    if num_calibration_pairs:
-        least = chance.chance_inliers(
-            ranking,
-            queries.read_local,
-            database.read_local,
-            num_pairs=num_calibration_pairs,
-            num_candidates=settings["num_candidates"],
-            labels=labels,
-            options=verify_options(message),
-            num_threads=num_threads,
-        )
-        chosen["min_inliers"] = least
-    run = functools.partial(
-        method(message),
+    reranked, _ = method(message)(
         ranking,
         queries.read_local,
         cached_reader(database),
         num_threads=num_threads,
         verifications_dir=kept,
         fingerprint=features_fingerprint(queries, database),
-        **chosen,
     )
-    reranked, found = run()
-    weight, figures = settings["weight"], {}
-    if labels is not None:
-        figures = _fit(ranking, found, labels, least)
-        if settings["score"] == "combined" and not message.rerank.HasField("weight"):
-            weight = figures["fitted"]["weight"]
-            reranked, _ = run(weight=weight)
-        truth = folder.ground_truth(
-            ranking.query_ids, ranking.database_ids, labels, ranking.left_out
-        )
-        figures["mAP"] = metrics.evaluate_ranking(reranked, truth).mAP
     facts = {
         "score": settings["score"],
-        "weight": weight if settings["score"] == "combined" else None,
+        "weight": settings["weight"] if settings["score"] == "combined" else None,
         "num_candidates": settings["num_candidates"],
-        "min_inliers": least if isinstance(least, int) else chance.describe(least),
+        "min_inliers": settings["min_inliers"],
         "blind_reranking": True,
         "queries_cropped": ranking_file.load_ranking_metadata(ranking_path).get("queries_cropped"),
-        **figures,
     }
     path = ranking_file.save_ranking(output, reranked, fingerprint=database.fingerprint, **facts)
     return {"path": str(path), "verifications_dir": str(kept), **facts}
-
-
-def summary(result: Mapping[str, Any]) -> list[str]:
-    """Returns what `rerank` returned, as lines to read."""
-    lines = [result["path"]]
-    if "fitted" in result:
-        fitted = result["fitted"]
-        held_out = fitted["held_out_mAP"]
-        lines += [
-            f"mAP {100 * result['first_stage_mAP']:.2f} -> {100 * result['mAP']:.2f} "
-            f"({result['score']}, {fitted['num_queries']} queries)",
-            f"fitted weight of inliers {fitted['weight']:.4g}: mAP {100 * fitted['mAP']:.2f}, "
-            + ("no second half" if held_out is None else f"held out {100 * held_out:.2f}"),
-        ]
-    if isinstance(result["min_inliers"], Mapping):
-        chance = result["min_inliers"]
-        pairs = zip(chance["num_matches"], chance["min_inliers"])
-        lines.append("min_inliers by matches: " + ", ".join(f"{m}: {n}" for m, n in pairs))
-    return lines
 
 
 def verify(
@@ -272,31 +214,3 @@ def verify_options(message: experiment_pb2.Experiment) -> dict[str, Any]:
     given = config.set_fields(message.rerank)
     options = {_ARGUMENTS.get(name, name): given[name] for name in names if name in given}
     return {"seed": message.rerank.seed, **options}
-
-
-def _fit(
-    ranking: Ranking,
-    found: second_stage.Verifications,
-    labels: Mapping[str, str],
-    min_inliers: int | ChanceInliers,
-) -> dict[str, Any]:
-    """Fits the weight of the score "combined" and reports it.
-
-    Returns:
-      first_stage_mAP, and fitted: its weight, its mAP on the queries that it was fitted to, and
-      held_out_mAP, where each half of the places is scored with the other half's weight.
-    """
-    truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels, ranking.left_out)
-    fitted = combination.fit_weight(ranking, found, truth, min_inliers=min_inliers)
-    groups = folder.places(ranking.query_ids, labels)
-    return {
-        "first_stage_mAP": metrics.evaluate_ranking(ranking, truth).mAP,
-        "fitted": {
-            "weight": fitted.weight,
-            "mAP": fitted.mAP,
-            "held_out_mAP": combination.held_out_map(
-                ranking, found, truth, groups, min_inliers=min_inliers
-            ),
-            "num_queries": fitted.num_queries,
-        },
-    }

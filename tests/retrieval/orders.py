@@ -12,14 +12,13 @@ import numpy as np
 import threadpoolctl
 
 from delf_tf.evaluation.voting import recognise
-from delf_tf.retrieval.second_stage.inlier_weight import fit_weight
 from delf_tf.retrieval.second_stage.rerank import SCORES, make_head, reorder
 from delf_tf.retrieval.second_stage.verification_files import VerifiedHead
 from delf_tf.retrieval.vectors.first_stage import build_first_stage, search_first_stage
 from delf_tf.retrieval.vectors.whitening import fit_pca
 from delf_tf.retrieval.words.asmk import AsmkIndex
 from delf_tf.retrieval.words.word_assignment import WordAssigner
-from delf_tf.types import GlobalDescriptors, GroundTruth, Ranking, Verification
+from delf_tf.types import GlobalDescriptors, Ranking, Verification
 
 NUM_DISTINCT, NUM_COPIES, DIM = 40, 6, 93
 STAGES = {
@@ -108,9 +107,6 @@ def second_stage() -> dict[str, list]:
     found = {
         score: reorder(ranking, [rows], [made], score, 0.1).indices.tolist() for score in SCORES
     }
-    truth = GroundTruth((np.array([1, 6]),), (np.array([], np.int64),))
-    fitted = fit_weight(ranking, (dict(enumerate(verified)),), truth)
-    found["weight"] = [fitted.weight]
     scores = [[0.3, 0.1, 0.1, 0.1]]
     ranking = Ranking(["q"], list("abcd"), [[0, 1, 2, 3]], scores)
     answers = recognise(ranking, {"a": 1, "b": 2, "c": 2, "d": 2}, power=1.7)

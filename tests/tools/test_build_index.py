@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import sys
 
 import numpy as np
 import pytest
@@ -116,39 +114,6 @@ def test_images_are_added(tmp_path, type_):
     )
 
 
-def test_export(database, fitted, tmp_path, capsys):
-    folder = tmp_path / "export"
-    assert _build(database, f"--export={folder}", "--export_formats=npy") == 0
-    assert capsys.readouterr().out == f"{folder}\n"
-    held = FeatureStore(database).global_descriptors()
-    np.testing.assert_array_equal(np.load(folder / "vectors.npy"), held.vectors)
-    assert tuple(np.load(folder / "ids.npy")) == held.ids
-    told = json.loads((folder / "manifest.json").read_text())
-    assert (told["num_images"], told["dim"]) == (60, 16)
-    assert told["fingerprint"] == stores.FINGERPRINT
-    argv = [f"--export={folder}", "--export_formats=npy", f"--whitening={fitted}"]
-    assert _build(database, *argv) == 0
-    whitened = whitening.load_whitening(fitted).apply(held.vectors)
-    np.testing.assert_array_equal(np.load(folder / "vectors.npy"), whitened)
-
-
-def test_export_as_parquet(database, tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet", reason="needs delf_tf[databases]")
-    assert _build(database, f"--export={tmp_path}") == 0
-    held = FeatureStore(database).global_descriptors()
-    table = parquet.read_table(tmp_path / "vectors.parquet").to_pydict()
-    assert table["row"] == list(range(60))
-    assert tuple(table["id"]) == held.ids
-    np.testing.assert_array_equal(np.array(table["vector"], np.float32), held.vectors)
-
-
-def test_export_without_pyarrow_says_so(database, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert _build(database, f"--export={tmp_path / 'e'}") == 1
-    assert "pip install 'delf_tf[databases]'" in capsys.readouterr().err
-    assert not (tmp_path / "e").exists()
-
-
 @pytest.mark.skipif(
     not importlib.util.find_spec("milvus_lite"), reason="needs delf_tf[databases]: Milvus Lite"
 )
@@ -183,7 +148,7 @@ def test_damaged_and_foreign_indexes_are_refused(database, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "--output, --add_to or --export must be given"),
+        ([], 2, "--output or --add_to must be given"),
         (["--output=THERE"], 1, "--overwrite"),
         (["--output=NEW", "--type=IVF4,PQ5x4"], 1, "faiss factory string"),
         (["--output=NEW", "--type=no.such:Class"], 1, "importable"),
@@ -192,7 +157,6 @@ def test_damaged_and_foreign_indexes_are_refused(database, tmp_path, capsys):
         (["--output=NEW", "--whitening=none.npz"], 1, "none.npz"),
         (["--output=NEW", "--type=exact", "--nokeep_vectors"], 1, "arguments of its class"),
         (["--add_to=none.index"], 1, "none.index"),
-        (["--export=NEW", "--export_formats=csv"], 1, "format must be one of npy, parquet"),
         (["--output=NEW", "extra"], 2, "flags only"),
     ],
 )

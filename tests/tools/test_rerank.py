@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -130,41 +128,6 @@ def test_a_killed_run_goes_on(rerank, tmp_path, monkeypatch):
     assert len(done) == 24
 
 
-def test_labels_fit_and_report_the_weight(rerank, labels, tmp_path, capsys):
-    arguments = ["--num_candidates=5", "--score=combined", f"--labels={labels}"]
-    assert rerank(*arguments, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    # One positive at rank 5: the area under precision and recall is (0 + 1/5) / 2.
-    assert told["first_stage_mAP"] == pytest.approx(0.1)
-    assert told["mAP"] == told["fitted"]["mAP"] == told["fitted"]["held_out_mAP"] == 1.0
-    assert told["fitted"]["num_queries"] == 12
-    assert told["weight"] == pytest.approx(told["fitted"]["weight"], rel=1e-6)
-    assert ranking_file.load_ranking_metadata(told["path"])["weight"] == told["weight"]
-    assert rerank(*arguments, "--weight=0") == 0
-    printed = capsys.readouterr().out
-    assert "mAP 10.00 -> 10.00 (combined, 12 queries)" in printed
-    assert "held out 100.00" in printed
-
-
-@pytest.mark.parametrize("labelled", [True, False])
-def test_calibration_keeps_chance_from_reordering(  # noqa: PLR0917
-    rerank, ranking, labels, labelled, tmp_path, capsys
-):
-    arguments = [f"--labels={labels}"] if labelled else []
-    assert rerank("--num_candidates=6", "--calibrate=60", *arguments, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    limits = told["min_inliers"]["min_inliers"]
-    assert all(3 <= limit <= stores.NUM_LOCAL // 2 for limit in limits)
-    assert _first_place(tmp_path / "new.npz") == 12
-    old, new = (ranking_file.load_ranking(p) for p in (ranking, tmp_path / "new.npz"))
-    # A distractor's head is wrong throughout: with chance set aside nothing in it moves.
-    moved = (old.indices[12:] != new.indices[12:]).any(axis=1).sum()
-    assert moved <= 1
-    assert rerank("--num_candidates=6", output="plain.npz") == 0
-    plain = ranking_file.load_ranking(tmp_path / "plain.npz")
-    assert (old.indices[12:] != plain.indices[12:]).any(axis=1).sum() > moved
-
-
 def test_query_store_and_config(rerank, database, tmp_path):
     held = FeatureStore(database).ids()
     queries = stores.make_store(tmp_path / "q", {"q": stores.place_features(3, 7)})
@@ -185,9 +148,7 @@ def test_query_store_and_config(rerank, database, tmp_path):
         (["--set=rerank.method=votes"], 1, "method must be one of verification"),
         (["--num_candidates=-1"], 2, "--num_candidates=-1"),
         (["--num_threads=0"], 2, "--num_threads=0"),
-        (["--calibrate=-1"], 2, "--calibrate=-1"),
-        (["--calibrate=9", "--num_candidates=15"], 1, "pairs of images that do not match"),
-        (["--labels=none.csv"], 1, "none.csv"),
+        (["--fit_probability", "--labels=none.csv"], 1, "none.csv"),
         (["--database_store=none"], 1, "none"),
         (["--ranking=none.npz"], 1, "none.npz"),
         (["--database_store=GLOBAL"], 1, "must hold local features"),

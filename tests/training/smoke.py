@@ -13,6 +13,7 @@ from delf_tf.datasets.records import builder as record_builder
 from delf_tf.pipelines import train
 from delf_tf.tools import main
 
+CONFIGS = Path(__file__).parent / "configs"
 # Of each system the configs that are trained one after the other, each from the last one's weights.
 SYSTEMS = {
     "dolg": ("smoke_dolg",),
@@ -20,6 +21,12 @@ SYSTEMS = {
     "delf": ("smoke_delf_descriptor", "smoke_delf_attention"),
     "delg": ("smoke_delg",),
 }
+
+
+def config_path(name):
+    """Returns the path of a smoke config, or the name of one that is shipped."""
+    path = CONFIGS / f"{name}.textproto"
+    return str(path) if path.is_file() else name
 
 
 class Run(NamedTuple):
@@ -53,7 +60,7 @@ def train_system(system, pattern, folder, *overrides, weights=None):
     """Trains the configs of a system; returns a Run of each."""
     runs: list[Run] = []
     for name in SYSTEMS[system]:
-        message = config.load_experiment(name, overrides)
+        message = config.load_experiment(config_path(name), overrides)
         if weights is not None:
             message.model.weights = str(weights)
         weights = train.train(message, pattern, folder / name)
@@ -64,7 +71,7 @@ def train_system(system, pattern, folder, *overrides, weights=None):
 def retrieval_map(system, labels, folder, weights=None):
     """Returns the mAP of each stage of retrieval; without weights, of random ones."""
     arguments = [
-        f"--config={SYSTEMS[system][-1]}",
+        f"--config={config_path(SYSTEMS[system][-1])}",
         f"--database_dir={labels.parent / 'images'}",
         f"--labels={labels}",
         f"--output_dir={folder}",

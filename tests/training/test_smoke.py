@@ -104,7 +104,7 @@ def test_unseen_views_are_found_far_better_than_at_random(landmarks, trained, tm
 
 @pytest.mark.slow
 def test_attention_selects_more_true_inliers_than_chance(trained):
-    message = config.load_experiment("smoke_delf_attention")
+    message = config.load_experiment(smoke.config_path("smoke_delf_attention"))
     message.model.weights = str(trained("delf"))
     message.extraction.max_num_features = 1000
     by_attention, by_chance = inliers.shares(Runtime(message).extractor())

@@ -171,35 +171,29 @@ def from_delf(message: feature_pb2.DelfFeatures, *, dim: int | None = None) -> L
     )
 
 
-def to_original_locations(
-    features: LocalFeatures, *, cell_centre_px: float = 0.0, resize: float = 1.0
-) -> LocalFeatures:
+def to_original_locations(features: LocalFeatures) -> LocalFeatures:
     """Moves receptive-field centres to where the original would have written them.
 
-    p + ½ - (c + ½)·scale·resize, from the formulas at the head of this module.
+    p + ½ - ½·scale, from the formulas at the head of this module; delf_tf's backbones pad
+    symmetrically, so that the centre c of the map's cell (0, 0) is 0.
 
     Args:
       features: locations p at true centres, as everywhere in delf_tf.
-      cell_centre_px: c, the receptive-field centre of the map's cell (0, 0) in the network's input;
-        0 for the symmetric padding of delf_tf's backbones.
-      resize: original size over the size that the pyramid started from, where the image was shrunk
-        to max_image_size first.
     """
-    return _shifted(features, 0.5 - (cell_centre_px + 0.5) * features.scales * resize)
+    return _shifted(features, 0.5 - 0.5 * features.scales)
 
 
 def from_original_locations(
-    features: LocalFeatures, *, cell_centre_px: float = 0.0, resize: float = 1.0
+    features: LocalFeatures, *, cell_centre_px: float = 0.0
 ) -> LocalFeatures:
     """Moves the original's locations to receptive-field centres: `to_original_locations` undone.
 
     Args:
       features: with the original's locations.
-      cell_centre_px: as there; the original's own ResNet, with SAME padding, has 3 px for images
-        of even size and 2 px for odd.
-      resize: as there.
+      cell_centre_px: c; the original's own ResNet, with SAME padding, has 3 px for images of even
+        size and 2 px for odd.
     """
-    return _shifted(features, (cell_centre_px + 0.5) * features.scales * resize - 0.5)
+    return _shifted(features, (cell_centre_px + 0.5) * features.scales - 0.5)
 
 
 def _shifted(features: LocalFeatures, shift: np.ndarray) -> LocalFeatures:

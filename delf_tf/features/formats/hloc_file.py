@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,16 +30,12 @@ MAX_ARRAY_BYTES = 1 << 30
 _DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError)
 
 
-def export_hloc(
-    store: FeatureStore, path: Path, *, image_sizes: Mapping[str, tuple[int, int]] | None = None
-) -> Path:
-    """Writes one HDF5 file.
+def export_hloc(store: FeatureStore, path: Path) -> Path:
+    """Writes one HDF5 file; as image size hloc is told the smallest that holds the keypoints.
 
     Args:
       store: of any kind; what it holds is written.
       path: of the file, ending in .h5 by hloc's habit.
-      image_sizes: id -> (height, width) in pixels; for an image that is not named, hloc is told the
-        smallest size that holds its keypoints.
 
     Raises:
       InputError: ids that cannot be group names.
@@ -57,7 +52,7 @@ def export_hloc(
         with h5py.File(temporary, "x", libver="latest") as file:
             file.attrs["delf_tf_fingerprint"] = store.fingerprint
             for one in track(ids, len(ids), "images", "Exporting"):
-                _write_image(_group(file, one), store.read(one), (image_sizes or {}).get(one))
+                _write_image(_group(file, one), store.read(one))
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -111,21 +106,18 @@ def _group(file: h5py.File, name: str) -> h5py.Group:
         raise invalid("An id must not lie below another's arrays.", id=name) from None
 
 
-def _write_image(
-    group: h5py.Group, features: ImageFeatures, image_size: tuple[int, int] | None
-) -> None:
+def _write_image(group: h5py.Group, features: ImageFeatures) -> None:
     if features.global_descriptor is not None:
         group["global_descriptor"] = features.global_descriptor
     local = features.local
     if local is None:
         return
-    if image_size is None:
-        image_size = np.ceil(local.locations.max(axis=0, initial=0)) + 1
+    size = np.ceil(local.locations.max(axis=0, initial=0)) + 1
     group["keypoints"] = local.locations[:, ::-1]
     group["descriptors"] = local.descriptors.T
     group["scores"] = local.scores
     group["scales"] = local.scales
-    group["image_size"] = np.asarray(image_size[::-1], np.int64)
+    group["image_size"] = np.asarray(size[::-1], np.int64)
 
 
 def _read_image(group: h5py.Group) -> ImageFeatures:

@@ -4,8 +4,8 @@
 |---|---|---|
 | delf | folder of .delf, or .delg_local and .delg_global | the original's, see `delf_format` |
 | hloc | one HDF5 file | (x, y), pixel centres at whole numbers, see `hloc_file` |
-| npz | folder of ID.npz | (y, x), pixel centres at whole numbers |
 | npy | one .npy of global descriptors, with NAME.ids.json | none |
+| parquet | one file of ids and global descriptors, only written | none |
 """
 
 from __future__ import annotations
@@ -26,24 +26,23 @@ from delf_tf.features.store import FeatureStore, create, writer
 from delf_tf.progress import track
 from delf_tf.types import LocalFeatures
 
-# name -> (store, path, **options) -> path
+# name -> (store, path) -> path
 EXPORTERS: dict[str, Callable[..., Path]] = {
     "delf": delf_directory.export_delf,
     "hloc": hloc_file.export_hloc,
-    "npz": numpy_files.export_npz,
     "npy": numpy_files.export_npy,
+    "parquet": numpy_files.export_parquet,
 }
 # name -> (path, **options) -> Source
 OPENERS: dict[str, Callable[..., Source]] = {
     "delf": delf_directory.open_delf,
     "hloc": hloc_file.open_hloc,
-    "npz": numpy_files.open_npz,
     "npy": numpy_files.open_npy,
 }
 
 
 def export_features(
-    store: FeatureStore, path: StrPath, format: str, *, overwrite: bool = False, **options: Any
+    store: FeatureStore, path: StrPath, format: str, *, overwrite: bool = False
 ) -> Path:
     """Writes what `store` holds for another program; images that failed are left out.
 
@@ -52,7 +51,6 @@ def export_features(
       path: file or folder, by the format.
       format: a key of `EXPORTERS`.
       overwrite: whether to write over a file, or into a folder that is not empty.
-      **options: of the format's own function.
 
     Returns:
       The path.
@@ -70,7 +68,7 @@ def export_features(
         path=path,
     )
     with explained(path.parent):
-        return EXPORTERS[format](store, path, **options)
+        return EXPORTERS[format](store, path)
 
 
 def import_features(
@@ -78,9 +76,6 @@ def import_features(
     store_path: StrPath,
     format: str,
     *,
-    fingerprint: str | None = None,
-    num_shards: int = 1,
-    block_size: int = 64,
     local_codec: str | Path | Codec = "float32",
     overwrite: bool = False,
     **options: Any,
@@ -88,16 +83,13 @@ def import_features(
     """Makes a store of features that another program wrote; continues if killed.
 
     An image whose features cannot be read becomes a failure of the store. Global descriptors are
-    L2-normalised unless they are to 1e-3.
+    L2-normalised unless they are to 1e-3. The store's fingerprint is the one that delf_tf wrote
+    beside the features, or that of the format and the ids.
 
     Args:
       path: file or folder, by the format.
       store_path: folder of the store.
       format: a key of `OPENERS`.
-      fingerprint: of the model and config that made the features; None takes the one that delf_tf
-        wrote beside them, or a fingerprint of the format and the ids.
-      num_shards: see `creation.create`.
-      block_size: see `creation.create`.
       local_codec: see `creation.create`.
       overwrite: whether to replace a store at `store_path`.
       **options: of the format's own opener.
@@ -114,22 +106,17 @@ def import_features(
     store = create(
         store_path,
         source.ids,
-        fingerprint=fingerprint
-        or source.fingerprint
-        or artifacts.fingerprint("imported", format, *source.ids),
-        num_shards=num_shards,
-        block_size=block_size,
+        fingerprint=source.fingerprint or artifacts.fingerprint("imported", format, *source.ids),
         global_dim=global_dim,
         local_dim=local_dim,
         local_codec=local_codec,
         overwrite=overwrite,
     )
-    for shard in range(num_shards):
-        with writer(store, shard, num_shards) as shard_writer:
-            pending = shard_writer.pending(retry_failures=False)
-            for block, ids in track(pending, len(pending), "blocks", f"Importing shard {shard}"):
-                features, failures = _read_block(source, ids, global_dim, local_dim)
-                shard_writer.write(block, ids, features, failures)
+    with writer(store) as shard_writer:
+        pending = shard_writer.pending(retry_failures=False)
+        for block, ids in track(pending, len(pending), "blocks", "Importing"):
+            features, failures = _read_block(source, ids, global_dim, local_dim)
+            shard_writer.write(block, ids, features, failures)
     return store
 
 

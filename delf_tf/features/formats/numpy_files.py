@@ -1,75 +1,20 @@
-"""NumPy's own files: a folder of ID.npz, or one .npy of global descriptors beside its ids."""
+"""Global descriptors as one .npy beside their ids, or as Parquet for vector databases."""
 
 from __future__ import annotations
 
-import io
+import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from delf_tf import artifacts, npz
+from delf_tf import artifacts
 from delf_tf.checks import as_array, invalid, require
 from delf_tf.features import manifest
 from delf_tf.features.blocks import ImageFeatures
-from delf_tf.features.formats.exchange_index import (
-    Source,
-    file_stems,
-    read_index,
-    unit,
-    write_index,
-)
+from delf_tf.features.formats.exchange_index import Source, unit
 from delf_tf.features.store import FeatureStore
-from delf_tf.progress import track
-from delf_tf.types import LocalFeatures
-
-MAX_UNPACKED_BYTES = 1 << 30
-_LOCAL_FIELDS = ("locations", "descriptors", "scores", "scales")
-
-
-def export_npz(store: FeatureStore, folder: Path) -> Path:
-    """Writes ID.npz for each image: the fields of `LocalFeatures` and `global_descriptor`.
-
-    Locations are (y, x), as in `LocalFeatures`.
-    """
-    stems = file_stems(store.ids())
-    for one, stem in track(stems.items(), len(stems), "images", "Exporting"):
-        features, arrays = store.read(one), {}
-        if features.local is not None:
-            arrays = {name: getattr(features.local, name) for name in _LOCAL_FIELDS}
-        if features.global_descriptor is not None:
-            arrays["global_descriptor"] = features.global_descriptor
-        content = io.BytesIO()
-        np.savez(content, **arrays)
-        artifacts.write_bytes(folder / f"{stem}.npz", content.getvalue())
-    write_index(folder, store, stems)
-    return folder
-
-
-def open_npz(folder: Path) -> Source:
-    """Opens a folder of .npz files, written by `export_npz` or with the same arrays.
-
-    Raises:
-      InputError: no such folder, or an index that cannot be understood.
-    """
-    index = read_index(folder, (".npz",))
-    stems = index["files"]
-
-    def read(one: str) -> ImageFeatures:
-        path, names = folder / f"{stems[one]}.npz", (*_LOCAL_FIELDS, "global_descriptor")
-        arrays = npz.read_npz(path, (), names, max_bytes=MAX_UNPACKED_BYTES)
-        held = [name for name in _LOCAL_FIELDS if name in arrays]
-        require(
-            len(held) in (0, len(_LOCAL_FIELDS)),
-            f"Local features must have all of {', '.join(_LOCAL_FIELDS)}.",
-            id=one,
-            held=held,
-        )
-        local = LocalFeatures(*(arrays[name] for name in _LOCAL_FIELDS)) if held else None
-        vector = arrays.get("global_descriptor")
-        return ImageFeatures(None if vector is None else _vector(vector), local)
-
-    return Source(tuple(stems), read, index.get("fingerprint"))
 
 
 def export_npy(store: FeatureStore, path: Path) -> Path:
@@ -79,16 +24,44 @@ def export_npy(store: FeatureStore, path: Path) -> Path:
     grow with the store.
     """
     require(path.suffix == ".npy", "The file's name must end in .npy.", path=path)
-    require(
-        store.global_dim is not None, "The store must hold global descriptors.", path=store.path
-    )
-    ids = store.ids()
+    ids = _ids_to_export(store)
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), store.global_dim)}
     artifacts.write_text(_ids_path(path), manifest.ids_text(ids))
     with artifacts.atomic_write(path) as file:
         np.lib.format.write_array_header_1_0(file, header)
         for _, vectors in store.global_blocks():
             file.write(vectors.tobytes())
+    return path
+
+
+def export_parquet(store: FeatureStore, path: Path) -> Path:
+    """Writes ids and global descriptors as one Parquet file, as vector databases load them.
+
+    Its columns are row (int64), id (string) and vector (list of float), L2-normalised, so that
+    inner products compare them; the fingerprint is the file's metadata. Blocks are streamed.
+    """
+    arrow = _import_pyarrow()
+    _ids_to_export(store)
+    columns = {
+        "row": arrow.int64(),
+        "id": arrow.string(),
+        "vector": arrow.list_(arrow.float32()),
+    }
+    schema = arrow.schema(
+        [arrow.field(name, kind, nullable=False) for name, kind in columns.items()],
+        metadata={"delf_tf_fingerprint": store.fingerprint},
+    )
+    done = 0
+    with artifacts.atomic_write(path) as file, arrow.parquet.ParquetWriter(file, schema) as writer:
+        for ids, vectors in store.global_blocks():
+            ends = np.arange(len(ids) + 1, dtype=np.int32) * vectors.shape[1]
+            arrays = [
+                arrow.array(np.arange(done, done + len(ids)), arrow.int64()),
+                arrow.array(list(ids), arrow.string()),
+                arrow.ListArray.from_arrays(arrow.array(ends), arrow.array(vectors.ravel())),
+            ]
+            writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
+            done += len(ids)
     return path
 
 
@@ -130,3 +103,23 @@ def _vector(values: np.ndarray) -> np.ndarray:
 
 def _ids_path(path: Path) -> Path:
     return path.with_suffix(".ids.json")
+
+
+def _ids_to_export(store: FeatureStore) -> tuple[str, ...]:
+    require(
+        store.global_dim is not None, "The store must hold global descriptors.", path=store.path
+    )
+    return store.ids()
+
+
+def _import_pyarrow() -> Any:
+    try:
+        arrow = importlib.import_module("pyarrow")
+        importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise invalid(
+            "Parquet must be written by pyarrow, which cannot be imported.",
+            hint="pip install 'delf_tf[databases]'.",
+            fault=str(error),
+        ) from None
+    return arrow

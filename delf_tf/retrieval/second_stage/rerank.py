@@ -12,7 +12,6 @@ import numpy as np
 from delf_tf import artifacts, matching
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require, require_choice
-from delf_tf.matching.calibration import ChanceInliers
 from delf_tf.progress import Progress
 from delf_tf.retrieval.ordering import descending
 from delf_tf.retrieval.second_stage.pair_probability import PairProbability
@@ -80,7 +79,7 @@ def rerank(
     *,
     num_candidates: int = 100,
     num_threads: int | None = None,
-    min_inliers: int | ChanceInliers = 0,
+    min_inliers: int = 0,
     score: str = "inliers",
     weight: float = 0.1,
     probability: PairProbability | None = None,
@@ -102,12 +101,11 @@ def rerank(
       database_features: gives a database image's local features by its id.
       num_candidates: images verified a query.
       num_threads: of `delf_tf.matching.verify_many`; None takes every core.
-      min_inliers: counts below this are taken for chance; or what `matching.calibrate` learned,
-        whose limit grows with the number of putative matches.
+      min_inliers: counts below this are taken for chance.
       score: a row of SCORES: "inliers", the count; "weighted", the sum of the inliers' descriptor
         similarities; "combined", first-stage score + `weight` · ln(1 + inliers); "probability",
         that of a fitted model of both, which counts inliers beyond chance alone.
-      weight: of the inliers in "combined"; `fit_weight` finds it.
+      weight: of the inliers in "combined".
       probability: what "probability" sorts by; `min_inliers` has no part in it.
       skip: for each query, database rows that are passed over when candidates are chosen. None, the
         default, is blind re-ranking; the junk of a ground truth gives the figures as published.
@@ -248,7 +246,7 @@ class _Job:
 def make_head(
     verified: VerifiedHead,
     first_stage: np.ndarray,
-    min_inliers: int | ChanceInliers,
+    min_inliers: int,
     probability: PairProbability | None = None,
 ) -> Head:
     """Returns what the scores need of one query's verifications.
@@ -260,12 +258,7 @@ def make_head(
       probability: see `rerank`.
     """
     counts = np.array([one.num_inliers for one in verified.verifications], np.int64)
-    if isinstance(min_inliers, ChanceInliers):
-        found = verified.verifications
-        least = np.array([min_inliers.threshold(len(one.matches)) for one in found], np.int64)
-    else:
-        least = np.full(len(counts), min_inliers)
-    real = counts >= np.maximum(least, 1)
+    real = counts >= max(min_inliers, 1)
     similarity = np.where(real, verified.similarity, 0)
     logit = None
     if probability is not None:

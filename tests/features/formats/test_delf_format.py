@@ -241,12 +241,6 @@ def test_locations_of_the_original_by_hand():
     # With SAME padding the centre of cell 0 is input pixel 3: (32 + 3 + ½) · 2 - ½.
     same = delf_format.from_original_locations(original, cell_centre_px=3)
     np.testing.assert_array_equal(same.locations, [[70.5, 102.5]])
-    # The image was halved before: (32 + ½) · 4 - ½ against 64 · 2 of the original.
-    shrunk = LocalFeatures([[128, 192]], [[1]], [1], [2])
-    centre = delf_format.from_original_locations(shrunk, resize=2)
-    np.testing.assert_array_equal(centre.locations, [[129.5, 193.5]])
-    back = delf_format.to_original_locations(centre, resize=2)
-    np.testing.assert_array_equal(back.locations, shrunk.locations)
 
 
 def test_many_empty_items_are_refused_before_they_are_parsed(tmp_path, monkeypatch):
