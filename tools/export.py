@@ -4,9 +4,8 @@ delf_tf export --config=CONFIG --weights=PATH --output_dir=models/landmarks/1
 delf_tf export … --kind=global --fixed_scales --pool_scales    image in, one descriptor out
 
 Signatures of a SavedModel: serving_default is the original DELF code's (input_image,
-input_scales, … in; boxes, features, scales, scores, global_descriptors out); encoded_images takes
-a batch of JPEG files (image_bytes) and applies the config's size limits; extract is what
-delf_tf.load_extractor calls.
+input_scales, … in; boxes, features, scales, scores, global_descriptors out); extract is what
+delf_tf.load_extractor calls. Both take a decoded image, at the size that it is to be extracted at.
 """
 
 from __future__ import annotations

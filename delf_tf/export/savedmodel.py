@@ -10,7 +10,7 @@ from absl import logging
 
 from delf_tf import artifacts
 from delf_tf.checks import require, require_absent
-from delf_tf.export import encoded, signatures
+from delf_tf.export import signatures
 from delf_tf.extraction.extractor import Extractor
 
 # The folder that SavedModels keep for what their makers add.
@@ -19,7 +19,6 @@ FORMAT_VERSION = 1
 
 ORIGINAL = "serving_default"
 EXTRACT = "extract"
-ENCODED = "encoded_images"
 
 
 def export_extractor(
@@ -29,16 +28,14 @@ def export_extractor(
     kind: str | None = None,
     fixed_scales: bool = False,
     pool_scales: bool = False,
-    limits: encoded.Limits = encoded.Limits(),  # noqa: B008 - immutable
     fingerprint: str = "",
     overwrite: bool = False,
 ) -> Path:
-    """Writes a SavedModel with three signatures.
+    """Writes a SavedModel with two signatures.
 
-    "serving_default" is the original DELF code's (signatures.original), "encoded_images" takes
-    JPEG files (encoded.encoded_images), "extract" is the Extractor's own call.
-    `loading.load_saved_extractor` makes an extractor of it again. No Keras object is in the file:
-    any TensorFlow 2 reads it.
+    "serving_default" is the original DELF code's (signatures.original), "extract" the Extractor's
+    own call, of which `loading.load_saved_extractor` makes an extractor again. No Keras object is
+    in the file: any TensorFlow 2 reads it.
 
     Args:
       extractor: what is computed.
@@ -46,7 +43,6 @@ def export_extractor(
       kind: of "serving_default", one of export.KINDS; None: all that the Extractor gives.
       fixed_scales: see signatures.original.
       pool_scales: see signatures.original.
-      limits: of the images that "encoded_images" takes.
       fingerprint: of everything that shapes the features; kept beside the graph.
       overwrite: replace an existing folder.
 
@@ -69,7 +65,6 @@ def export_extractor(
             extractor, kind, fixed_scales=fixed_scales, pool_scales=pool_scales
         ),
         EXTRACT: signatures.extract(extractor),
-        ENCODED: encoded.encoded_images(extractor, limits),
     }
     metadata = {
         "format_version": FORMAT_VERSION,
@@ -77,7 +72,6 @@ def export_extractor(
         "global_dim": extractor.global_dim,
         "local_dim": extractor.local_dim,
         "image_scales": list(extractor.settings.image_scales),
-        "limits": limits._asdict(),
         "model": dict(extractor.model.options),
         "fingerprint": fingerprint,
         "tensorflow": tf.__version__,

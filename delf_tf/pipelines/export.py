@@ -54,14 +54,6 @@ def export(
     pca_content = [artifacts.file_fingerprint(local_pca)] if local_pca else []
     extractor = runtime.extractor()
     options["fingerprint"] = runtime.fingerprint(*pca_content)
-    from delf_tf.export import encoded, savedmodel  # noqa: PLC0415 - TensorFlow takes seconds
+    from delf_tf.export import savedmodel  # noqa: PLC0415 - TensorFlow takes seconds
 
-    settings = message.extraction
-    limits = encoded.Limits(
-        settings.max_image_size,
-        settings.min_image_size,
-        settings.max_image_pixels,
-        settings.size_multiple,
-        settings.resize_filter,
-    )
-    return savedmodel.export_extractor(extractor, output_dir, kind=kind, limits=limits, **options)
+    return savedmodel.export_extractor(extractor, output_dir, kind=kind, **options)

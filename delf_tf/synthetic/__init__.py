@@ -6,23 +6,15 @@ They stand in for photographs where there are none: in tests, in the demo, in tr
 from delf_tf.synthetic.architecture import KINDS, Landmark, build_landmark
 from delf_tf.synthetic.collection import write_collection
 from delf_tf.synthetic.views import (
-    ViewGeometry,
-    correspond,
-    facade_homography,
     render_landscape,
     render_view,
-    view_geometry,
 )
 
 __all__ = [
     "KINDS",
     "Landmark",
-    "ViewGeometry",
     "build_landmark",
-    "correspond",
-    "facade_homography",
     "render_landscape",
     "render_view",
-    "view_geometry",
     "write_collection",
 ]

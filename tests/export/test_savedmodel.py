@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import shutil
 
 import numpy as np
@@ -10,9 +9,7 @@ from PIL import Image
 
 from delf_tf import create_model
 from delf_tf.checks import InputError
-from delf_tf.datasets import images
-from delf_tf.export import encoded, loading, savedmodel
-from delf_tf.extraction import pyramid
+from delf_tf.export import loading, savedmodel
 from delf_tf.extraction.extractor import Extractor
 from delf_tf.extraction.settings import Projection
 from tests.extraction.toy import ToyModel
@@ -21,15 +18,9 @@ SCALES = [0.5, 1.0, 1.4142135]
 
 
 def _image(height=70, width=94, seed=0):
-    """A smooth picture, so that JPEG keeps it."""
+    """A smooth picture."""
     coarse = np.random.RandomState(seed).randint(0, 256, (6, 8, 3), np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def _jpeg(image, **options):
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=95, **options)
-    return buffer.getvalue()
 
 
 def _extractor(**options):
@@ -58,8 +49,7 @@ def extractor():
 @pytest.fixture(scope="module")
 def exported(extractor, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "joint" / "1"
-    limits = encoded.Limits(max_image_size=80, min_image_size=60)
-    return savedmodel.export_extractor(extractor, path, limits=limits, fingerprint="abc")
+    return savedmodel.export_extractor(extractor, path, fingerprint="abc")
 
 
 @pytest.fixture(scope="module")
@@ -162,37 +152,6 @@ def test_saved_extractor_is_the_extractor(extractor, exported):
     assert saved.metadata["model"]["name"] == "delg_mobilenet_v2"
     with pytest.raises(InputError, match="uint8 RGB"):
         saved(np.zeros((20, 20, 3), np.float32))
-
-
-def test_encoded_images_are_read_limited_and_extracted(extractor, loaded):
-    sent = [_jpeg(_image(90, 120, seed)) for seed in (1, 2)] + [_jpeg(_image(40, 50, 3))]
-    got = loaded.signatures["encoded_images"](image_bytes=tf.constant(sent))
-    limits = encoded.Limits(80, 60)
-    for row, data in enumerate(sent):
-        image = images.read_image_bytes(data)
-        limited = encoded.resize_to_limit(image, limits).numpy()
-        want = {name: value.numpy() for name, value in extractor(limited).items()}
-        want["locations"] = pyramid.to_larger_pixels(
-            want["locations"], limited.shape[:2], image.shape[:2]
-        )
-        assert int(got["num_features"][row]) == len(want["scores"])
-        for name, value in want.items():
-            np.testing.assert_allclose(got[name][row][: len(value)], value, rtol=1e-5, atol=1e-4)
-
-
-def test_encoded_images_of_none_at_all(loaded):
-    got = loaded.signatures["encoded_images"](image_bytes=tf.zeros([0], tf.string))
-    assert got["global_descriptor"].shape == (0, 512)
-    assert got["descriptors"].shape == (0, 0, 5)
-    assert got["num_features"].shape == (0,)
-
-
-def test_encoded_rubbish_is_refused(loaded):
-    for data in (b"", b"no picture", _jpeg(_image())[:200]):
-        with pytest.raises(tf.errors.InvalidArgumentError):
-            loaded.signatures["encoded_images"](image_bytes=tf.constant([data]))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="at least 10 pixels"):
-        loaded.signatures["encoded_images"](image_bytes=tf.constant([_jpeg(_image(8, 200))]))
 
 
 @pytest.mark.parametrize("fixed_scales", [False, True])

@@ -16,6 +16,7 @@ from delf_tf.datasets.images import read_image
 from delf_tf.synthetic import collection, geometry, raster, textures
 from delf_tf.synthetic.geometry import Camera, Face
 from delf_tf.synthetic.textures import Texture
+from tests.synthetic import view_pairs
 
 SIZE = (120, 160)
 
@@ -194,7 +195,7 @@ def test_near_duplicates_share_the_style_not_the_place():
 
 def test_most_views_show_the_facade():
     shares = [
-        synthetic.view_geometry(seed, view, (60, 80)).facade_mask.mean()
+        view_pairs.view_geometry(seed, view, (60, 80)).facade_mask.mean()
         for seed in range(6)
         for view in range(4)
     ]
@@ -220,54 +221,54 @@ def test_bad_arguments(arguments):
 
 
 def test_facade_homography_agrees_with_depth():
-    first, second = (synthetic.view_geometry(5, view, SIZE) for view in (1, 2))
-    between = synthetic.facade_homography(5, 1, 2, SIZE)
+    first, second = (view_pairs.view_geometry(5, view, SIZE) for view in (1, 2))
+    between = view_pairs.facade_homography(5, 1, 2, SIZE)
     y, x = np.nonzero(first.facade_mask)
     assert y.size > 50
     moved = between @ np.stack([x, y, np.ones_like(x)])
     moved = (moved[:2] / moved[2]).T
-    found, visible = synthetic.correspond(first, second, np.stack([y, x], axis=1))
+    found, visible = view_pairs.correspond(first, second, np.stack([y, x], axis=1))
     assert visible.sum() > 30
     # Depth is kept in float32.
     np.testing.assert_allclose(found[:, ::-1][visible], moved[visible], atol=0.02)
 
 
 def test_homographies_compose():
-    there, back = (synthetic.facade_homography(5, *pair, SIZE) for pair in ((0, 3), (3, 0)))
+    there, back = (view_pairs.facade_homography(5, *pair, SIZE) for pair in ((0, 3), (3, 0)))
     round_trip = there @ back
     np.testing.assert_allclose(round_trip / round_trip[2, 2], np.eye(3), atol=1e-8)
-    np.testing.assert_allclose(synthetic.facade_homography(5, 2, 2, SIZE), np.eye(3), atol=1e-9)
+    np.testing.assert_allclose(view_pairs.facade_homography(5, 2, 2, SIZE), np.eye(3), atol=1e-9)
 
 
 def test_the_facades_frame_is_the_homographys():
-    first, second = (synthetic.view_geometry(5, view, SIZE) for view in (1, 2))
+    first, second = (view_pairs.view_geometry(5, view, SIZE) for view in (1, 2))
     between = second.facade_to_pixels @ np.linalg.inv(first.facade_to_pixels)
-    want = synthetic.facade_homography(5, 1, 2, SIZE)
+    want = view_pairs.facade_homography(5, 1, 2, SIZE)
     np.testing.assert_allclose(between / between[2, 2], want, rtol=1e-6, atol=1e-9)
 
 
 def test_correspond_with_itself_and_with_nothing():
-    view = synthetic.view_geometry(5, 1, SIZE)
+    view = view_pairs.view_geometry(5, 1, SIZE)
     y, x = np.nonzero(view.inverse_depth > 0)
     locations = np.stack([y, x], axis=1)[::37]
-    found, visible = synthetic.correspond(view, view, locations)
+    found, visible = view_pairs.correspond(view, view, locations)
     np.testing.assert_allclose(found, locations, atol=1e-3)
     assert visible.all()
-    found, visible = synthetic.correspond(view, view, np.zeros((0, 2)))
+    found, visible = view_pairs.correspond(view, view, np.zeros((0, 2)))
     assert found.shape == (0, 2)
     assert visible.shape == (0,)
     outside = np.array([(-5.0, 0), (0, 1e6), (119.6, 10)])
-    assert not synthetic.correspond(view, view, outside)[1].any()
+    assert not view_pairs.correspond(view, view, outside)[1].any()
 
 
 def test_matched_pixels_look_alike():
     """Patches at corresponding points correlate; patches at other points do not."""
-    first, second = (synthetic.view_geometry(1, view) for view in (3, 7))
+    first, second = (view_pairs.view_geometry(1, view) for view in (3, 7))
     images = [
         cv2.cvtColor(synthetic.render_view(1, view), cv2.COLOR_RGB2GRAY).astype(np.float32)
         for view in (3, 7)
     ]
-    between = synthetic.facade_homography(1, 3, 7)
+    between = view_pairs.facade_homography(1, 3, 7)
     warped = cv2.warpPerspective(images[0], between, (640, 480))
     inside = cv2.warpPerspective(first.facade_mask.astype(np.uint8), between, (640, 480)) > 0
     shown = inside & second.facade_mask

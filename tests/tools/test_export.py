@@ -40,7 +40,6 @@ def test_export_and_load(config, tmp_path, capsys):
     assert sorted(got) == sorted(want)
     for name, value in want.items():
         np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-5)
-    assert saved.metadata["limits"]["max_image_size"] == 64
     with pytest.raises(InputError, match="must be left out"):
         delf_tf.load_extractor(output, weights="w.npz")
     assert _run(f"--config={config}", f"--output_dir={output}") == 1

@@ -7,6 +7,7 @@ import numpy as np
 from delf_tf import synthetic
 from delf_tf.extraction.engine import extract_image
 from delf_tf.matching import nearest
+from tests.synthetic import view_pairs
 
 # Pixels; neighbouring features are 16 apart.
 SIDE, RADIUS = 240, 16.0
@@ -28,7 +29,7 @@ def shares(extractor, landmarks=range(60, 84), num_selected=60, num_draws=10):
     best, chance = [], []
     for landmark in landmarks:
         views = [synthetic.render_view(landmark, view, (SIDE, SIDE)) for view in (0, 1)]
-        truth = [synthetic.view_geometry(landmark, view, (SIDE, SIDE)) for view in (0, 1)]
+        truth = [view_pairs.view_geometry(landmark, view, (SIDE, SIDE)) for view in (0, 1)]
         features = [extract_image(extractor, view).local for view in views]
         rows = [np.argsort(-one.scores, kind="stable")[:num_selected] for one in features]
         best.append(_share(features, truth, rows))
@@ -41,6 +42,6 @@ def shares(extractor, landmarks=range(60, 84), num_selected=60, num_draws=10):
 def _share(features, truth, rows):
     (query, database), (asked, kept) = features, rows
     pairs = nearest.match(query.descriptors[asked], database.descriptors[kept], mutual=False)
-    places, visible = synthetic.correspond(*truth, query.locations[asked[pairs[:, 0]]])
+    places, visible = view_pairs.correspond(*truth, query.locations[asked[pairs[:, 0]]])
     distance = np.linalg.norm(database.locations[kept[pairs[:, 1]]] - places, axis=1)
     return np.sum(visible & (distance <= RADIUS)) / len(asked)
