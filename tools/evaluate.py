@@ -5,14 +5,12 @@ delf_tf evaluate --ground_truth=labels.csv --ranking=ranking.npz [--protocol=rec
 delf_tf evaluate --ground_truth=retrieval_solution_v2.1.csv --ranking=ranking.npz
   [--submission=submission.csv]
 delf_tf evaluate --ground_truth=recognition_solution_v2.1.csv --predictions=submission.csv
-delf_tf evaluate --protocol=holidays --ranking=ranking.npz
 
 A ranking is an .npz with query_ids, database_ids, indices [Q, K] (best first, -1 for none) and
 optionally scores. Revisited Oxford and Paris (.pkl or .mat) are scored by their Easy, Medium and
 Hard protocols; labels (.csv, columns image and place) by equal places; a solution of Google
-Landmarks v2 by mAP@100, or by GAP, where a ranking's nearest images vote (--train_csv). Other
-protocols have a name: recall (at k), pooled (the DELF paper's micro-AP over all queries,
-distractor queries included), holidays and ukbench, whose file names tell the truth.
+Landmarks v2 by mAP@100, or by GAP, where a ranking's nearest images vote (--train_csv).
+--protocol=recall scores labels by recall at k.
 
 What the tool cannot see in a ranking, whether queries were cropped and re-ranking was blind, is
 read from the ranking if delf_tf made it, and can be told by flags; it stands beside every number.
@@ -95,8 +93,7 @@ def _task(flag_values: flags.FlagValues) -> protocols.Task:
     Raises:
       UsageError: flags that are missing, or given beside one that excludes them.
     """
-    if flag_values.protocol not in protocols.NAMED_BY_FILES:
-        command_line.required(flag_values, "ground_truth")
+    command_line.required(flag_values, "ground_truth")
     if bool(flag_values.ranking) == bool(flag_values.predictions):
         raise UsageError("Either --ranking or --predictions must be given.")
     known = {}
@@ -109,7 +106,7 @@ def _task(flag_values: flags.FlagValues) -> protocols.Task:
         for name in ("queries_cropped", "blind_reranking")
     }
     return protocols.Task(
-        flag_values.ground_truth or "",
+        flag_values.ground_truth,
         ranking,
         results.Conditions(**told),
         flag_values.predictions,

@@ -140,6 +140,27 @@ def positive_positions(row: np.ndarray, positives: np.ndarray, junk: np.ndarray)
     return np.flatnonzero(np.isin(kept, positives))
 
 
+def recall_at_k(
+    ranking: Ranking, ground_truth: GroundTruth, ks: Sequence[int] = (1, 5, 10, 100)
+) -> dict[int, float]:
+    """Returns the share of queries with a positive among the first k once junk is taken out, by k.
+
+    The "recall@k" of metric-learning benchmarks; queries without positives are left out, and
+    without any other the result is NaN.
+
+    Raises:
+      InputError: other number of queries, a k below 1.
+    """
+    require(all(k >= 1 for k in ks), "ks must be 1 or more.", ks=tuple(ks))
+    _check_ground_truth(ranking, ground_truth)
+    first = []
+    for row, positives, junk in zip(ranking.indices, ground_truth.positives, ground_truth.junk):
+        if len(positives):
+            positions = positive_positions(row, positives, junk)
+            first.append(positions[0] if len(positions) else np.inf)
+    return {k: float(np.mean(np.array(first) < k)) if first else float("nan") for k in ks}
+
+
 def mean_by_place(per_query_ap: np.ndarray, places: Sequence[str]) -> float:
     """Returns AP averaged within each place, then over places, so that every place weighs the same.
 

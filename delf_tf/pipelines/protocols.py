@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import UsageError, require
 from delf_tf.datasets import folder, gldv2, revisitop, tables
-from delf_tf.evaluation import labelled, landmarks, metrics, pooled, results, voting
+from delf_tf.evaluation import landmarks, metrics, results, voting
 from delf_tf.evaluation.results import LABELS
 from delf_tf.retrieval import rankings
 from delf_tf.types import GroundTruth, Ranking
@@ -24,7 +24,7 @@ class Task(NamedTuple):
     """What is to be scored.
 
     Attributes:
-      truth_path: the ground truth; "" where file names tell it.
+      truth_path: the ground truth.
       ranking: None if `predictions_path` is given.
       conditions: stand beside the figures.
       predictions_path: a submission of Google Landmarks v2.
@@ -103,45 +103,12 @@ def _labels(task: Task) -> tuple[Figures, list[str]]:
 
 
 def _recall(task: Task) -> tuple[Figures, list[str]]:
-    recall = labelled.recall_at_k(*_labelled(task))
+    if Path(task.truth_path).suffix.lower() != ".csv":
+        raise UsageError("--ground_truth must be labels (.csv) for this protocol.")
+    recall = metrics.recall_at_k(*with_ground_truth(_ranking(task), task.truth_path)[LABELS])
     line = ", ".join(f"R@{k} {100 * value:.2f}" for k, value in recall.items())
     figures = {f"R@{k}": value for k, value in recall.items()}
     return {**figures, **task.conditions.__dict__}, [f"recall: {line} ({task.conditions})"]
-
-
-def _pooled(task: Task) -> tuple[Figures, list[str]]:
-    curve = pooled.pooled_precision_recall(*_labelled(task))
-    figures = {
-        "micro_AP": curve.micro_ap,
-        "num_queries": curve.num_queries,
-        "num_distractor_queries": curve.num_distractor_queries,
-        "precision": curve.precision,
-        "recall": curve.recall,
-        **task.conditions.__dict__,
-    }
-    line = (
-        f"pooled: micro-AP {100 * curve.micro_ap:.2f} ({curve.num_queries} queries, "
-        f"{curve.num_distractor_queries} of them distractors, {task.conditions})"
-    )
-    return figures, [line]
-
-
-def _holidays(task: Task) -> tuple[Figures, list[str]]:
-    ranking = _ranking(task)
-    queries, labels = labelled.holidays_labels(ranking.database_ids)
-    ranking = rankings.aligned(ranking, queries, ranking.database_ids)
-    truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels, ranking.left_out)
-    one = metrics.evaluate_ranking(ranking, truth)
-    lines = results.results_lines({"holidays": one}, task.conditions)
-    return results.ranking_results(one, task.conditions), lines
-
-
-def _ukbench(task: Task) -> tuple[Figures, list[str]]:
-    ranking = _ranking(task)
-    labels = labelled.ukbench_labels([*ranking.query_ids, *ranking.database_ids])
-    score = labelled.ukbench_score(ranking, labels)
-    figures = {"N-S": score, "num_queries": len(ranking.query_ids), **task.conditions.__dict__}
-    return figures, [f"ukbench: N-S {score:.3f} of 4 ({len(ranking.query_ids)} queries)"]
 
 
 def _gldv2(task: Task) -> tuple[Figures, list[str]]:
@@ -221,18 +188,7 @@ PROTOCOLS: dict[str, Callable[[Task], tuple[Figures, list[str]]]] = {
     LABELS: _labels,
     "gldv2": _gldv2,
     "recall": _recall,
-    "pooled": _pooled,
-    "holidays": _holidays,
-    "ukbench": _ukbench,
 }
-# Those whose file names are their ground truth.
-NAMED_BY_FILES = ("holidays", "ukbench")
-
-
-def _labelled(task: Task) -> tuple[Ranking, GroundTruth]:
-    if Path(task.truth_path).suffix.lower() != ".csv":
-        raise UsageError("--ground_truth must be labels (.csv) for this protocol.")
-    return with_ground_truth(_ranking(task), task.truth_path)[LABELS]
 
 
 def _ranking(task: Task) -> Ranking:

@@ -116,34 +116,11 @@ def _scored(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def test_recall_and_pooled_of_labels(labelled, capsys):
+def test_recall_of_labels(labelled, capsys):
     labels, ranking = labelled
     files = [f"--ground_truth={labels}", f"--ranking={ranking}"]
     recall = _scored(capsys, *files, "--protocol=recall")
     assert [recall[f"R@{k}"] for k in (1, 5)] == [0, 1]
-    # The query itself is junk, so that the scores are 2 (wrong) and 1 (right).
-    pooled = _scored(capsys, *files, "--protocol=pooled")
-    assert pooled["micro_AP"] == pytest.approx(0.5)
-    assert pooled["precision"] == [0, 0.5]
-    assert pooled["num_distractor_queries"] == 0
-
-
-def test_protocols_named_by_files(tmp_path, capsys):
-    ids = ("100000.jpg", "100001.jpg", "100100.jpg", "100101.jpg")
-    rows = [[0, 1, 2, 3], [1, 0, 2, 3], [2, 0, 3, 1], [3, 2, 0, 1]]
-    ranking = Ranking(ids, ids, rows, np.zeros((4, 4)))
-    path = ranking_file.save_ranking(tmp_path / "r.npz", ranking)
-    holidays = _scored(capsys, "--protocol=holidays", f"--ranking={path}")
-    assert holidays["num_queries"] == 2
-    # Found first, and found second: (1 + (0 + 1/2) / 2) / 2.
-    assert holidays["mAP"] == pytest.approx(0.625)
-    ids = tuple(f"ukbench{number:05}.jpg" for number in range(5))
-    rows = [[0, 1, 2, 3, 4], [1, 0, 4, 2, 3], [2, 3, 0, 1, 4], [3, 2, 1, 0, 4], [4, 0, 1, 2, 3]]
-    ranking = Ranking(ids, ids, rows, np.zeros((5, 5)))
-    path = ranking_file.save_ranking(tmp_path / "u.npz", ranking)
-    assert (
-        _scored(capsys, "--protocol=ukbench", f"--ranking={path}")["N-S"] == (4 + 3 + 4 + 4 + 1) / 5
-    )
 
 
 @pytest.fixture
