@@ -263,24 +263,6 @@ def _shuffled(records: tf.data.Dataset, num: int, seed: tf.Tensor) -> tf.data.Da
     return tf.data.experimental.from_variant(variant, records.element_spec)
 
 
-def shard_for_worker(
-    records: schema.Records, worker: int, num_workers: int
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Returns the paths and counts that one of several workers reads.
-
-    Raises:
-      InputError: fewer shards than workers.
-    """
-    require(
-        len(records.paths) >= num_workers > worker >= 0,
-        "There must be at least as many shards as workers.",
-        num_shards=len(records.paths),
-        num_workers=num_workers,
-        worker=worker,
-    )
-    return records.paths[worker::num_workers], records.counts[worker::num_workers]
-
-
 def repaired(records: schema.Records, folder: str, max_bad_records: int) -> schema.Records:
     """Returns records without the damaged ones: copies of the damaged shards' good records.
 
