@@ -99,7 +99,7 @@ def test_commands_run(repository, photographs, tmp_path, monkeypatch, name):
 
 def test_every_page_is_tested_and_every_link_leads_somewhere(repository):
     pages = {path.stem for path in (repository / "docs").glob("*.md")}
-    assert pages == {*DOCS, "architecture", "compact_model", "compact_scratch", "dolg_ablations"}
+    assert pages == {*DOCS, "architecture", "compact_model", "dolg_ablations"}
     for path in [repository / "README.md", *(repository / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"

@@ -41,7 +41,6 @@ def test_the_wheel_holds_one_package(built):
         "delf_tf/tools/main.py",
         "delf_tf/report/page.html",
         "delf_tf/models/zoo/weights/compact.npz",
-        "delf_tf/models/zoo/weights/compact_scratch.npz",
     ):
         assert needed in names
 

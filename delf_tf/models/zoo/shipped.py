@@ -12,7 +12,7 @@ _FOLDER = Path(__file__).with_name("weights")
 
 
 class Shipped(NamedTuple):
-    """One weights file of the package; its card: docs/compact_model.md or compact_scratch.md.
+    """One weights file of the package; its card: docs/compact_model.md.
 
     Attributes:
       file: in the folder delf_tf/models/zoo/weights.
@@ -36,13 +36,6 @@ SHIPPED: dict[str, Shipped] = {
         model="compact_efficientnet_lite2",
         config="compact",
         licence="Apache-2.0 (NOTICE names its sources)",
-    ),
-    "compact_scratch": Shipped(
-        file="compact_scratch.npz",
-        sha256="887bc792c99096684054006ef869ff47e499c1c6c296a61e4fb5c6cdae886ee8",
-        model="compact_resnet20",
-        config="compact_scratch",
-        licence="Apache-2.0",
     ),
 }
 
