@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from delf_tf import artifacts, tensor_file
+from delf_tf import tensor_file
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import invalid, require, require_choice
 from delf_tf.features import manifest
@@ -21,7 +21,7 @@ def get_codec(codec: str | Path | Codec, dim: int) -> Codec:
     """Returns a codec for descriptors of width `dim`.
 
     Args:
-      codec: "float32", "float16", "int8", the path of a file of `save_codec`, or a codec.
+      codec: "float32", "float16", "int8", the path of a codec's file, or a codec.
       dim: width D.
 
     Raises:
@@ -70,16 +70,8 @@ def to_bytes(codec: Codec) -> bytes:
     return file.getvalue()
 
 
-def save_codec(path: StrPath, codec: Codec) -> Path:
-    """Writes a codec atomically to `path`, which must end in .safetensors; returns the path."""
-    require(
-        str(path).endswith(_FILE_SUFFIX), f"A codec's file must end in {_FILE_SUFFIX}.", path=path
-    )
-    return artifacts.write_bytes(path, to_bytes(codec))
-
-
 def load_codec(path: StrPath) -> Codec:
-    """Reads a codec that `save_codec` wrote.
+    """Reads a codec's file, such as a store's codec.safetensors.
 
     Raises:
       InputError: no such file, damaged, or arrays that are no codec's.

@@ -53,7 +53,7 @@ def create(
       global_dim: width of the global descriptors, or None if there are none.
       local_dim: width of the local descriptors, or None if there are none.
       local_codec: how local features are kept: "float32", "float16", "int8", a trained codec of
-        `product_quantization`, or the file that `codecs.save_codec` wrote it to.
+        `product_quantization`, or its file.
       overwrite: whether to delete the features of a store that lies at `path`.
 
     Returns:

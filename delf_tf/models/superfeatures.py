@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from delf_tf.checks import as_array, require
+from delf_tf.checks import require
 from delf_tf.models.backbones.create import create_backbone
 from delf_tf.models.layers import dense, l2_normalize, register
 from delf_tf.models.retrieval_model import RetrievalModel
@@ -125,8 +125,8 @@ class SuperFeatures(RetrievalModel):
       num_superfeatures: N, learnt templates.
       superfeature_dim: width of super-features before reduction.
       num_iterations: T, rounds of attention.
-      local_dim: width after reduction; 0 leaves it out. The reduction is not trained: the paper
-        sets it by PCA whitening of training images' super-features (`set_reduction`).
+      local_dim: width after reduction; 0 leaves it out. The reduction is not trained: the authors
+        set it by PCA whitening of training images' super-features.
       backbone_form: see resnet.FORMS; None: "torchvision", which the released weights need.
       width_multiplier: of the backbone's channels; None: 1.
       preprocessing: arguments of layers.Preprocessing; None: what the backbone's published weights
@@ -163,22 +163,6 @@ class SuperFeatures(RetrievalModel):
     def local_dim(self) -> int:
         """Width of the super-features that `call` gives."""
         return self.reduction.units if self.reduction else self.integration.superfeature_dim
-
-    def set_reduction(self, mean: Any, projection: Any) -> None:
-        """Makes the reduction x -> (x - mean) projection, such as a PCA whitening.
-
-        Args:
-          mean: [superfeature_dim].
-          projection: [superfeature_dim, local_dim].
-
-        Raises:
-          InputError: the model has no reduction, or shapes differ.
-        """
-        require(self.reduction is not None, "The model must have been made with local_dim > 0.")
-        dims = (self.integration.superfeature_dim, self.local_dim)
-        projection = as_array("projection", projection, dims)
-        mean = as_array("mean", mean, dims[:1])
-        self.reduction.set_weights([projection, -mean @ projection])
 
     def integrate(self, images: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns super-features before reduction [B, N, d], and attention [B, N, h, w]."""

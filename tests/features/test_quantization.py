@@ -262,7 +262,8 @@ def test_product_quantizer_checks_its_codebook(codebook):
 @pytest.mark.parametrize("name", ["float16", "pq8x4"])
 def test_codec_files(tmp_path, name):
     codec = Float16Codec(40) if name == "float16" else random_quantizer(name, 40)
-    path = codecs.save_codec(tmp_path / "codec.safetensors", codec)
+    path = tmp_path / "codec.safetensors"
+    path.write_bytes(codecs.to_bytes(codec))
     loaded = codecs.get_codec(str(path), 40)
     assert (loaded.name, loaded.dim) == (name, 40)
     for key, array in codec.tensors().items():
@@ -282,8 +283,6 @@ def test_codec_names():
         codecs.get_codec("float61", 40)
     with pytest.raises(InputError, match="must be readable"):
         codecs.get_codec("absent.safetensors", 40)
-    with pytest.raises(InputError, match="end in"):
-        codecs.save_codec("codec.bin", Int8Codec(4))
     for name, tensors in [
         ("pq2x1", {}),
         ("pq2x1", {"codebook": np.zeros(1), "rotation": np.eye(4)}),

@@ -288,7 +288,9 @@ FORMATS: dict[str, Format] = {
     ),
     "codec": _written(
         "c.safetensors",
-        lambda path: codecs.save_codec(path, train("pq4x3", RNG.normal(size=(64, 8)), seed=0)),
+        lambda path: path.write_bytes(
+            codecs.to_bytes(train("pq4x3", RNG.normal(size=(64, 8)), seed=0))
+        ),
         codecs.load_codec,
     ),
     "exact_index": _written("i", _index("exact"), _search),

@@ -134,24 +134,10 @@ def test_mixed_bfloat16_gives_float32(small, tmp_path):
     np.testing.assert_allclose(outputs["strengths"], small(_images())["strengths"], rtol=0.05)
 
 
-def test_reduction_is_set_from_a_pca(small):
-    features, _ = small.integrate(_images(), False)
-    mean, projection = np.full(16, 0.5), np.eye(16, 4) * 2
-    before = small.reduction.get_weights()
-    small.set_reduction(mean, projection)
-    got = small(_images())["superfeatures"]
-    np.testing.assert_allclose(got, (features - mean) @ projection, atol=1e-4)
-    small.reduction.set_weights(before)
-    with pytest.raises(InputError, match="projection"):
-        small.set_reduction(mean, projection.T)
-
-
 def test_without_reduction():
     model = create_model("superfeatures_resnet50", seed=0, **{**SMALL, "local_dim": 0})
     assert model.local_dim == 16
     assert model(_images(1))["superfeatures"].shape == (1, 6, 16)
-    with pytest.raises(InputError, match="local_dim"):
-        model.set_reduction(np.zeros(16), np.eye(16))
 
 
 @pytest.mark.parametrize(

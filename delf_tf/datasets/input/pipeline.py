@@ -149,8 +149,7 @@ class InputPipeline:
         """Returns the batches from `step` on.
 
         Every worker reads the same stream and decodes its part of each global batch, so that the
-        global batch does not depend on their number. To have workers read different shards
-        instead, give each a stream of its own (`shard_for_worker`) and its part of the batch.
+        global batch does not depend on their number.
 
         Args:
           step: first global step.

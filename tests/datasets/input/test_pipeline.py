@@ -146,12 +146,6 @@ def test_damaged_records_are_left_out_up_to_a_limit(records, tmp_path):
     assert input_pipeline.repaired(records, str(tmp_path), 0) is records
 
 
-def test_worker_shards(records):
-    assert input_pipeline.shard_for_worker(records, 1, 2) == (records.paths[1::2], (4,))
-    with pytest.raises(InputError, match="as many shards"):
-        input_pipeline.shard_for_worker(records, 0, 4)
-
-
 def test_refused_options(records):
     with pytest.raises(InputError, match="crop must be one of"):
         _pipeline(records, crop="centre")
