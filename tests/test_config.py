@@ -171,17 +171,17 @@ def test_a_section_given_as_a_value_is_told():
 
 
 def test_arguments_are_what_is_set_and_the_functions_own_defaults():
-    def search(needed, num_neighbours=7, alpha=2.0, other=1):
-        return needed, num_neighbours, alpha, other
+    def search(needed, num_neighbors=7, alpha=2.0, other=1):
+        return needed, num_neighbors, alpha, other
 
     def first(alpha=5.0):
         return alpha
 
     section = experiment_pb2.ExpansionConfig()
-    assert config.arguments(section, search) == {"num_neighbours": 7, "alpha": 2.0}
+    assert config.arguments(section, search) == {"num_neighbors": 7, "alpha": 2.0}
     assert config.arguments(section, first, search)["alpha"] == 5.0
-    section.num_neighbours = 3
-    assert config.arguments(section, search) == {"num_neighbours": 3, "alpha": 2.0}
+    section.num_neighbors = 3
+    assert config.arguments(section, search) == {"num_neighbors": 3, "alpha": 2.0}
 
 
 def test_no_search_setting_has_two_defaults():

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from absl import flags
 
-from delf_tf.pipelines import compare, compared
+from delf_tf.pipelines import compare, measured_pipeline
 from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
@@ -67,10 +67,12 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     database_dir, truth_path, output_dir = command_line.required(
         flag_values, "database_dir", "ground_truth", "output_dir"
     )
-    pipelines = compared.read_pipelines(flag_values.config, allow_imports=flag_values.allow_import)
+    pipelines = measured_pipeline.read_pipelines(
+        flag_values.config, allow_imports=flag_values.allow_import
+    )
     collections = compare.read_collections(database_dir, flag_values.query_dir, truth_path)
     if flag_values.train_file_pattern:
-        compared.train_missing(pipelines, flag_values.train_file_pattern, Path(output_dir))
+        measured_pipeline.train_missing(pipelines, flag_values.train_file_pattern, Path(output_dir))
     done = compare.compare(
         pipelines,
         collections,

@@ -15,7 +15,7 @@ from delf_tf.checks import invalid, require
 from delf_tf.retrieval.vectors.faiss_index import default_factory
 from delf_tf.retrieval.vectors.index import build_index
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
-from delf_tf.retrieval.vectors.whitening import l2_normalise
+from delf_tf.retrieval.vectors.whitening import l2_normalize
 from delf_tf.types import GlobalDescriptors
 
 BLOCK_SIZE = 20_000
@@ -40,7 +40,7 @@ def clustered_vectors(
         size = min(BLOCK_SIZE, num - start)
         deviation = noise * rng.standard_normal((size, dim), np.float32)
         landmarks = rng.integers(0, num_landmarks, size)
-        yield l2_normalise(spectrum * (centres[landmarks] + deviation))
+        yield l2_normalize(spectrum * (centres[landmarks] + deviation))
 
 
 def run(

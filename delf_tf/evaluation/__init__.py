@@ -11,7 +11,7 @@ _PUBLIC = {
     "RankingMetrics": "delf_tf.evaluation.metrics",
     "recognition_metrics": "delf_tf.evaluation.landmarks",
     "retrieval_metrics": "delf_tf.evaluation.landmarks",
-    "recognise": "delf_tf.evaluation.voting",
+    "recognize": "delf_tf.evaluation.voting",
     "recall_at_k": "delf_tf.evaluation.metrics",
     "bootstrap_interval": "delf_tf.evaluation.significance",
     "paired_test": "delf_tf.evaluation.significance",

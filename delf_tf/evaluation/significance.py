@@ -119,7 +119,7 @@ def paired_test(
         difference=float(differences.mean()) if len(differences) else np.nan,
         low=low,
         high=high,
-        p_value=_randomisation(differences, num_samples, seed),
+        p_value=_randomization(differences, num_samples, seed),
         num_wins=int((differences > 0).sum()),
         num_losses=int((differences < 0).sum()),
         num_queries=len(differences),
@@ -145,7 +145,7 @@ def _percentiles(
     return float(low), float(high)
 
 
-def _randomisation(differences: np.ndarray, num_samples: int, seed: int) -> float:
+def _randomization(differences: np.ndarray, num_samples: int, seed: int) -> float:
     if len(differences) < 2:
         return 1.0 if len(differences) else np.nan
     from scipy import stats  # noqa: PLC0415 - takes half a second

@@ -15,7 +15,7 @@ NON_LANDMARK = -1
 _TOLERANCE = 1e-10
 
 
-def recognise(
+def recognize(
     ranking: Ranking, labels: Mapping[str, int], k: int = 5, *, power: float = 1.0
 ) -> dict[str, tuple[int, float]]:
     """Names each query by the votes of its `k` best images.

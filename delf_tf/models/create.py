@@ -50,7 +50,7 @@ def create_model(
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     if not checkpoint.is_weights_file(path):
         arrays = foreign_files.read_arrays(path)
-        source = conversion.recognise(arrays)
+        source = conversion.recognize(arrays)
         if source is not None:
             logging.info("Converting %s from %s; convert_weights keeps the result.", path, source)
             return _convert(name, kwargs, source, arrays, path)

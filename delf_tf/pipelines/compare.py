@@ -12,14 +12,14 @@ from delf_tf.datasets import folder, revisitop
 from delf_tf.evaluation import results
 from delf_tf.evaluation.metrics import RankingMetrics
 from delf_tf.evaluation.significance import paired_test
-from delf_tf.pipelines import compared, extraction, protocols, searching
-from delf_tf.pipelines.compared import Pipeline, Result
+from delf_tf.pipelines import extraction, measured_pipeline, protocols, searching
 from delf_tf.pipelines.extraction import Collections
+from delf_tf.pipelines.measured_pipeline import Pipeline, Result
 from delf_tf.pipelines.runtime import Runtime
 from delf_tf.report import comparison_page, tables
 
 
-class Compared(NamedTuple):
+class Comparison(NamedTuple):
     """What `compare` made: the page's path, the figures of comparison.json, and their table."""
 
     page: Path
@@ -43,7 +43,7 @@ def compare(
     *,
     num_threads: int = 2,
     num_report_queries: int = 12,
-) -> Compared:
+) -> Comparison:
     """Runs every pipeline into `output_dir`; what is there already is taken from there.
 
     Args:
@@ -71,7 +71,7 @@ def compare(
         collections.by_id(),
         num_queries=num_report_queries,
     )
-    return Compared(page, figures, comparison_page.table(figures))
+    return Comparison(page, figures, comparison_page.table(figures))
 
 
 def read_collections(
@@ -101,10 +101,10 @@ def run_all(
 ) -> list[Scored]:
     """Runs every pipeline and scores it; those with the same features share a network and them."""
     done = {}
-    for fingerprint, group in compared.shared_extraction(pipelines):
+    for fingerprint, group in measured_pipeline.shared_extraction(pipelines):
         runtime = _opened(group)
         sharding = extraction.Sharding(num_threads=num_threads)
-        stores = compared.Stores(
+        stores = measured_pipeline.Stores(
             *extraction.extract_collections(
                 runtime, collections, output_dir / "features" / fingerprint, sharding
             )
@@ -113,7 +113,7 @@ def run_all(
         for one in group:
             at = output_dir / "pipelines" / one.name
             try:
-                result = compared.run(
+                result = measured_pipeline.run(
                     one,
                     runtime,
                     collections,
@@ -133,7 +133,7 @@ def _opened(group: Sequence[Pipeline]) -> Runtime:
     """Opens the experiment that extracts what all pipelines of a group need."""
     settings = [one.message.extraction for one in group]
     return Runtime(
-        compared.with_kinds(
+        measured_pipeline.with_kinds(
             group[0].message,
             any(one.use_global_features for one in settings),
             any(one.use_local_features for one in settings),
@@ -141,7 +141,7 @@ def _opened(group: Sequence[Pipeline]) -> Runtime:
     )
 
 
-def _scored_queries(stores: compared.Stores, collections: Collections) -> list[str]:
+def _scored_queries(stores: measured_pipeline.Stores, collections: Collections) -> list[str]:
     """Returns the queries that have a positive; all of a revisited set's."""
     queries = stores.asked
     if collections.labels is None:

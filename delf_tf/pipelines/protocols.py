@@ -175,7 +175,7 @@ def recognition_predictions(
     known = dict(gldv2.read_train(task.train_csv))
     ranking = _ranking(task)
     labels = {one: known.get(_stem(one), voting.NON_LANDMARK) for one in ranking.database_ids}
-    answers = voting.recognise(ranking, labels, task.num_voters)
+    answers = voting.recognize(ranking, labels, task.num_voters)
     return {
         _stem(query): answer
         for query, answer in answers.items()

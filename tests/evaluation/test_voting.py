@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from delf_tf.checks import InputError
-from delf_tf.evaluation.voting import NON_LANDMARK, recognise
+from delf_tf.evaluation.voting import NON_LANDMARK, recognize
 
 LABELS = {"d0": 7, "d1": 8, "d2": 8, "d3": NON_LANDMARK}
 
 
 def _vote(make_ranking, rows, scores, **kwargs):
-    return recognise(make_ranking(rows, 4, scores), LABELS, **kwargs)
+    return recognize(make_ranking(rows, 4, scores), LABELS, **kwargs)
 
 
 def test_the_class_with_the_most_votes_wins(make_ranking):
@@ -45,7 +45,7 @@ def test_bad_input(make_ranking):
     with pytest.raises(InputError, match="k must be 1"):
         _vote(make_ranking, [[0]], [[1]], k=0)
     with pytest.raises(InputError, match=r"missing=\['d4'\]"):
-        recognise(make_ranking([[4]]), LABELS)
+        recognize(make_ranking([[4]]), LABELS)
 
 
 def test_equal_votes_are_equal_in_whatever_order_they_are_added(make_ranking):
@@ -53,4 +53,4 @@ def test_equal_votes_are_equal_in_whatever_order_they_are_added(make_ranking):
     # on, has 1e-16 more.
     labels = {"d0": 7, "d1": 8, "d2": 7, "d3": 8, "d4": 7, "d5": 8}
     ranking = make_ranking([range(6)], 6, [[0.1, 0.73, 0.17, 0.17, 0.73, 0.1]])
-    assert recognise(ranking, labels, k=6, power=1.7)["q0"][0] == 7
+    assert recognize(ranking, labels, k=6, power=1.7)["q0"][0] == 7

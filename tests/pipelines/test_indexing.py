@@ -68,11 +68,11 @@ def test_one_way_to_open_and_to_search(kind, database, queries, tmp_path):
 
 def test_effort_and_stages_are_the_configs(database, queries, tmp_path):
     path = indexing.build(_message("index.type=IVF2,Flat"), database, tmp_path / "index")
-    message = _message("index.num_probes=1", "query_expansion.num_neighbours=2")
+    message = _message("index.num_probes=1", "query_expansion.num_neighbors=2")
     opened = indexing.open_index(message, path, fingerprint=queries.fingerprint)
     assert opened.index.num_probes == 1
     # What the config does not say is the library's.
-    assert opened.query_expansion == {"num_neighbours": 2, "alpha": 3.0}
+    assert opened.query_expansion == {"num_neighbors": 2, "alpha": 3.0}
     assert opened.index.num_rescored == 200
     conditions = indexing.first_stage_conditions(message)
     assert conditions["query_expansion"] == opened.query_expansion
@@ -80,7 +80,7 @@ def test_effort_and_stages_are_the_configs(database, queries, tmp_path):
         queries.global_descriptors(),
         opened.index.search(queries.global_descriptors(), 2),
         database.global_descriptors().vectors,
-        num_neighbours=2,
+        num_neighbors=2,
     )
     found = opened.index.search(expected, 5)
     np.testing.assert_array_equal(opened.search(queries, 5).indices, found.indices)

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import threadpoolctl
 
-from delf_tf.evaluation.voting import recognise
+from delf_tf.evaluation.voting import recognize
 from delf_tf.retrieval.second_stage.rerank import SCORES, make_head, reorder
 from delf_tf.retrieval.second_stage.verification_files import VerifiedHead
 from delf_tf.retrieval.vectors.first_stage import build_first_stage, search_first_stage
@@ -23,9 +23,9 @@ from delf_tf.types import GlobalDescriptors, Ranking, Verification
 NUM_DISTINCT, NUM_COPIES, DIM = 40, 6, 93
 STAGES = {
     "plain": {},
-    "expanded": {"query_expansion": {"num_neighbours": 7, "alpha": 3.0}},
-    "refined": {"global_rerank": {"num_candidates": 100, "num_neighbours": 9}},
-    "both": {"query_expansion": {"num_neighbours": 3}, "global_rerank": {"num_candidates": 50}},
+    "expanded": {"query_expansion": {"num_neighbors": 7, "alpha": 3.0}},
+    "refined": {"global_rerank": {"num_candidates": 100, "num_neighbors": 9}},
+    "both": {"query_expansion": {"num_neighbors": 3}, "global_rerank": {"num_candidates": 50}},
 }
 
 
@@ -48,8 +48,8 @@ def global_rankings() -> dict[str, list]:
     found = {"signs of axes": np.sign(pca.projection[:, 0]).tolist()}
     for type_, name, augmentation in (
         ("exact", "raw", None),
-        ("exact", "raw", {"num_neighbours": 7}),
-        ("exact", "pca", {"num_neighbours": 7}),
+        ("exact", "raw", {"num_neighbors": 7}),
+        ("exact", "pca", {"num_neighbors": 7}),
         ("Flat", "pca", None),
         ("SQ8", "pca", None),
     ):
@@ -109,7 +109,7 @@ def second_stage() -> dict[str, list]:
     }
     scores = [[0.3, 0.1, 0.1, 0.1]]
     ranking = Ranking(["q"], list("abcd"), [[0, 1, 2, 3]], scores)
-    answers = recognise(ranking, {"a": 1, "b": 2, "c": 2, "d": 2}, power=1.7)
+    answers = recognize(ranking, {"a": 1, "b": 2, "c": 2, "d": 2}, power=1.7)
     found["voted"] = [answers["q"][0]]
     return found
 

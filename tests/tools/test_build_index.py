@@ -66,7 +66,7 @@ def test_whitening_is_applied_to_both_sides_once(database, fitted, tmp_path):
     )
     np.testing.assert_allclose(found.scores, -np.sort(-(held @ held.T), axis=1), atol=1e-5)
     # Expansion works with what the index holds, and does not whiten again.
-    more = ["--set=query_expansion.num_neighbours=1", "--set=query_expansion.alpha=0"]
+    more = ["--set=query_expansion.num_neighbors=1", "--set=query_expansion.alpha=0"]
     expanded = _search(tmp_path / "b.npz", f"--index={built}", f"--query_store={database}", *more)
     np.testing.assert_allclose(expanded.scores, found.scores, atol=1e-5)
     argv = [f"--output={tmp_path / 'y.index'}", f"--whitening={fitted}"]

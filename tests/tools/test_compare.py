@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from delf_tf import config
-from delf_tf.pipelines import compare, compared
+from delf_tf.pipelines import compare, measured_pipeline
 from delf_tf.report import comparison_page
 from delf_tf.tools import main
 from tests.tools import painted
@@ -97,12 +97,12 @@ def test_a_second_run_takes_what_is_there(photos, compared_photos, monkeypatch):
     def fail(*_, **__):
         raise AssertionError("ran again")
 
-    monkeypatch.setattr(compared, "_first_stage", fail)
+    monkeypatch.setattr(measured_pipeline, "_first_stage", fail)
     before = (compared_photos / "comparison.json").read_text()
     assert _compare(photos, compared_photos, f"--labels={photos / 'labels.csv'}") == 0
     assert (compared_photos / "comparison.json").read_text() == before
     # Other settings are another pipeline.
-    pipelines = compared.read_pipelines(str(photos / "c.textproto"))
+    pipelines = measured_pipeline.read_pipelines(str(photos / "c.textproto"))
     pipelines[1].message.rerank.num_candidates = 2
     labels = str(photos / "labels.csv")
     collections = compare.read_collections(str(photos / "images"), None, labels)
@@ -175,7 +175,7 @@ def test_shipped_comparisons_can_be_read():
     names = config.list_comparisons()
     assert "compact_systems" in names
     for name in names:
-        assert len(compared.read_pipelines(name)) > 1
+        assert len(measured_pipeline.read_pipelines(name)) > 1
 
 
 def test_a_folder_of_queries_beside_a_revisited_set_is_refused(photos, tmp_path, capsys):

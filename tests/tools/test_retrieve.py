@@ -200,12 +200,12 @@ def test_visual_words_alone_are_a_single_stage(photos, tmp_path):
 
 def test_expansion_is_reported_with_the_single_stage(retrieved, photos, tmp_path):
     shutil.copytree(retrieved, tmp_path / "out")
-    more = ["--set=query_expansion.num_neighbours=1", "--set=global_rerank.num_candidates=4"]
+    more = ["--set=query_expansion.num_neighbors=1", "--set=global_rerank.num_candidates=4"]
     argv = [f"--labels={photos / 'labels.csv'}", *more]
     assert _retrieve(photos, tmp_path / "out", *argv) == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     told = metrics["single_stage"]["first_stage"]
-    assert told["query_expansion"] == {"num_neighbours": 1, "alpha": 3.0}
+    assert told["query_expansion"] == {"num_neighbors": 1, "alpha": 3.0}
     assert told["global_rerank"]["num_candidates"] == 4
     assert told["database_augmentation"] is None
     plain = json.loads((retrieved / "metrics.json").read_text())["single_stage"]["first_stage"]
@@ -317,7 +317,7 @@ def test_bad_input_is_one_line(photos, tmp_path, capsys, case):
         ("--set=index.num_probes=0", "num_probes must be 1 or more"),
         ("--set=query_expansion.alpha=-1", "alpha must be 0 or more"),
         ("--set=global_rerank.num_candidates=-1", "num_candidates must be 0 or more"),
-        ("--set=database_augmentation.num_neighbours=-1", "num_neighbours must be 0 or more"),
+        ("--set=database_augmentation.num_neighbors=-1", "num_neighbors must be 0 or more"),
         ("--labels=OTHERS", "Labels must be of these images"),
     ],
 )

@@ -9,9 +9,9 @@ from delf_tf.retrieval.vectors import expansion, index, superglobal
 from delf_tf.tools import main
 from tests.tools import stores
 
-EXPANSION = ["--set=query_expansion.num_neighbours=2", "--set=query_expansion.alpha=1"]
-AUGMENTATION = ["--set=database_augmentation.num_neighbours=1"]
-REFINEMENT = ["--set=global_rerank.num_candidates=8", "--set=global_rerank.num_neighbours=2"]
+EXPANSION = ["--set=query_expansion.num_neighbors=2", "--set=query_expansion.alpha=1"]
+AUGMENTATION = ["--set=database_augmentation.num_neighbors=1"]
+REFINEMENT = ["--set=global_rerank.num_candidates=8", "--set=global_rerank.num_neighbors=2"]
 
 
 def _search(output, *arguments):
@@ -60,19 +60,19 @@ def test_each_stage_is_what_the_library_gives(database, queries, tmp_path):
     asked = FeatureStore(queries).global_descriptors()
     plain = _exact(FeatureStore(database)).search(asked, 18)
 
-    expanded = expansion.expand_queries(asked, plain, held.vectors, num_neighbours=2, alpha=1)
+    expanded = expansion.expand_queries(asked, plain, held.vectors, num_neighbors=2, alpha=1)
     _, ranking = _search(tmp_path / "qe.npz", *stored, *EXPANSION)
     expected = _exact(FeatureStore(database)).search(expanded, 18)
     np.testing.assert_array_equal(ranking.indices, expected.indices)
     assert (ranking.scores != plain.scores).any()
 
     augmented = index.ExactIndex()
-    augmented.add(expansion.augment_database(held, num_neighbours=1))
+    augmented.add(expansion.augment_database(held, num_neighbors=1))
     _, ranking = _search(tmp_path / "dba.npz", *stored, *AUGMENTATION)
     np.testing.assert_array_equal(ranking.indices, augmented.search(asked, 18).indices)
 
     refined = superglobal.rerank_global(
-        plain, asked, held.vectors, num_candidates=8, num_neighbours=2
+        plain, asked, held.vectors, num_candidates=8, num_neighbors=2
     )
     _, ranking = _search(tmp_path / "sg.npz", *stored, *REFINEMENT)
     np.testing.assert_array_equal(ranking.indices, refined.indices)
@@ -84,8 +84,8 @@ def test_each_stage_is_what_the_library_gives(database, queries, tmp_path):
 def test_all_stages_together_on_an_index(database, queries, tmp_path):
     config = tmp_path / "c.textproto"
     config.write_text(
-        "query_expansion { num_neighbours: 2 alpha: 1 }\nglobal_rerank { num_candidates: 8 }\n"
-        "database_augmentation { num_neighbours: 1 }\nindex { max_results: 7 }\n"
+        "query_expansion { num_neighbors: 2 alpha: 1 }\nglobal_rerank { num_candidates: 8 }\n"
+        "database_augmentation { num_neighbors: 1 }\nindex { max_results: 7 }\n"
     )
     built = tmp_path / "db.index"
     argv = ["build_index", f"--database_store={database}", f"--output={built}"]
@@ -113,7 +113,7 @@ def test_expansion_finds_what_one_view_alone_does_not(tmp_path):
     asked = stores.make_store(tmp_path / "q", {"q": turned(0)}, with_local=False)
     stored = [f"--database_store={db}", f"--query_store={asked}"]
     _, plain = _search(tmp_path / "plain.npz", *stored)
-    _, expanded = _search(tmp_path / "qe.npz", *stored, "--set=query_expansion.num_neighbours=1")
+    _, expanded = _search(tmp_path / "qe.npz", *stored, "--set=query_expansion.num_neighbors=1")
     assert plain.indices.tolist() == [[0, 2, 1]]
     assert expanded.indices.tolist() == [[0, 1, 2]]
 
@@ -123,7 +123,7 @@ def test_expansion_finds_what_one_view_alone_does_not(tmp_path):
     [
         ([], 2, "--database_store, or --index and --query_store, must be given"),
         (["--index=x"], 2, "--database_store, or --index and --query_store"),
-        (["--database_store=DB", "--set=query_expansion.neighbours=1"], 2, "num_neighbours"),
+        (["--database_store=DB", "--set=query_expansion.neighbours=1"], 2, "num_neighbors"),
         (["--database_store=none"], 1, "none"),
         (["--database_store=DB", "--query_store=OTHER"], 1, "the same model and settings"),
         (["--index=none", "--query_store=DB"], 1, "Build it first: build_index"),

@@ -200,7 +200,7 @@ SOURCES = {
 }
 
 
-def recognise(arrays: Arrays) -> str | None:
+def recognize(arrays: Arrays) -> str | None:
     """Returns the source that knows the names of all arrays, and needs some of them, or None."""
     for source, (names, *_) in SOURCES.items():
         needed = {name for name in arrays if names.path(name) is not None}

@@ -7,10 +7,10 @@ import numpy as np
 from delf_tf.checks import as_array, require
 from delf_tf.retrieval.vectors.table import VectorTable
 from delf_tf.retrieval.vectors.topk import search_blocks
-from delf_tf.retrieval.vectors.whitening import l2_normalise
+from delf_tf.retrieval.vectors.whitening import l2_normalize
 from delf_tf.types import GlobalDescriptors, Ranking
 
-NUM_NEIGHBOURS = 10
+NUM_NEIGHBORS = 10
 _BATCH = 64
 
 
@@ -19,7 +19,7 @@ def expand_queries(
     ranking: Ranking,
     database: np.ndarray | VectorTable,
     *,
-    num_neighbours: int = NUM_NEIGHBOURS,
+    num_neighbors: int = NUM_NEIGHBORS,
     alpha: float = 3.0,
 ) -> GlobalDescriptors:
     """Adds to each query its best images: q ← L2(q + Σ_i max(q · x_i, 0)^α x_i).
@@ -32,13 +32,13 @@ def expand_queries(
       ranking: their first search; the order says which images are added.
       database: float32 [N, D], the vectors of the ranking's `database_ids`; may be mapped, or an
         index's table.
-      num_neighbours: images added.
+      num_neighbors: images added.
       alpha: how strongly nearer images weigh more.
 
     Raises:
       InputError: a ranking of other queries or another database, a negative argument.
     """
-    _check(num_neighbours, alpha)
+    _check(num_neighbors, alpha)
     require(
         queries.ids == ranking.query_ids,
         "The ranking must be of these queries, in their order.",
@@ -46,12 +46,12 @@ def expand_queries(
         num_ranked=len(ranking.query_ids),
     )
     check_database(database, len(ranking.database_ids), queries.vectors.shape[1])
-    rows = ranking.indices[:, :num_neighbours]
+    rows = ranking.indices[:, :num_neighbors]
     return GlobalDescriptors(queries.ids, _blend(queries.vectors, rows, database, alpha))
 
 
 def augment_database(
-    descriptors: GlobalDescriptors, *, num_neighbours: int = NUM_NEIGHBOURS, alpha: float = 3.0
+    descriptors: GlobalDescriptors, *, num_neighbors: int = NUM_NEIGHBORS, alpha: float = 3.0
 ) -> GlobalDescriptors:
     """Adds to each database image its nearest others, as `expand_queries` does to a query.
 
@@ -60,14 +60,14 @@ def augment_database(
 
     Args:
       descriptors: N descriptors.
-      num_neighbours: images added; with fewer others, those.
+      num_neighbors: images added; with fewer others, those.
       alpha: how strongly nearer images weigh more.
 
     Raises:
       InputError: a negative argument.
     """
-    _check(num_neighbours, alpha)
-    depth = min(num_neighbours + 1, len(descriptors))
+    _check(num_neighbors, alpha)
+    depth = min(num_neighbors + 1, len(descriptors))
     if depth < 2:
         return descriptors
     table = VectorTable()
@@ -100,11 +100,11 @@ def _blend(
         neighbours = np.asarray(database[np.maximum(found, 0)], np.float64)
         similarity = np.maximum(np.einsum("qkd,qd->qk", neighbours, own), 0)
         weights = np.where(found >= 0, similarity**alpha, 0)
-        blended[batch] = l2_normalise(own + np.einsum("qk,qkd->qd", weights, neighbours))
+        blended[batch] = l2_normalize(own + np.einsum("qk,qkd->qd", weights, neighbours))
     return blended
 
 
-def _check(num_neighbours: int, alpha: float) -> None:
-    require(num_neighbours >= 0, "num_neighbours must be 0 or more.", num_neighbours=num_neighbours)
+def _check(num_neighbors: int, alpha: float) -> None:
+    require(num_neighbors >= 0, "num_neighbors must be 0 or more.", num_neighbors=num_neighbors)
     as_array("alpha", alpha, ())
     require(alpha >= 0, "alpha must be 0 or more.", alpha=alpha)

@@ -14,7 +14,7 @@ import numpy as np
 from delf_tf.checks import require
 from delf_tf.retrieval.rankings import Selves, cut, num_selves
 from delf_tf.retrieval.vectors.expansion import (
-    NUM_NEIGHBOURS,
+    NUM_NEIGHBORS,
     augment_database,
     expand_queries,
 )
@@ -99,7 +99,7 @@ def search_first_stage(
     table = _all_vectors(index)
     queries = index.whiten(queries)
     if query_expansion is not None:
-        needed = query_expansion.get("num_neighbours", NUM_NEIGHBOURS)
+        needed = query_expansion.get("num_neighbors", NUM_NEIGHBORS)
         near = min(max(needed, 1), most)
         found = index.search(queries, near, exclude_self=exclude_self, whitened=True)
         queries = expand_queries(queries, found, table, **query_expansion)

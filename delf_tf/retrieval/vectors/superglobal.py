@@ -30,7 +30,7 @@ def rerank_global(
     database: np.ndarray | VectorTable,
     *,
     num_candidates: int = NUM_CANDIDATES,
-    num_neighbours: int | None = None,
+    num_neighbors: int | None = None,
     beta: float = 0.15,
 ) -> Ranking:
     """Sorts the head of every row by refined descriptors; the rest follows unchanged.
@@ -46,16 +46,16 @@ def rerank_global(
       database: float32 [N, D], the vectors of the ranking's `database_ids`; may be mapped, or an
         index's table.
       num_candidates: M.
-      num_neighbours: K; None: `neighbours_of` the collection's size.
+      num_neighbors: K; None: `neighbours_of` the collection's size.
       beta: β.
 
     Raises:
       InputError: descriptors of other queries or another database, a count out of range.
     """
     require(num_candidates >= 0, "num_candidates must be 0 or more.", num_candidates=num_candidates)
-    if num_neighbours is None:
-        num_neighbours = neighbours_of(len(ranking.database_ids))
-    require(num_neighbours >= 0, "num_neighbours must be 0 or more.", num_neighbours=num_neighbours)
+    if num_neighbors is None:
+        num_neighbors = neighbours_of(len(ranking.database_ids))
+    require(num_neighbors >= 0, "num_neighbors must be 0 or more.", num_neighbors=num_neighbors)
     require(
         queries.ids == ranking.query_ids,
         "queries must be those of the ranking, in its order.",
@@ -67,7 +67,7 @@ def rerank_global(
     for row, query in enumerate(queries.vectors):
         head = int((indices[row, :num_candidates] >= 0).sum())
         candidates = np.asarray(database[indices[row, :head]], np.float32)
-        refined = refined_scores(query, candidates, num_neighbours=num_neighbours, beta=beta)
+        refined = refined_scores(query, candidates, num_neighbors=num_neighbors, beta=beta)
         order = descending(refined)
         indices[row, :head] = indices[row, order]
         scores[row, :head] = scores[row, order]
@@ -88,7 +88,7 @@ def refined_scores(
     query: np.ndarray,
     candidates: np.ndarray,
     *,
-    num_neighbours: int = PAPER_NEIGHBOURS,
+    num_neighbors: int = PAPER_NEIGHBOURS,
     beta: float = 0.15,
 ) -> np.ndarray:
     """Returns float64 [M], (s1 + s2) / 2 of `rerank_global`, for one query.
@@ -96,23 +96,23 @@ def refined_scores(
     Args:
       query: float32 [D].
       candidates: float32 [M, D], M may be 0.
-      num_neighbours: K.
+      num_neighbors: K.
       beta: β.
     """
     if not len(candidates):
         return np.zeros(0)
     # In float32, equal candidates would come out unequal, by their place in the product.
     candidates, query = candidates.astype(np.float64), query.astype(np.float64)
-    weights = refinement_weights(candidates, num_neighbours, beta)
+    weights = refinement_weights(candidates, num_neighbors, beta)
     # The refined descriptors are weights @ candidates; only the first few are ever made.
     first = weights @ (candidates @ query)
-    best = descending(first)[: num_neighbours + 1]
+    best = descending(first)[: num_neighbors + 1]
     expanded = (weights[best] @ candidates).max(axis=0)
     second = weights @ (candidates @ expanded)
     return (first + second) / 2
 
 
-def refinement_weights(candidates: np.ndarray, num_neighbours: int, beta: float) -> np.ndarray:
+def refinement_weights(candidates: np.ndarray, num_neighbors: int, beta: float) -> np.ndarray:
     """Returns float64 [M, M]: row i makes candidate i's refined descriptor of all candidates."""
     candidates = candidates.astype(np.float64, copy=False)
     similarity = candidates @ candidates.T
@@ -121,7 +121,7 @@ def refinement_weights(candidates: np.ndarray, num_neighbours: int, beta: float)
     remaining = similarity.copy()
     np.fill_diagonal(remaining, -np.inf)
     # For few neighbours the largest, one after the other, is much faster than a partial sort.
-    for _ in range(min(num_neighbours, len(candidates) - 1)):
+    for _ in range(min(num_neighbors, len(candidates) - 1)):
         nearest = first_largest(remaining)
         weights[rows, nearest] = beta * similarity[rows, nearest]
         remaining[rows, nearest] = -np.inf

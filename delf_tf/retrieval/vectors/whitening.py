@@ -66,8 +66,8 @@ class Whitening:
         for start in range(0, len(vectors), _BATCH):
             batch = slice(start, start + _BATCH)
             # In float32, equal vectors would come out unequal, by their place in the product.
-            centred = l2_normalise(vectors[batch].astype(np.float64)) - self.mean
-            whitened[batch] = l2_normalise(centred @ self._columns)
+            centred = l2_normalize(vectors[batch].astype(np.float64)) - self.mean
+            whitened[batch] = l2_normalize(centred @ self._columns)
         return whitened
 
     @functools.cached_property
@@ -76,7 +76,7 @@ class Whitening:
         return self.projection.T.astype(np.float64)
 
 
-def l2_normalise(vectors: np.ndarray) -> np.ndarray:
+def l2_normalize(vectors: np.ndarray) -> np.ndarray:
     """Returns vectors [..., D] divided by their L2 norms; zero vectors stay zero."""
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.maximum(norms, _EPSILON)
@@ -98,7 +98,7 @@ def fit_pca(
       InputError: too few vectors, NaN, a `dim` that they do not span, a power out of range.
     """
     require(0 <= power <= 0.5, "power must lie in 0..0.5.", power=power)
-    vectors = _normalised(vectors)
+    vectors = _normalized(vectors)
     dim = _component_count(dim, len(vectors) - 1, vectors.shape[1])
     mean = vectors.mean(axis=0)
     centred = vectors - mean
@@ -133,10 +133,10 @@ def load_whitening(path: StrPath) -> Whitening:
     return Whitening(arrays["mean"], arrays["projection"], kind)
 
 
-def _normalised(vectors: np.ndarray) -> np.ndarray:
+def _normalized(vectors: np.ndarray) -> np.ndarray:
     vectors = as_array("vectors", vectors, ("N", "D"), np.float64)
     require(len(vectors) > 1, "A whitening must be fitted on two or more vectors.", vectors=vectors)
-    return l2_normalise(vectors)
+    return l2_normalize(vectors)
 
 
 def _component_count(dim: int | None, *limits: int) -> int:

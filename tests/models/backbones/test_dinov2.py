@@ -85,7 +85,7 @@ def test_published_sizes(name, wanted):
 
 def test_conversion_tells_size_and_registers():
     arrays = _arrays("dinov2_vits14_reg")
-    assert conversion.recognise(arrays) == "dinov2"
+    assert conversion.recognize(arrays) == "dinov2"
     table = arrays["pos_embed"][:, : 1 + 16**2]
     model = conversion.convert_arrays("dinov2", {**arrays, "pos_embed": table})
     assert model.options["kwargs"] == {"table_side": 16}

@@ -93,7 +93,7 @@ def test_arrays_of_no_variant_are_refused():
         conversion.convert_arrays(
             SOURCE, {name: a for name, a in arrays.items() if name != "_conv_stem.weight"}
         )
-    assert conversion.recognise(arrays) == SOURCE
+    assert conversion.recognize(arrays) == SOURCE
 
 
 def test_stages_are_repeated_but_for_the_ends():

@@ -104,7 +104,7 @@ def test_size_and_settings(model):
 
 
 def test_conversion_refuses_what_is_missing_and_recognises_the_rest(arrays):
-    assert conversion.recognise(arrays) == "xfeat"
+    assert conversion.recognize(arrays) == "xfeat"
     fewer = {name: a for name, a in arrays.items() if name != "block4.1.layer.1.running_var"}
     with pytest.raises(InputError, match=r"1 missing: backbone\.block4_1\.norm\.moving_variance"):
         conversion.convert_arrays("xfeat", fewer)

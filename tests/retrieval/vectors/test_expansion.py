@@ -24,7 +24,7 @@ def _unit(vector):
 @pytest.mark.parametrize(("alpha", "weight"), [(0, 1), (1, 0.6), (3, 0.216)])
 def test_expansion_by_hand(alpha, weight):
     ranking = _ranking([[0, 1, 2]])
-    expanded = expand_queries(QUERIES, ranking, AXES, num_neighbours=2, alpha=alpha)
+    expanded = expand_queries(QUERIES, ranking, AXES, num_neighbors=2, alpha=alpha)
     expected = _unit([1 + 1 + weight * 0.6, weight * 0.8])
     np.testing.assert_allclose(expanded.vectors, [expected], atol=1e-6)
     assert expanded.ids == ("q",)
@@ -34,7 +34,7 @@ def test_expansion_leaves_out_missing_and_opposite_images():
     database = np.array([[1, 0], [-1, 0.0]])
     expanded = expand_queries(QUERIES, _ranking([[0, 1, -1]], 2), database, alpha=1)
     np.testing.assert_allclose(expanded.vectors, [[1, 0]])
-    same = expand_queries(QUERIES, _ranking([[0, 1, 2]]), AXES, num_neighbours=0)
+    same = expand_queries(QUERIES, _ranking([[0, 1, 2]]), AXES, num_neighbors=0)
     np.testing.assert_array_equal(same.vectors, QUERIES.vectors)
 
 
@@ -45,9 +45,7 @@ def test_expansion_of_no_queries():
 
 
 def test_augmentation_by_hand():
-    augmented = augment_database(
-        GlobalDescriptors(["a", "b", "c"], AXES), num_neighbours=1, alpha=1
-    )
+    augmented = augment_database(GlobalDescriptors(["a", "b", "c"], AXES), num_neighbors=1, alpha=1)
     # a's nearest is b (.6), b's is c (.8), c's is b (.8).
     expected = [[1.36, 0.48], [0.6, 1.6], [0.48, 1.64]]
     np.testing.assert_allclose(augmented.vectors, [_unit(one) for one in expected], atol=1e-6)
@@ -55,7 +53,7 @@ def test_augmentation_by_hand():
 
 def test_augmentation_with_images_stored_twice():
     vectors = np.repeat(AXES, 2, axis=0)
-    augmented = augment_database(GlobalDescriptors("abcdef", vectors), num_neighbours=1, alpha=1)
+    augmented = augment_database(GlobalDescriptors("abcdef", vectors), num_neighbors=1, alpha=1)
     np.testing.assert_allclose(augmented.vectors, vectors, atol=1e-6)
 
 
@@ -70,8 +68,8 @@ def test_bad_input():
         expand_queries(GlobalDescriptors(["z"], [[1.0, 0]]), _ranking([[0]]), AXES)
     with pytest.raises(InputError, match=r"shape \[3, 2\]"):
         expand_queries(QUERIES, _ranking([[0]]), AXES[:2])
-    with pytest.raises(InputError, match="num_neighbours"):
-        expand_queries(QUERIES, _ranking([[0]]), AXES, num_neighbours=-1)
+    with pytest.raises(InputError, match="num_neighbors"):
+        expand_queries(QUERIES, _ranking([[0]]), AXES, num_neighbors=-1)
     with pytest.raises(InputError, match="alpha"):
         augment_database(QUERIES, alpha=-1)
     with pytest.raises(InputError, match="finite"):

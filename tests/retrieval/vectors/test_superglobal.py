@@ -34,7 +34,7 @@ def _golden_ranking(golden):
 def test_the_released_ranking(golden):
     before = _golden_ranking(golden)
     queries = GlobalDescriptors(before.query_ids, golden["Q"])
-    after = rerank_global(before, queries, golden["X"], num_candidates=40, num_neighbours=9)
+    after = rerank_global(before, queries, golden["X"], num_candidates=40, num_neighbors=9)
     np.testing.assert_array_equal(after.indices, golden["ranks_after"].T)
     by_row = golden["Q"] @ golden["X"].T
     np.testing.assert_allclose(
@@ -59,7 +59,7 @@ def test_by_hand():
     expanded = refined.max(axis=0)
     query = np.array([0, 1], np.float32)
     expected = (refined @ query + refined @ expanded) / 2
-    scores = refined_scores(query, candidates, num_neighbours=1, beta=1)
+    scores = refined_scores(query, candidates, num_neighbors=1, beta=1)
     np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
@@ -97,8 +97,8 @@ def test_bad_input():
         rerank_global(ranking, queries, np.eye(2))
     with pytest.raises(InputError, match="num_candidates"):
         rerank_global(ranking, queries, np.eye(1, 2), num_candidates=-1)
-    with pytest.raises(InputError, match="num_neighbours"):
-        rerank_global(ranking, queries, np.eye(1, 2), num_neighbours=-1)
+    with pytest.raises(InputError, match="num_neighbors"):
+        rerank_global(ranking, queries, np.eye(1, 2), num_neighbors=-1)
 
 
 def test_few_neighbours_in_a_small_collection():
@@ -118,7 +118,7 @@ def test_pairs_among_strangers_keep_their_order():
     ranking, queries = Ranking(ids, ids, order, scores), GlobalDescriptors(ids, vectors)
     found = {}
     for count in (None, 1, 9):
-        new = rerank_global(ranking, queries, vectors, num_neighbours=count).indices
+        new = rerank_global(ranking, queries, vectors, num_neighbors=count).indices
         partner = np.arange(60)[:, np.newaxis] ^ 1
         found[count] = np.argmax(new == partner, axis=1).mean()
     assert found[None] == found[1]

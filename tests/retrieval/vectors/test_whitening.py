@@ -9,7 +9,7 @@ from delf_tf.checks import InputError
 from delf_tf.retrieval.vectors.whitening import (
     Whitening,
     fit_pca,
-    l2_normalise,
+    l2_normalize,
     load_whitening,
     save_whitening,
 )
@@ -31,7 +31,7 @@ def test_apply_by_hand():
 def test_pca_whitens():
     vectors = _vectors()
     whitening = fit_pca(vectors)
-    projected = (l2_normalise(vectors) - whitening.mean) @ whitening.projection.T
+    projected = (l2_normalize(vectors) - whitening.mean) @ whitening.projection.T
     np.testing.assert_allclose(np.cov(projected.T), np.eye(6), atol=1e-4)
     norms = np.linalg.norm(whitening.apply(vectors), axis=1)
     np.testing.assert_allclose(norms, 1, atol=1e-6)
@@ -41,8 +41,8 @@ def test_pca_without_whitening_rotates():
     vectors = _vectors()
     whitening = fit_pca(vectors, 3, whiten=False)
     np.testing.assert_allclose(whitening.projection @ whitening.projection.T, np.eye(3), atol=1e-6)
-    values = np.linalg.eigvalsh(np.cov(l2_normalise(vectors).T))[::-1][:3]
-    projected = (l2_normalise(vectors) - whitening.mean) @ whitening.projection.T
+    values = np.linalg.eigvalsh(np.cov(l2_normalize(vectors).T))[::-1][:3]
+    projected = (l2_normalize(vectors) - whitening.mean) @ whitening.projection.T
     np.testing.assert_allclose(projected.var(axis=0, ddof=1), values, rtol=1e-4)
 
 
