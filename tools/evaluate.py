@@ -3,7 +3,6 @@
 delf_tf evaluate --ground_truth=gnd_roxford5k.pkl --ranking=ranking.npz [--json]
 delf_tf evaluate --ground_truth=labels.csv --ranking=ranking.npz [--protocol=recall]
 delf_tf evaluate --ground_truth=retrieval_solution_v2.1.csv --ranking=ranking.npz
-  [--submission=submission.csv]
 delf_tf evaluate --ground_truth=recognition_solution_v2.1.csv --predictions=submission.csv
 
 A ranking is an .npz with query_ids, database_ids, indices [Q, K] (best first, -1 for none) and
@@ -51,9 +50,6 @@ flags.DEFINE_string(
     "train_csv", "", "recognition: CSV with the landmarks of the database images", flag_values=FLAGS
 )
 command_line.define_count(FLAGS, "num_voters", 5, "recognition: number of nearest images that vote")
-flags.DEFINE_string(
-    "submission", None, "Google Landmarks v2: submission (.csv) to write", flag_values=FLAGS
-)
 flags.DEFINE_string("output", None, "metrics file (.json) to write", flag_values=FLAGS)
 flags.DEFINE_boolean("json", False, "print JSON instead of lines", flag_values=FLAGS)
 flags.DEFINE_boolean(
@@ -75,11 +71,7 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
     command_line.no_positional(arguments)
     task = _task(flag_values)
     protocol = flag_values.protocol or protocols.guess(task.truth_path)
-    if flag_values.submission and protocol != "gldv2":
-        raise UsageError("--submission is of a solution of Google Landmarks v2 alone.")
     scored, lines = protocols.PROTOCOLS[protocol](task)
-    if flag_values.submission:
-        protocols.write_submission(flag_values.submission, task)
     if flag_values.output:
         results.save_results(flag_values.output, scored)
     command_line.write_result(

@@ -20,15 +20,12 @@ so one of its "landmarks" may span a city, and its labels are noisier than those
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from delf_tf.artifacts import write_text
 from delf_tf.checks import require
 from delf_tf.datasets.tables import StrPath, malformed, read_rows
 
@@ -202,66 +199,6 @@ def read_retrieval_predictions(
         image_id: _image_ids(path, line, images)
         for line, image_id, images in _prediction_rows(path, "images", solution)
     }
-
-
-def write_recognition_submission(
-    path: StrPath,
-    predictions: Mapping[str, tuple[int, float]],
-    test_ids: Sequence[str] | None = None,
-) -> Path:
-    """Writes predictions in the form that `read_recognition_predictions` reads.
-
-    Args:
-      path: the CSV file to write.
-      predictions: (landmark id, finite score) by image id.
-      test_ids: all images of the test set, in the order to write; those without a prediction get
-        an empty one. None for the predictions' own.
-
-    Returns:
-      The path.
-    """
-    for image_id, (_, score) in predictions.items():
-        require(math.isfinite(score), "A score must be finite.", image=image_id, score=score)
-    cells = {one: f"{int(label)} {float(score)!r}" for one, (label, score) in predictions.items()}
-    return _write_submission(path, "landmarks", cells, test_ids)
-
-
-def write_retrieval_submission(
-    path: StrPath,
-    predictions: Mapping[str, Sequence[str]],
-    test_ids: Sequence[str] | None = None,
-    *,
-    max_retrieved: int = MAX_RETRIEVED,
-) -> Path:
-    """Writes predictions in the form that `read_retrieval_predictions` reads.
-
-    Args:
-      path: the CSV file to write.
-      predictions: index image ids, best first, by query id.
-      test_ids: as in `write_recognition_submission`.
-      max_retrieved: how many of a query's images are written; the challenge scores 100.
-
-    Returns:
-      The path.
-    """
-    cells = {one: " ".join(images[:max_retrieved]) for one, images in predictions.items()}
-    return _write_submission(path, "images", cells, test_ids)
-
-
-def _write_submission(
-    path: StrPath, column: str, cells: Mapping[str, str], test_ids: Sequence[str] | None
-) -> Path:
-    ids = list(cells) if test_ids is None else list(test_ids)
-    unknown = sorted(set(cells).difference(ids))
-    require(not unknown, "Predictions must be for images of the test set.", unknown=unknown[:3])
-    for one in {*ids, *(word for cell in cells.values() for word in cell.split())}:
-        plain = "," not in one and not any(letter.isspace() for letter in one)
-        require(plain, "Ids in a submission must have no spaces or commas.", id=one)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", column])
-    writer.writerows([one, cells.get(one, "")] for one in ids)
-    return write_text(path, text.getvalue())
 
 
 def _solution_rows(

@@ -140,17 +140,6 @@ def _gldv2(task: Task) -> tuple[Figures, list[str]]:
     return results.json_ready({**by_usage, **task.conditions.__dict__}), lines
 
 
-def write_submission(path: StrPath, task: Task) -> Path:
-    """Writes what a ranking says to a Google Landmarks v2 solution's images, as a submission."""
-    if _solution_column(task.truth_path) == "landmarks":
-        solution = gldv2.read_recognition_solution(task.truth_path)
-        answers = recognition_predictions(task, solution)
-        return gldv2.write_recognition_submission(path, answers, list(solution))
-    solution = gldv2.read_retrieval_solution(task.truth_path)
-    retrieved = retrieval_predictions(task, solution)
-    return gldv2.write_retrieval_submission(path, retrieved, list(solution))
-
-
 def retrieval_predictions(task: Task, solution: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Returns the index images of each query of a solution: a submission's, or the ranking's."""
     if task.predictions_path:

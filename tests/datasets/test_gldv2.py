@@ -120,32 +120,6 @@ def test_unknown_images_are_refused(tmp_path):
         gldv2.read_recognition_predictions(path, {"q1": ((1,), "Public")})
 
 
-def test_submissions(tmp_path):
-    path = tmp_path / "submission.csv"
-    predictions = {"q2": (7, 0.1 + 0.2), "q1": (3, np.float32(1.5))}
-    gldv2.write_recognition_submission(path, predictions, ["q1", "q2", "q3"])
-    assert path.read_text() == "id,landmarks\nq1,3 1.5\nq2,7 0.30000000000000004\nq3,\n"
-    assert gldv2.read_recognition_predictions(path) == predictions
-    ranked = {"q1": [f"i{at}" for at in range(150)], "q2": []}
-    gldv2.write_retrieval_submission(path, ranked)
-    assert gldv2.read_retrieval_predictions(path) == {"q1": tuple(ranked["q1"][:100])}
-    gldv2.write_retrieval_submission(path, {}, [])
-    assert path.read_text() == "id,images\n"
-
-
-def test_bad_submissions(tmp_path):
-    path = tmp_path / "submission.csv"
-    with pytest.raises(InputError, match=r"finite.*'q'"):
-        gldv2.write_recognition_submission(path, {"q": (1, float("nan"))})
-    with pytest.raises(InputError, match=r"of the test set.*'q'"):
-        gldv2.write_recognition_submission(path, {"q": (1, 0.5)}, ["p"])
-    with pytest.raises(InputError, match="no spaces or commas"):
-        gldv2.write_retrieval_submission(path, {"q": ["a,b"]})
-    with pytest.raises(InputError, match="no spaces or commas"):
-        gldv2.write_retrieval_submission(path, {"q 1": ["a"]})
-    assert not path.exists()
-
-
 def test_golden_files(golden_dir):
     folder = golden_dir / "delf" / "gldv2"
     expected = json.loads((folder / "expected.json").read_text())
