@@ -227,20 +227,19 @@ def _second_stage(
     num_threads: int,
 ) -> tuple[Ranking, float]:
     """Re-ranks; the time is that of a few queries, as verifications may be there already."""
+    rerank = reranking.method(message, stores.database)
 
-    def verify(some: Ranking, **kwargs: Any) -> Ranking:
+    def rerank_some(some: Ranking, **kwargs: Any) -> Ranking:
         read = reranking.cached_reader(stores.database)
-        return reranking.verify(
-            message, some, stores.asked, read, num_threads=num_threads, **kwargs
-        )[0]
+        return rerank(some, stores.asked.read_local, read, num_threads=num_threads, **kwargs)[0]
 
     step = max(1, len(ranking.query_ids) // _NUM_TIMED_QUERIES)
     few = ranking.query_ids[::step][:_NUM_TIMED_QUERIES]
     timed = rankings.aligned(ranking, few, ranking.database_ids)
-    verify(rankings.aligned(ranking, few[:1], ranking.database_ids))
-    _, seconds = scores.timed(lambda: verify(timed))
+    rerank_some(rankings.aligned(ranking, few[:1], ranking.database_ids))
+    _, seconds = scores.timed(lambda: rerank_some(timed))
     fingerprint = reranking.features_fingerprint(stores.asked, stores.database)
-    reranked = verify(ranking, verifications_dir=folder, fingerprint=fingerprint)
+    reranked = rerank_some(ranking, verifications_dir=folder, fingerprint=fingerprint)
     return reranked, seconds / max(1, len(few))
 
 

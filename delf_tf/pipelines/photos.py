@@ -222,11 +222,14 @@ class Photos:
         self, ranking: Ranking, local: LocalFeatures
     ) -> tuple[Ranking, Mapping[int, Verification]]:
         """Re-ranks one query's ranking; returns what was found for each verified row as well."""
-        query = OneQuery(ranking.query_ids[0], ImageFeatures(None, local))
-        reranked, found = reranking.verify(
-            self.runtime.message, ranking, query, self.read_local, num_threads=self._num_threads
+        reranked, found = self._rerank(
+            ranking, lambda name: local, self.read_local, num_threads=self._num_threads
         )
         return reranked, found[0]
+
+    @functools.cached_property
+    def _rerank(self) -> reranking.Reranker:
+        return reranking.method(self.runtime.message, self._store)
 
     def service(self) -> RetrievalService:
         """Returns what a page asks, network and index loaded."""

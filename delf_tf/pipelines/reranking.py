@@ -14,7 +14,6 @@ from delf_tf.checks import require_choice
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import ranking_file
-from delf_tf.retrieval.search import Queries
 from delf_tf.retrieval.second_stage import rerank as second_stage
 from delf_tf.retrieval.second_stage.pair_probability import (
     PairProbability,
@@ -67,7 +66,7 @@ def rerank(
     ranking = ranking_file.load_ranking(ranking_path)
     queries = database if queries is None else queries
     settings = rerank_arguments(message)
-    reranked, _ = method(message)(
+    reranked, _ = method(message, database)(
         ranking,
         queries.read_local,
         cached_reader(database),
@@ -87,59 +86,32 @@ def rerank(
     return {"path": str(path), "verifications_dir": str(kept), **facts}
 
 
-def verify(
-    message: experiment_pb2.Experiment,
-    ranking: Ranking,
-    queries: Queries,
-    read_database: Callable[[str], LocalFeatures],
-    *,
-    num_threads: int = 2,
-    **kwargs: Any,
-) -> tuple[Ranking, second_stage.Verifications]:
-    """Re-ranks with the experiment's settings.
-
-    Args:
-      message: the experiment.
-      ranking: the first stage's result.
-      queries: features of its queries.
-      read_database: gives a database image's local features, see `cached_reader`.
-      num_threads: that verify pairs.
-      **kwargs: of the method's function, instead of the experiment's.
-
-    Returns:
-      The new ranking, and what was found for each query's candidates.
-
-    Raises:
-      InputError: a setting out of range, an image of the ranking that has no features.
-    """
-    return method(message)(
-        ranking, queries.read_local, read_database, num_threads=num_threads, **kwargs
-    )
-
-
-def _by_verification(message: experiment_pb2.Experiment) -> Reranker:
+def _by_verification(message: experiment_pb2.Experiment, database: FeatureStore) -> Reranker:
+    del database
     return functools.partial(second_stage.rerank, **rerank_arguments(message))
 
 
 # Puts a head in a new order: a function of (ranking, query reader, database reader) and of the
 # keywords num_threads, verifications_dir and fingerprint, as `retrieval.second_stage.rerank` is.
 Reranker = Callable[..., tuple[Ranking, second_stage.Verifications]]
-# rerank.method -> what makes the function, its settings bound, from an experiment. A new method is
-# such a function and a row here.
-METHODS: dict[str, Callable[[experiment_pb2.Experiment], Reranker]] = {
+# rerank.method -> what makes the function, its settings bound, of an experiment and the database's
+# features. A new method is such a function and a row here.
+METHODS: dict[str, Callable[[experiment_pb2.Experiment, FeatureStore], Reranker]] = {
     "verification": _by_verification,
 }
 
 
-def method(message: experiment_pb2.Experiment) -> Reranker:
-    """Returns what re-ranks as the experiment says.
+def method(message: experiment_pb2.Experiment, database: FeatureStore) -> Reranker:
+    """Returns what re-ranks images of a database as the experiment says.
+
+    What it learns of the database it keeps, so it is made once for many queries.
 
     Raises:
       InputError: a method that is not there, or a setting that it cannot take.
     """
     name = message.rerank.method
     require_choice("method", name, METHODS)
-    return METHODS[name](message)
+    return METHODS[name](message, database)
 
 
 def cached_reader(database: FeatureStore) -> Callable[[str], LocalFeatures]:

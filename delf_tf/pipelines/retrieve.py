@@ -168,7 +168,9 @@ def _rank(
         return _Stages({SINGLE_STAGE: first}, {SINGLE_STAGE: seconds}, None)
     read = reranking.cached_reader(database)
     (second, found), more = scores.timed(
-        lambda: reranking.verify(message, first, asked, read, num_threads=num_threads)
+        lambda: reranking.method(message, database)(
+            first, asked.read_local, read, num_threads=num_threads
+        )
     )
     return _Stages(
         {SINGLE_STAGE: first, TWO_STAGE: second},

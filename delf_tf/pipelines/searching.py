@@ -170,7 +170,9 @@ def rehearse(message: experiment_pb2.Experiment) -> None:
         tried.index.ClearField("whitening")
         ranking = rank(tried, indexing.index_store(tried, sample), sample, None)
     if message.HasField("rerank"):
-        reranking.verify(message, ranking, sample, sample.read_local, num_threads=1)
+        reranking.method(message, sample)(
+            ranking, sample.read_local, sample.read_local, num_threads=1
+        )
 
 
 class _Sample:
