@@ -40,7 +40,7 @@ BENCHMARKS = {
     "extract": ("delf_tf.benchmarks.extraction", "run"),
     "verify": ("delf_tf.benchmarks.matching", "run"),
     "pairs": ("delf_tf.benchmarks.real_pairs", "run"),
-    "photos": ("delf_tf.benchmarks.photo_pairs", "run"),
+    "photos": ("delf_tf.benchmarks.real_pairs", "run_photos"),
     "search": ("delf_tf.benchmarks.vector_search", "run"),
     "asmk": ("delf_tf.benchmarks.local_search", "run"),
     "local": ("delf_tf.benchmarks.local_search", "run_local"),

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from delf_tf.benchmarks import machine, network_rate
-from delf_tf.benchmarks.original_extraction import OriginalWay
-from delf_tf.benchmarks.timings import Timings
+from delf_tf.benchmarks import measuring, network_rate
+from delf_tf.benchmarks.measuring import Timings
+from delf_tf.benchmarks.original import OriginalWay
 from delf_tf.checks import require, require_choice
 from delf_tf.datasets.images import read_image
 from delf_tf.extraction import engine
@@ -125,7 +125,7 @@ def run(
         size = refs[0].path.stat().st_size
     precisions = [name for name in contenders if name in TENSORFLOW]
     return {
-        "machine": machine.describe(),
+        "machine": measuring.describe(),
         "model": model.options["name"],
         "image": {"height": height, "width": width, "jpeg_bytes": size},
         "num_images": num_images,
@@ -215,7 +215,7 @@ def _measure(
     for number in range(rounds + 1):
         for name, runner in runners.items():
             with tempfile.TemporaryDirectory(dir=folder) as output:
-                machine.reset_peak_memory()
+                measuring.reset_peak_memory()
                 started, cpu_started = time.perf_counter(), time.process_time()
                 vectors[name] = runner(refs, Path(output) / "features")
                 seconds = time.perf_counter() - started
@@ -223,7 +223,7 @@ def _measure(
                 # The first round traces graphs and fills caches.
                 if number:
                     timings.add(name, seconds / len(refs), cpu_seconds / len(refs))
-                    memory[name] = machine.peak_memory_mb()
+                    memory[name] = measuring.peak_memory_mb()
     first = vectors[next(iter(vectors))] if vectors else None
     return [
         {

@@ -17,8 +17,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from delf_tf.benchmarks import machine, original_input
-from delf_tf.benchmarks.timings import Timings
+from delf_tf.benchmarks import measuring, original
+from delf_tf.benchmarks.measuring import Timings
 from delf_tf.checks import require, require_choice
 from delf_tf.datasets.input.pipeline import InputPipeline, RecordStream
 from delf_tf.datasets.records import files as record_files
@@ -34,7 +34,7 @@ Maker = Callable[[schema.Records, int, int], tf.data.Dataset]
 
 def _original(num_parallel_calls: int | None) -> Maker:
     def make(records: schema.Records, batch_size: int, image_size: int) -> tf.data.Dataset:
-        return original_input.dataset(records.paths, batch_size, image_size, num_parallel_calls)
+        return original.dataset(records.paths, batch_size, image_size, num_parallel_calls)
 
     return make
 
@@ -117,7 +117,7 @@ def run(
             ]
         num_bytes = sum(tf.io.gfile.stat(path).length for path in records.paths)
     return {
-        "machine": machine.describe(),
+        "machine": measuring.describe(),
         "records": {
             "file_pattern": file_pattern or f"generated, {width} x {height}",
             "num_records": records.num_records,

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from delf_tf import create_model
 from delf_tf.benchmarks import extraction as benchmark
-from delf_tf.benchmarks import machine, network_rate
-from delf_tf.benchmarks.original_extraction import OriginalWay
+from delf_tf.benchmarks import measuring, network_rate
+from delf_tf.benchmarks.original import OriginalWay
 from delf_tf.checks import InputError
 from delf_tf.extraction.extractor import Extractor
 from delf_tf.features.formats import delf_format
@@ -100,9 +100,9 @@ def test_operations_by_hand():
 
 
 def test_peak_memory_counts_from_the_reset():
-    machine.reset_peak_memory()
-    before = machine.peak_memory_mb()
+    measuring.reset_peak_memory()
+    before = measuring.peak_memory_mb()
     if before is None:
         pytest.skip("this system does not tell a process its peak memory")
     np.ones(50 << 20, np.uint8).sum()
-    assert machine.peak_memory_mb() >= before + 30
+    assert measuring.peak_memory_mb() >= before + 30

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from delf_tf.benchmarks import photo_pairs
+from delf_tf.benchmarks import real_pairs
 from delf_tf.checks import InputError
 from delf_tf.tools import main
 
@@ -27,9 +27,9 @@ def folder(tmp_path_factory):
 
 
 def test_tells_places_apart(folder):
-    result = photo_pairs.run(folder, folder / "labels.csv", num_features=200)
+    result = real_pairs.run_photos(folder, folder / "labels.csv", num_features=200)
     assert (result["num_same"], result["num_different"]) == (3, 12)
-    assert [row["solver"] for row in result["rows"]] == [*photo_pairs.SOLVERS, "putative matches"]
+    assert [row["solver"] for row in result["rows"]] == [*real_pairs.SOLVERS, "putative matches"]
     assert all(row["auc"] == row["solved"] == 1 for row in result["rows"])
 
 
@@ -45,4 +45,4 @@ def test_needs_a_pair_of_one_place(folder, tmp_path):
     labels = tmp_path / "labels.csv"
     labels.write_text("image,place\n00.png,a\n10.png,b\n")
     with pytest.raises(InputError, match="one place"):
-        photo_pairs.run(folder, labels)
+        real_pairs.run_photos(folder, labels)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from delf_tf.benchmarks import original_input, training_input
+from delf_tf.benchmarks import original, training_input
 from delf_tf.checks import InputError
 from delf_tf.datasets.records import files as record_files
 from delf_tf.datasets.records import schema
@@ -53,7 +53,7 @@ def test_reads_given_records(tmp_path):
 def test_the_original_way_by_hand(tmp_path):
     path = tmp_path / schema.shard_name("train", 0, 1)
     _write_grey(path, 5)
-    images, labels = next(iter(original_input.dataset([str(path)], 80, 16)))
+    images, labels = next(iter(original.dataset([str(path)], 80, 16)))
     assert images.dtype == tf.float32 and images.shape == (80, 16, 16, 3)
     assert set(labels.numpy().tolist()) == set(range(5))
     expected = np.broadcast_to((20.0 * labels.numpy() - 128) / 128, (16, 16, 3, 80))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from delf_tf.benchmarks.timings import Timings
+from delf_tf.benchmarks.measuring import Timings
 
 
 def test_a_row_by_hand():
