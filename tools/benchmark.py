@@ -44,6 +44,7 @@ BENCHMARKS = {
     "search": ("delf_tf.benchmarks.vector_search", "run"),
     "asmk": ("delf_tf.benchmarks.local_search", "run"),
     "local": ("delf_tf.benchmarks.local_search", "run_local"),
+    "scale": ("delf_tf.benchmarks.scale", "run"),
     "input": ("delf_tf.benchmarks.training_input", "run"),
 }
 
