@@ -117,17 +117,26 @@ def as_array(
         raise invalid(
             f"{name} must be a numeric array of shape {_spell(shape)}.", **{name: value}
         ) from None
-    shown: dict[str, Any] = {name: array}
+    fault = _fault(array, shape, np.dtype(dtype))
+    if fault:
+        shown: dict[str, Any] = {name: array}
+        raise invalid(f"{name} must {fault}.", **shown)
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _fault(array: np.ndarray, shape: tuple[str | int, ...], dtype: np.dtype) -> str:
+    """Returns what an array must do and does not; words are made for errors alone."""
     fits = array.ndim == len(shape) and all(
         not isinstance(want, int) or want == got for want, got in zip(shape, array.shape)
     )
-    require(fits, f"{name} must have shape {_spell(shape)}.", **shown)
+    if not fits:
+        return f"have shape {_spell(shape)}"
     if array.dtype.kind == "f":
-        require(bool(np.isfinite(array).all()), f"{name} must be finite.", **shown)
-        whole = np.dtype(dtype).kind not in "iu" or bool((array == np.round(array)).all())
-        require(whole, f"{name} must hold whole numbers.", **shown)
-    require(_holds(array, np.dtype(dtype)), f"{name} must fit {np.dtype(dtype)}.", **shown)
-    return np.ascontiguousarray(array, dtype=dtype)
+        if not np.isfinite(array).all():
+            return "be finite"
+        if dtype.kind in "iu" and (array != np.round(array)).any():
+            return "hold whole numbers"
+    return "" if _holds(array, dtype) else f"fit {dtype}"
 
 
 def _holds(array: np.ndarray, dtype: np.dtype) -> bool:

@@ -20,8 +20,9 @@ LAYERS = {
     1: ["datasets", "synthetic", "models", "features", "matching", "evaluation"],
     2: ["extraction", "training", "retrieval"],
     3: ["report", "export", "serving"],
-    4: ["pipelines", "benchmarks"],
-    5: ["tools"],
+    4: ["pipelines"],
+    5: ["benchmarks"],
+    6: ["tools"],
 }
 # Modules that are named in strings are imported from there, such as "delf_tf.types:Ranking".
 DOTTED = re.compile(r"delf_tf(\.\w+)+(:\w+)?")

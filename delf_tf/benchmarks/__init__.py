@@ -1,1 +1,1 @@
-"""Every benchmark and its peers. Layer 4."""
+"""Every benchmark and its peers. Layer 5."""

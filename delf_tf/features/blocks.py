@@ -121,7 +121,6 @@ class Block:
 
     Attributes:
       failures: id -> why it has no features.
-      sources: id -> which file the features were made from, where that is known.
     """
 
     def __init__(self, path: Path, ids: Sequence[str], manifest: Manifest, codec: Codec | None):
@@ -139,14 +138,14 @@ class Block:
         self._file = tensor_file.TensorFile(path)
         metadata = self._file.metadata
         same = metadata.get("fingerprint") == manifest.fingerprint
-        if not same or metadata.get("ids") != list(ids):
+        # Not kept: the store has the list.
+        if metadata.pop("ids", None) != list(ids) or not same:
             raise invalid(
                 f"{path.name} must belong to the store it lies in.",
                 hint="Delete it and run the extraction again.",
                 path=path,
             )
         self.failures = _failures(metadata.get("failures"), ids, path)
-        self.sources = _sources(metadata.get("sources", {}), ids, path)
         self._ids, self._codec, self._manifest = ids, codec, manifest
         self._names = sorted(codec.fields) if codec is not None else []
         self._require_arrays()
@@ -155,6 +154,14 @@ class Block:
             if codec is not None:
                 self._offsets = self._file.read_checked(descriptor, "local.offsets")
                 self._require_offsets()
+
+    def sources(self) -> dict[str, Source]:
+        """Returns which files the features were made from, by id, where that is known.
+
+        Raises:
+          InputError: what stands there is not that.
+        """
+        return _sources(self._file.metadata.get("sources", {}), self._ids, self._file.path)
 
     def read_vector(self, row: int) -> np.ndarray:
         """Returns the global descriptor, float32 [D], of an image."""

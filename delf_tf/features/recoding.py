@@ -54,14 +54,14 @@ def recode(
         local_codec=local_codec,
         overwrite=overwrite,
     )
-    failed, sources = source.failed(), source.sources()
+    failed = source.failed()
     for shard in range(source.num_shards):
         with FeatureStore(folder, allow_incomplete=True).writer(shard, source.num_shards) as writer:
             pending = writer.pending(retry_failures=False)
             for block, ids in track(pending, len(pending), "blocks", f"Re-coding shard {shard}"):
                 features = [None if one in failed else source.read(one) for one in ids]
                 reasons = {one: failed[one] for one in ids if one in failed}
-                writer.write(block, ids, features, reasons, sources)
+                writer.write(block, ids, features, reasons, source.sources_of(ids))
     return folder
 
 

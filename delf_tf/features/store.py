@@ -7,8 +7,9 @@ file a block of images (see `blocks`). `create` and `writer` fill it; `FeatureSt
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -79,13 +80,7 @@ class FeatureStore:
 
     def ids(self) -> tuple[str, ...]:
         """Returns the ids that can be read, in the list's order."""
-        failed = self._failed
-        return tuple(
-            one
-            for start, stop in self._bounds
-            for one in self._all_ids[start:stop]
-            if one not in failed
-        )
+        return self._ids
 
     def failed(self) -> dict[str, str]:
         """Returns why images have no features, by id."""
@@ -147,14 +142,47 @@ class FeatureStore:
             vectors.append(block)
         return GlobalDescriptors(tuple(ids), np.concatenate(vectors))
 
-    def sources(self) -> dict[str, Source]:
-        """Returns which files the features were made from, by id, where that is known."""
-        return dict(self._facts[1])
+    def sources(self) -> Iterator[tuple[str, Source]]:
+        """Yields the images whose files are known, each with the file that it was made from.
 
-    def identity(self) -> str:
-        """Returns what changes with the features: the fingerprint, with the images' hashes."""
-        sources = [f"{one} {source}" for one, source in self._facts[1].items()]
-        return artifacts.fingerprint(self.fingerprint, *sources) if sources else self.fingerprint
+        Raises:
+          InputError: damage.
+        """
+        for index in range(len(self._bounds)):
+            yield from self._open_block(index).sources().items()
+
+    def sources_of(self, names: Iterable[str]) -> dict[str, Source]:
+        """Returns which files the features of some images were made from, where that is known.
+
+        Raises:
+          InputError: as `read`; an image may have failed.
+        """
+        rows: dict[int, list[str]] = {}
+        for name in names:
+            rows.setdefault(self._find_block(name), []).append(name)
+        found = {index: self._open(index).sources() for index in rows}
+        return {
+            one: found[index][one]
+            for index, some in rows.items()
+            for one in some
+            if one in found[index]
+        }
+
+    def identity(self, names: Iterable[str] | None = None) -> str:
+        """Returns what changes with the features: the fingerprint, with the images' hashes.
+
+        Args:
+          names: images that alone count; None: all.
+
+        Raises:
+          InputError: as `sources_of`.
+        """
+        known = self.sources() if names is None else self.sources_of(names).items()
+        digest, num = hashlib.sha256(), 0
+        for one, source in known:
+            digest.update(f"{one} {source}\n".encode())
+            num += 1
+        return artifacts.fingerprint(self.fingerprint, digest.digest()) if num else self.fingerprint
 
     def bytes_per_image(self) -> dict[str, float]:
         """Returns the mean bytes on disk of an image that did not fail, by kind.
@@ -175,20 +203,22 @@ class FeatureStore:
         """Opens one shard for writing; see `writer.writer`."""
         return writer(self.path, shard, num_shards)
 
-    @property
+    @functools.cached_property
     def _failed(self) -> dict[str, str]:
-        return self._facts[0]
+        failed: dict[str, str] = {}
+        for index in range(len(self._bounds)):
+            failed.update(self._open_block(index).failures)
+        return failed
 
     @functools.cached_property
-    def _facts(self) -> tuple[dict[str, str], dict[str, Source]]:
-        """What failed, and the files of what did not, by id."""
-        failed: dict[str, str] = {}
-        sources: dict[str, Source] = {}
-        for index in range(len(self._bounds)):
-            block = self._open_block(index)
-            failed.update(block.failures)
-            sources.update(block.sources)
-        return failed, sources
+    def _ids(self) -> tuple[str, ...]:
+        failed = self._failed
+        return tuple(
+            one
+            for start, stop in self._bounds
+            for one in self._all_ids[start:stop]
+            if one not in failed
+        )
 
     @functools.cached_property
     def _positions(self) -> dict[str, int]:
@@ -211,6 +241,14 @@ class FeatureStore:
         return True
 
     def _find(self, name: str) -> tuple[Block, int]:
+        index = self._find_block(name)
+        block = self._open(index)
+        if name in block.failures:
+            reason = block.failures[name]
+            raise invalid("The image must not have failed.", id=name, reason=reason)
+        return block, self._positions[name] - self._bounds[index][0]
+
+    def _find_block(self, name: str) -> int:
         position = self._positions.get(name)
         if position is None:
             raise invalid(
@@ -222,11 +260,7 @@ class FeatureStore:
         index = int(np.searchsorted(self._starts, position, side="right")) - 1
         if index < 0 or position >= self._bounds[index][1]:
             raise invalid("The image's block must have been written.", id=name, path=self.path)
-        block = self._open(index)
-        if name in block.failures:
-            reason = block.failures[name]
-            raise invalid("The image must not have failed.", id=name, reason=reason)
-        return block, position - self._bounds[index][0]
+        return index
 
     def _find_blocks(self) -> tuple[list[str], list[tuple[int, int]], dict[int, int]]:
         present = {entry.name for entry in os.scandir(self.path)}

@@ -138,7 +138,7 @@ class ShardWriter:
         for number in self._blocks:
             block = self._finished(number, verify=False)
             if block is not None:
-                recorded.update(block.sources)
+                recorded.update(block.sources())
         name = f".times-{manifest.shard_prefix(self._shard, self._manifest.num_shards)}.json"
         with explained(self._folder):
             return find_changed(recorded, paths, self._folder / name, times)
@@ -203,6 +203,7 @@ class ShardWriter:
     ) -> None:
         finished = self._finished(number, verify=False)
         missing = [one for one in self._blocks[number] if one not in rows]
+        known = finished.sources() if finished is not None else {}
         if finished is None:
             raise invalid("A block must be written whole the first time.", missing=missing[:3])
         for row, one in enumerate(self._blocks[number]):
@@ -211,8 +212,8 @@ class ShardWriter:
             rows[one] = None if one in finished.failures else finished.read_row(row)
             if one in finished.failures:
                 reasons[one] = finished.failures[one]
-            if one in finished.sources:
-                sources[one] = finished.sources[one]
+            if one in known:
+                sources[one] = known[one]
 
 
 def take_lock(path: Path) -> FileLock:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from delf_tf import config
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require_choice
@@ -72,7 +74,7 @@ def rerank(
         cached_reader(database),
         num_threads=num_threads,
         verifications_dir=kept,
-        fingerprint=features_fingerprint(queries, database),
+        fingerprint=features_fingerprint(message, ranking, queries, database),
     )
     facts = {
         "score": settings["score"],
@@ -119,9 +121,19 @@ def cached_reader(database: FeatureStore) -> Callable[[str], LocalFeatures]:
     return functools.lru_cache(_CACHED_IMAGES)(database.read_local)
 
 
-def features_fingerprint(queries: FeatureStore, database: FeatureStore) -> str:
-    """Returns the fingerprint that verifications of these features are kept by."""
-    return f"{queries.identity()} {database.identity()}"
+def features_fingerprint(
+    message: experiment_pb2.Experiment,
+    ranking: Ranking,
+    queries: FeatureStore,
+    database: FeatureStore,
+) -> str:
+    """Returns the fingerprint that verifications of a ranking's heads are kept by.
+
+    It is that of the images that are compared: others, however many, are not looked at.
+    """
+    rows = np.unique(ranking.indices[:, : rerank_arguments(message)["num_candidates"]])
+    compared = [ranking.database_ids[row] for row in rows[rows >= 0]]
+    return f"{queries.identity(ranking.query_ids)} {database.identity(compared)}"
 
 
 def rerank_arguments(message: experiment_pb2.Experiment) -> dict[str, Any]:
@@ -167,7 +179,7 @@ def fit_probability(
         cached_reader(database),
         num_threads=num_threads,
         verifications_dir=verifications_dir,
-        fingerprint=features_fingerprint(database, database),
+        fingerprint=features_fingerprint(message, ranking, database, database),
         **options,
     )
     given = options.get("probability", PairProbability(0, 0))

@@ -106,11 +106,12 @@ def same_pictures(
     """
     if database is None or queries is None:
         return {}
-    by_content: dict[Source, list[str]] = {}
-    for one, source in database.sources().items():
-        by_content.setdefault(source, []).append(one)
-    asked = queries.sources().items()
-    same = {one: by_content[source] for one, source in asked if source in by_content}
+    asked = dict(queries.sources())
+    by_content: dict[Source, list[str]] = {source: [] for source in asked.values()}
+    for one, source in database.sources():
+        if source in by_content:
+            by_content[source].append(one)
+    same = {one: by_content[source] for one, source in asked.items() if by_content[source]}
     if same:
         first = next(iter(same))
         logging.info(

@@ -76,8 +76,8 @@ def test_sources_lie_in_the_blocks(tmp_path):
                 known = {some[0]: SOURCE} if name == "with" else None
                 shard_writer.write(block, some, features, failures, known)
     stores = {name: FeatureStore(tmp_path / name) for name in ("with", "without")}
-    assert stores["with"].sources() == {ids[0]: SOURCE, ids[2]: SOURCE}
-    assert stores["without"].sources() == {}
+    assert dict(stores["with"].sources()) == {ids[0]: SOURCE, ids[2]: SOURCE}
+    assert dict(stores["without"].sources()) == {}
     assert stores["without"].identity() == stores["without"].fingerprint == "f" * 16
     assert stores["with"].identity() != "f" * 16
     # An image that failed and is done later leaves what is known of the others.
@@ -85,9 +85,31 @@ def test_sources_lie_in_the_blocks(tmp_path):
     with writer(tmp_path / "with") as shard_writer:
         assert shard_writer.pending() == [(1, (ids[3],))]
         shard_writer.write(1, (ids[3],), [sample(ids[3])], {}, {ids[3]: Source(6, "cd" * 16)})
-    assert FeatureStore(tmp_path / "with").sources()[ids[2]] == SOURCE
-    assert FeatureStore(tmp_path / "with").sources()[ids[3]].num_bytes == 6
+    assert FeatureStore(tmp_path / "with").sources_of(ids) | {ids[3]: None} == {
+        ids[0]: SOURCE,
+        ids[2]: SOURCE,
+        ids[3]: None,
+    }
+    assert FeatureStore(tmp_path / "with").sources_of(ids[3:])[ids[3]].num_bytes == 6
     assert tree(tmp_path / "with") != before
+
+
+def test_some_images_are_known_by_their_blocks_alone(tmp_path):
+    ids = names(6)
+    path = create(tmp_path / "s", ids, fingerprint="f" * 16, block_size=2, **DIMS)
+    with writer(path) as shard_writer:
+        for block, some in shard_writer.pending():
+            known = dict.fromkeys(some, Source(block, "ab" * 16))
+            shard_writer.write(block, some, [sample(one) for one in some], {}, known)
+    whole = FeatureStore(path).identity()
+    some = FeatureStore(path).identity(ids[:2])
+    assert whole == FeatureStore(path).identity() == FeatureStore(path).identity(ids) != some
+    blocks = sorted(path.glob("block-*.safetensors"))
+    blocks[-1].write_bytes(b"damaged")
+    assert FeatureStore(path).identity(ids[:2]) == some
+    assert FeatureStore(path).sources_of(ids[3:4]) == {ids[3]: Source(1, "ab" * 16)}
+    with pytest.raises(InputError):
+        FeatureStore(path).identity()
 
 
 @pytest.mark.parametrize("text", ["", "5", "five ab", "5 a b"])
@@ -102,4 +124,4 @@ def test_a_block_that_names_other_files_is_refused(tmp_path, monkeypatch):
         monkeypatch.setattr(Source, "__str__", lambda _: "no source")
         shard_writer.write(0, names(1), [sample(names(1)[0])], {}, {names(1)[0]: SOURCE})
     with pytest.raises(InputError, match="must name files of its own images"):
-        FeatureStore(path).ids()
+        list(FeatureStore(path).sources())

@@ -25,6 +25,7 @@ SIZES = {
     "search": ["num_images=300", "dim=8", "num_queries=5", "repeats=1", 'types=["exact"]'],
     "asmk": ["num_images=3", "num_features=8", "num_words=64", "dim=8", "num_queries=1"],
     "local": ["num_images=3", "num_features=64", "dim=8", "factory=IVF4,PQ2x4", "num_compared=4"],
+    "scale": ["sizes=[64]", "num_queries=2", "num_features=9", "directory=here", "seed=1"],
     "input": ["image_sizes=[16]", "height=30", "width=40", "num_images=4", "batch_size=2"],
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -58,6 +58,9 @@ INDEX_KINDS = {
 
 # Vectors that an index is trained on at most.
 MAX_TRAINING = 1 << 18
+
+# Vectors added together, unless the store's blocks are larger.
+_MERGED_ROWS = 1 << 13
 
 # Up to here exact search answers in a few milliseconds a query.
 MAX_EXACT_IMAGES = 200_000
@@ -126,8 +129,8 @@ def build_index(
     if index.learns:
         index.train(_sample(blocks(), num_images))
     with Progress(num_images, "images", "Indexing") as progress:
-        for ids, vectors in blocks():
-            index.add(GlobalDescriptors(tuple(ids), vectors))
+        for ids, vectors in _merged(blocks()):
+            index.add(GlobalDescriptors(ids, vectors))
             progress.update(len(ids))
     return index
 
@@ -158,6 +161,22 @@ def _find_class(dotted: str) -> type[VectorIndex]:
     is_index = isinstance(found, type) and issubclass(found, VectorIndex)
     require(is_index, "An index's class must be a VectorIndex.", type=dotted)
     return cast("type[VectorIndex]", found)
+
+
+def _merged(
+    blocks: Iterable[tuple[Sequence[str], np.ndarray]],
+) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    """Yields blocks put together to at least _MERGED_ROWS: each part of an index costs a search."""
+    ids: list[str] = []
+    parts: list[np.ndarray] = []
+    for some, vectors in blocks:
+        ids.extend(some)
+        parts.append(vectors)
+        if len(ids) >= _MERGED_ROWS:
+            yield tuple(ids), np.concatenate(parts)
+            ids, parts = [], []
+    if ids:
+        yield tuple(ids), np.concatenate(parts)
 
 
 def _sample(blocks: Iterable[tuple[Sequence[str], np.ndarray]], num_images: int) -> np.ndarray:
