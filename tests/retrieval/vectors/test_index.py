@@ -7,8 +7,15 @@ import pytest
 
 from delf_tf.checks import InputError
 from delf_tf.retrieval.index_file import write_index
+from delf_tf.retrieval.vectors import index as index_module
 from delf_tf.retrieval.vectors import topk
-from delf_tf.retrieval.vectors.index import ExactIndex, cut, load_index, without_self
+from delf_tf.retrieval.vectors.index import (
+    ExactIndex,
+    build_index,
+    cut,
+    load_index,
+    without_self,
+)
 from delf_tf.retrieval.vectors.whitening import Whitening
 from delf_tf.types import GlobalDescriptors, Ranking
 
@@ -42,6 +49,23 @@ def _write(folder, kind="exact", ids=("a",), **changed):
 def _oracle(database, queries):
     scores = queries.vectors.astype(np.float64) @ database.vectors.astype(np.float64).T
     return np.argsort(-scores.astype(np.float32), axis=1, kind="stable")
+
+
+def test_small_blocks_are_added_together(monkeypatch):
+    monkeypatch.setattr(index_module, "_MERGED_ROWS", 4)
+    whole = _descriptors(11)
+    added = []
+    monkeypatch.setattr(
+        ExactIndex, "_add_vectors", lambda self, ids, vectors: added.append((ids, len(vectors)))
+    )
+
+    def blocks():
+        for row in range(0, 11, 3):
+            yield whole.ids[row : row + 3], whole.vectors[row : row + 3]
+
+    index = build_index(blocks, "exact", num_images=11)
+    assert added == [(whole.ids[:6], 6), (whole.ids[6:], 5)]
+    assert index.ids == whole.ids
 
 
 def test_search_by_hand():
