@@ -22,7 +22,6 @@ from absl import logging
 from delf_tf.benchmarks import measuring
 from delf_tf.benchmarks.collection import GROUP, Collection, names, source
 from delf_tf.checks import require
-from delf_tf.features.blocks import ImageFeatures
 from delf_tf.features.creation import create
 from delf_tf.features.store import FeatureStore
 from delf_tf.features.writer import writer
@@ -244,15 +243,18 @@ def _rerank_each(folder: Path, message: experiment_pb2.Experiment, num_threads: 
     read = reranking.cached_reader(database)
     ranking = ranking_file.load_ranking(folder / _RANKING)
 
-    def rerank(row: int) -> None:
-        name = ranking.query_ids[row]
-        features: ImageFeatures = queries.read(name)
-        one = Ranking(
-            (name,), ranking.database_ids, ranking.indices[row : row + 1], ranking.scores[[row]]
-        )
-        reranking.verify(message, one, OneQuery(name, features), read, num_threads=num_threads)
+    rerank = reranking.method(message, database)
 
-    return _median_s(rerank, range(len(ranking.query_ids)))
+    def rerank_one(row: int) -> None:
+        one = Ranking(
+            ranking.query_ids[row : row + 1],
+            ranking.database_ids,
+            ranking.indices[[row]],
+            ranking.scores[[row]],
+        )
+        rerank(one, queries.read_local, read, num_threads=num_threads)
+
+    return _median_s(rerank_one, range(len(ranking.query_ids)))
 
 
 def _stores(folder: Path) -> tuple[FeatureStore, FeatureStore]:
