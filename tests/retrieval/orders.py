@@ -12,6 +12,7 @@ import numpy as np
 import threadpoolctl
 
 from delf_tf.evaluation.voting import recognize
+from delf_tf.retrieval.second_stage.pair_probability import PairProbability
 from delf_tf.retrieval.second_stage.rerank import SCORES, make_head, reorder
 from delf_tf.retrieval.second_stage.verification_files import VerifiedHead
 from delf_tf.retrieval.vectors.first_stage import build_first_stage, search_first_stage
@@ -103,7 +104,7 @@ def second_stage() -> dict[str, list]:
     rows = np.arange(8)
     ranking = Ranking(["q"], [f"d{row}" for row in rows], [rows], [first])
     head = VerifiedHead(rows, np.full(8, 0.3, np.float32), tuple(verified))
-    made = make_head(head, first, 0)
+    made = make_head(head, first, 0, PairProbability(1.0, 0.1))
     found = {
         score: reorder(ranking, [rows], [made], score, 0.1).indices.tolist() for score in SCORES
     }
