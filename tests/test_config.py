@@ -152,7 +152,6 @@ def test_fingerprint_and_set_fields():
         ("weight_decay: 1", "training.optimizer.weight_decay"),
         ("arcface_margin: 1", "training.losses.margin"),
         ("attention_loss_weight: 1", "training.losses.attention_weight"),
-        ("step_factor: 1", "training.schedule.factor"),
         ("tuples { }", "training.input.tuples"),
     ],
 )

@@ -113,8 +113,6 @@ def create_trainer(
             options.schedule.name,
             options.optimizer.learning_rate,
             warmup_steps=options.schedule.warmup_steps,
-            milestones=tuple(options.schedule.milestones) or (0.5, 0.75),
-            factor=options.schedule.factor,
         ),
         limits=trainer.Limits(
             options.run.num_steps,
@@ -242,7 +240,6 @@ def _tuple_options(options: experiment_pb2.TrainingConfig) -> dict[str, Any]:
         return {}
     return {
         "tuple_size": 2 + tuples.num_negatives,
-        "tuple_loss": tuples.loss,
         "tuple_margin": tuples.margin if tuples.HasField("margin") else None,
         "tuple_weight": tuples.loss_weight,
     }

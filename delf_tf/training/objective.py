@@ -53,7 +53,6 @@ class Objective:
         distillation_weight: float = 0.0,
         teacher: RetrievalModel | None = None,
         tuple_size: int = 0,
-        tuple_loss: str = "contrastive",
         tuple_margin: float | None = None,
         tuple_weight: float = 1.0,
         seed: int = 0,
@@ -80,14 +79,13 @@ class Objective:
           teacher: built; its stride-16 map is what "distilled" is to be. It does not learn.
           tuple_size: 2 + K if batches are made of tuples (a query, its positive and K negatives
             in a row), which the losses of descriptors and super-features then go by; else 0.
-          tuple_loss: "contrastive" or "triplet".
           tuple_margin: None for the loss's own.
           tuple_weight: of "tuple".
           seed: of the classifiers' weights.
         """
         self.model = model
         self._tuple_size = tuple_size
-        self._tuple_options = {"loss": tuple_loss, "margin": tuple_margin}
+        self._tuple_margin = tuple_margin
         self._teacher = teacher
         self._step = step
         outputs = self._outputs(tf.zeros([2, 64, 64, 3]), training=False)
@@ -110,8 +108,8 @@ class Objective:
         if "distillation" in self.weights:
             self._require_teacher(outputs["distilled"])
         if "tuple" in self.weights:
-            # Refuses an unknown loss or margin now, not after the first epoch is mined.
-            descriptor_tuple_loss(tf.zeros([tuple_size, 1]), tuple_size, **self._tuple_options)
+            # Refuses a margin out of range now, not after the first epoch is mined.
+            descriptor_tuple_loss(tf.zeros([tuple_size, 1]), tuple_size, margin=tuple_margin)
         options = {"margin": margin, "scale": scale} if classifier != "softmax" else {}
         options = {key: value for key, value in options.items() if value is not None}
         self.heads: dict[str, tf.keras.layers.Layer] = {}
@@ -194,7 +192,7 @@ class Objective:
             )
         if "tuple" in self.weights:
             result["tuple"] = descriptor_tuple_loss(
-                outputs["embedding"], self._tuple_size, **self._tuple_options
+                outputs["embedding"], self._tuple_size, margin=self._tuple_margin
             )
         if "distillation" in self.weights:
             target = self._teacher_map(images)

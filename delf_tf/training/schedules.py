@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from delf_tf.checks import require, require_choice
 
@@ -26,21 +26,10 @@ def cosine(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def stepwise(milestones: Sequence[float], factor: float) -> Schedule:
-    """Returns a schedule that multiplies by `factor` at each of the milestones in [0, 1]."""
-    require(
-        all(0 <= milestone <= 1 for milestone in milestones),
-        "milestones must be shares of the run, in [0, 1].",
-        milestones=milestones,
-    )
-    return lambda progress: factor ** sum(progress >= milestone for milestone in milestones)
-
-
-SCHEDULES: dict[str, Schedule | None] = {
+SCHEDULES: dict[str, Schedule] = {
     "constant": constant,
     "linear": linear,
     "cosine": cosine,
-    "step": None,
 }
 
 
@@ -49,8 +38,6 @@ def create_schedule(
     peak: float,
     *,
     warmup_steps: int = 0,
-    milestones: Sequence[float] = (0.5, 0.75),
-    factor: float = 0.1,
 ) -> Callable[[int, float], float]:
     """Returns a function of (step, progress) that gives the learning rate.
 
@@ -59,8 +46,6 @@ def create_schedule(
       peak: the rate where the schedule stands at 1; >= 0.
       warmup_steps: over these the rate grows evenly from peak / warmup_steps; the schedule's own
         fall goes on underneath.
-      milestones: of "step", shares of the run.
-      factor: of "step".
 
     Raises:
       InputError: unknown name, negative rate or warm-up.
@@ -68,7 +53,7 @@ def create_schedule(
     require_choice("schedule", name, SCHEDULES)
     require(peak >= 0 and math.isfinite(peak), "learning_rate must be >= 0.", learning_rate=peak)
     require(warmup_steps >= 0, "warmup_steps must not be negative.", warmup_steps=warmup_steps)
-    fall = SCHEDULES[name] or stepwise(milestones, factor)
+    fall = SCHEDULES[name]
 
     def learning_rate(step: int, progress: float) -> float:
         warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from delf_tf.checks import require, require_choice
+from delf_tf.checks import require
 from delf_tf.models.losses import functions as losses
 from delf_tf.models.losses import superfeature_losses
 
-# By name: the loss of (query [B, D], positive [B, D], negatives [B, K, D], margin), float32 [B].
-TUPLE_LOSSES = {"contrastive": losses.contrastive_loss, "triplet": losses.triplet_loss}
-
 
 def descriptor_tuple_loss(
-    embeddings: tf.Tensor, tuple_size: int, *, loss: str = "contrastive", margin: float | None
+    embeddings: tf.Tensor, tuple_size: int, *, margin: float | None
 ) -> tf.Tensor:
-    """Returns float32 [B]: each image has an equal share of its tuple's loss.
+    """Returns float32 [B]: each image has an equal share of its tuple's contrastive loss.
 
     Args:
       embeddings: [B, D], not normalised; B is static, a multiple of `tuple_size`.
       tuple_size: 2 + K.
-      loss: a key of `TUPLE_LOSSES`.
       margin: None for the loss's own.
     """
-    require_choice("tuple loss", loss, TUPLE_LOSSES)
     unit = tf.math.l2_normalize(tf.cast(embeddings, tf.float32), axis=1, epsilon=1e-12)
     options = {} if margin is None else {"margin": margin}
-    return _shared(TUPLE_LOSSES[loss](*_parts(unit, tuple_size), **options), tuple_size)
+    return _shared(losses.contrastive_loss(*_parts(unit, tuple_size), **options), tuple_size)
 
 
 def superfeature_tuple_loss(features: tf.Tensor, tuple_size: int) -> tf.Tensor:

@@ -23,7 +23,7 @@ training {
   input {
     batch_size: 8
     image_size: 16
-    tuples { num_queries: 6 pool_size: 12 num_negatives: 2 loss: "triplet" margin: 0.2 }
+    tuples { num_queries: 6 pool_size: 12 num_negatives: 2 margin: 0.7 }
   }
   losses {
     descriptor_weight: 0
@@ -128,7 +128,6 @@ def test_the_recipe_of_super_features_in_small(work):
             ("--set=training.input.tuples.pool_size=2", "--set=training.input.tuples.split=test"),
             "train, val",
         ),
-        (("--set=training.input.tuples.loss=tripel",), "Did you mean 'triplet'"),
         (("--set=training.input.tuples.margin=-1",), r"margin must be positive.*margin=-1"),
     ],
 )

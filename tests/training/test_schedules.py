@@ -12,7 +12,6 @@ from delf_tf.training.schedules import create_schedule
         ("constant", [2.0, 2.0, 2.0]),
         ("linear", [2.0, 1.0, 0.0]),
         ("cosine", [2.0, 1.0, 0.0]),
-        ("step", [2.0, 0.2, 0.02]),
     ],
 )
 def test_start_middle_and_end(name, values):
@@ -38,5 +37,3 @@ def test_refusals():
         create_schedule("cosin", 1.0)
     with pytest.raises(InputError, match="warmup_steps"):
         create_schedule("linear", 1.0, warmup_steps=-1)
-    with pytest.raises(InputError, match="milestones"):
-        create_schedule("step", 1.0, milestones=(2.0,))

@@ -22,11 +22,6 @@ def test_contrastive_by_hand():
     np.testing.assert_array_equal(got, descriptor_tuple_loss(tf.constant(BATCH), 3, margin=None))
 
 
-def test_triplet_by_hand():
-    got = descriptor_tuple_loss(tf.constant(BATCH), 3, loss="triplet", margin=0.5)
-    np.testing.assert_allclose(got, [(0.8 + 0.5) / 3] * 3 + [0.0] * 3, rtol=1e-5)
-
-
 def test_pairs_without_negatives():
     got = descriptor_tuple_loss(tf.constant(BATCH[:2]), 2, margin=None)
     np.testing.assert_allclose(got, [0.2, 0.2], rtol=1e-5)
@@ -43,13 +38,12 @@ def test_superfeatures_by_hand():
 
 
 def test_gradients_are_finite_where_images_coincide():
-    for loss in ("contrastive", "triplet"):
-        for value in (0.0, 1.0):
-            same = tf.fill((4, 3), value)
-            with tf.GradientTape() as tape:
-                tape.watch(same)
-                total = tf.reduce_sum(descriptor_tuple_loss(same, 4, loss=loss, margin=None))
-            assert np.isfinite(tape.gradient(total, same)).all()
+    for value in (0.0, 1.0):
+        same = tf.fill((4, 3), value)
+        with tf.GradientTape() as tape:
+            tape.watch(same)
+            total = tf.reduce_sum(descriptor_tuple_loss(same, 4, margin=None))
+        assert np.isfinite(tape.gradient(total, same)).all()
 
 
 def test_batches_that_are_not_of_whole_tuples_are_refused():
@@ -57,8 +51,6 @@ def test_batches_that_are_not_of_whole_tuples_are_refused():
         descriptor_tuple_loss(tf.constant(BATCH), 4, margin=None)
     with pytest.raises(InputError, match="whole tuples"):
         superfeature_tuple_loss(tf.zeros([4, 2, 2]), 3)
-    with pytest.raises(InputError, match=r"contrastive, triplet.*Did you mean 'triplet'"):
-        descriptor_tuple_loss(tf.constant(BATCH), 3, loss="triplets", margin=None)
 
 
 class _SuperfeatureModel(TinyModel):
@@ -84,13 +76,11 @@ def _images():
 
 def test_an_objective_goes_by_tuples(model):
     options = {"descriptor_weight": 0.0, "superfeature_weight": 0.02, "tuple_size": 3}
-    objective = Objective(
-        model, 4, **options, tuple_loss="triplet", tuple_margin=0.3, tuple_weight=2.0
-    )
+    objective = Objective(model, 4, **options, tuple_margin=0.3, tuple_weight=2.0)
     assert objective.weights == {"superfeature": 0.02, "tuple": 2.0}
     outputs = model.training_outputs(_images(), training=True)
     losses, correct = objective(_images(), tf.zeros(6, tf.int64))
-    expected = descriptor_tuple_loss(outputs["embedding"], 3, loss="triplet", margin=0.3)
+    expected = descriptor_tuple_loss(outputs["embedding"], 3, margin=0.3)
     np.testing.assert_allclose(losses["tuple"], expected, rtol=1e-4, atol=1e-6)
     expected = superfeature_tuple_loss(outputs["superfeatures"], 3)
     np.testing.assert_allclose(losses["superfeature"], expected, rtol=1e-4, atol=1e-6)
@@ -101,9 +91,8 @@ def test_an_objective_goes_by_tuples(model):
 
 
 def test_objectives_refuse_what_tuples_cannot_be(model):
-    for bad, message in (({"tuple_loss": "n-pairs"}, "tuple loss"), ({"tuple_margin": 0.0}, "0.0")):
-        with pytest.raises(InputError, match=message):
-            Objective(model, 4, tuple_size=3, **bad)
+    with pytest.raises(InputError, match="margin must be positive"):
+        Objective(model, 4, tuple_size=3, tuple_margin=0.0)
     objective = Objective(model, 4, tuple_size=4)
     with pytest.raises(InputError, match="whole tuples"):
         objective(_images(), tf.zeros(6, tf.int64))
@@ -120,7 +109,6 @@ def test_losses_and_gradients_compile_whole():
             total = tf.add_n(
                 [
                     tf.reduce_sum(descriptor_tuple_loss(embeddings, 3, margin=1.5)),
-                    tf.reduce_sum(descriptor_tuple_loss(embeddings, 3, loss="triplet", margin=1.5)),
                     tf.reduce_sum(superfeature_tuple_loss(features, 3)),
                 ]
             )

@@ -158,7 +158,7 @@ def data(records_dir, lookup, split):
     return _Data(records_dir, lookup, split)
 
 
-def _trainer(data, folder, *, distribution=None, loss="contrastive", steps=6, num_queries=6):
+def _trainer(data, folder, *, distribution=None, steps=6, num_queries=6):
     lookup = data.lookup
     distribution = distribution or tf.distribute.get_strategy()
     with distribution.scope():
@@ -174,7 +174,6 @@ def _trainer(data, folder, *, distribution=None, loss="contrastive", steps=6, nu
             attention_weight=0.0,
             reconstruction_weight=0.0,
             tuple_size=2 + NUM_NEGATIVES,
-            tuple_loss=loss,
         )
         optimizer = optimizers.Optimizer("adamw", objective.trainable_variables(), clip_norm=5.0)
     assert list(objective.weights) == ["tuple"]
@@ -224,9 +223,8 @@ def test_a_run_mines_each_epoch_and_goes_on_bit_equal(data, tmp_path):
     assert ends[0].read_bytes() == ends[1].read_bytes()
 
 
-@pytest.mark.parametrize("loss", ["contrastive", "triplet"])
-def test_tuples_teach(data, tmp_path, loss):
-    _trainer(data, tmp_path, loss=loss, steps=64, num_queries=16).run()
+def test_tuples_teach(data, tmp_path):
+    _trainer(data, tmp_path, steps=64, num_queries=16).run()
     losses = _losses(tmp_path)
     # Each epoch's negatives are harder than a batch's of the epoch before were: means of epochs.
     assert np.mean(losses[-16:]) < 0.5 * np.mean(losses[:8])

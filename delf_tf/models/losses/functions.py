@@ -172,33 +172,6 @@ def contrastive_loss(
     return 0.5 * (to_positive + tf.reduce_sum(tf.square(gaps), axis=1))
 
 
-def triplet_loss(
-    query: tf.Tensor, positive: tf.Tensor, negatives: tf.Tensor, margin: float = 0.1
-) -> tf.Tensor:
-    """Triplet loss of tuples of a query q, its positive p and K negatives n.
-
-        L = Σₖ max(0, |q - p|² - |q - nₖ|² + margin)
-
-    Schroff et al., CVPR 2015 (arXiv 1503.03832), eq. 3, on squared distances.
-
-    Args:
-      query: [B, D], L2-normalised.
-      positive: [B, D].
-      negatives: [B, K, D]; K may be 0.
-      margin: in squared distance, > 0.
-
-    Returns:
-      float32 [B].
-
-    Raises:
-      InputError: the margin is not positive.
-    """
-    require(margin > 0, "triplet_loss's margin must be positive.", margin=margin)
-    to_positive = squared_distance(query, positive)[:, tf.newaxis]
-    to_negatives = squared_distance(query[:, tf.newaxis], negatives)
-    return tf.reduce_sum(tf.nn.relu(to_positive - to_negatives + margin), axis=1)
-
-
 def squared_distance(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Returns the squared Euclidean distance over the last axis, float32."""
     difference = tf.cast(first, tf.float32) - tf.cast(second, tf.float32)

@@ -1,8 +1,7 @@
 """Codebooks of visual words, learned from features that need not fit in memory.
 
-Lloyd's k-means by passes over blocks of features, or mini-batches (D. Sculley, "Web-scale k-means
-clustering", WWW 2010), for up to 65,536 words and more. A killed run goes on from its last
-checkpoint and ends with the bytes of a run that was not killed.
+Lloyd's k-means by passes over blocks of features, for up to 65,536 words and more. A killed run
+goes on from its last checkpoint and ends with the bytes of a run that was not killed.
 """
 
 from __future__ import annotations
@@ -15,14 +14,13 @@ import numpy as np
 from absl import logging
 
 from delf_tf.artifacts import StrPath, fingerprint
-from delf_tf.checks import InputError, as_array, invalid, require, require_choice
+from delf_tf.checks import InputError, as_array, invalid, require
 from delf_tf.progress import Progress
 from delf_tf.retrieval.index_file import read_index, write_index
 from delf_tf.retrieval.words.word_assignment import WordAssigner
 
 KIND = "codebook"
 _CHECKPOINT_KIND = "codebook-checkpoint"
-METHODS = ("lloyd", "minibatch")
 # Two words made from one that was too full lie apart by this part of their length.
 _SPLIT = np.float32(1 / 1024)
 
@@ -33,7 +31,6 @@ def train_codebook(
     blocks: Blocks,
     num_words: int,
     *,
-    method: str = "lloyd",
     num_passes: int = 10,
     seed: int = 0,
     assigner: str = "auto",
@@ -45,9 +42,7 @@ def train_codebook(
       blocks: gives, each time it is called, the same features in the same blocks [N, D]; one block
         at a time is in memory.
       num_words: K, at most the number of features.
-      method: "lloyd" moves the words once a pass to the mean of their features; "minibatch" after
-        every block, by the weight of all features that a word has had.
-      num_passes: over all blocks.
+      num_passes: over all blocks; each moves the words to the means of their features.
       seed: of the features that the words start from.
       assigner: how the nearest word is found, see `WordAssigner`.
       checkpoint_path: written after each pass, gone on from if it is of the same training, and left
@@ -57,19 +52,18 @@ def train_codebook(
       float32 [K, D].
 
     Raises:
-      InputError: fewer features than words, blocks of other widths, a NaN, an unknown method.
+      InputError: fewer features than words, blocks of other widths, a NaN.
     """
-    require_choice("method", method, METHODS)
     for name, value in (("num_words", num_words), ("num_passes", num_passes)):
         whole = isinstance(value, (int, np.integer)) and value >= 1
         require(whole, f"{name} must be a whole number of at least 1.", value=value)
-    parameters = f"{num_words} {method} {seed} {assigner}"
+    parameters = f"{num_words} {seed} {assigner}"
     state = _start(blocks, num_words, seed, parameters)
     if checkpoint_path is not None:
         state = _resumed(state, checkpoint_path)
     with Progress(num_passes, "passes", "codebook", done=min(state.done, num_passes)) as progress:
         while state.done < num_passes:
-            state = _one_pass(state, blocks, method, assigner)
+            state = _one_pass(state, blocks, assigner)
             if checkpoint_path is not None:
                 _write(state, checkpoint_path)
             progress.update()
@@ -112,13 +106,11 @@ class _State:
 
     Attributes:
       words: float32 [K, D].
-      weights: float32 [K], features that each word has had (minibatch).
       done: passes over the data.
       fingerprint: of the parameters and the words that it started from.
     """
 
     words: np.ndarray
-    weights: np.ndarray
     done: int
     fingerprint: str
 
@@ -147,19 +139,11 @@ def _start(blocks: Blocks, num_words: int, seed: int, parameters: str) -> _State
             num_words=num_words,
         )
     made_by = fingerprint(parameters, str(num_features), words.tobytes())
-    return _State(words, np.zeros(num_words, np.float32), 0, made_by)
+    return _State(words, 0, made_by)
 
 
-def _one_pass(state: _State, blocks: Blocks, method: str, assigner: str) -> _State:
-    words, weights = state.words.copy(), state.weights.copy()
-    if method == "minibatch":
-        for block in _checked(blocks):
-            sums, counts = _sums(block, WordAssigner(words, assigner), len(words))
-            weights += counts
-            # A word's step shrinks with all the features it has had, so that words settle.
-            moved = sums - counts[:, None] * words
-            words += (moved / np.maximum(weights, 1)[:, None]).astype(np.float32)
-        return dataclasses.replace(state, words=words, weights=weights, done=state.done + 1)
+def _one_pass(state: _State, blocks: Blocks, assigner: str) -> _State:
+    words = state.words.copy()
     nearest = WordAssigner(words, assigner)
     sums, counts = np.zeros(words.shape), np.zeros(len(words))
     for block in _checked(blocks):
@@ -211,7 +195,7 @@ def _write(state: _State, path: StrPath) -> None:
         _CHECKPOINT_KIND,
         fingerprint=state.fingerprint,
         ids=(),
-        arrays={"words": state.words, "weights": state.weights},
+        arrays={"words": state.words},
         parameters={"done": state.done},
     )
 
@@ -224,9 +208,8 @@ def _resumed(state: _State, path: StrPath) -> _State:
         content = read_index(path, _CHECKPOINT_KIND)
         content.require_fingerprint(state.fingerprint, state.fingerprint)
         words = content.array("words", np.float32, state.words.shape)
-        weights = content.array("weights", np.float32, state.weights.shape)
         done = content.parameter("done", int)
     except InputError as error:
         logging.warning("The codebook is trained from the start: %s", error)
         return state
-    return dataclasses.replace(state, words=words, weights=weights, done=max(done, 0))
+    return dataclasses.replace(state, words=words, done=max(done, 0))

@@ -103,23 +103,14 @@ def test_contrastive_loss_by_hand():
     np.testing.assert_allclose(none, [0.4], rtol=1e-6)
 
 
-def test_triplet_loss_by_hand():
-    query, positive = tf.constant([[1.0, 0.0]]), tf.constant([[0.6, 0.8]])
-    negatives = tf.constant([[[0.8, 0.6], [-1.0, 0.0]]])
-    got = losses.triplet_loss(query, positive, negatives, margin=0.1)
-    np.testing.assert_allclose(got, [0.8 - 0.4 + 0.1], rtol=1e-5)
-    assert losses.triplet_loss(query, positive, tf.zeros((1, 0, 2))).numpy() == [0.0]
-
-
 def test_losses_are_zero_where_margins_are_kept():
     query, positive = tf.constant([[1.0, 0.0]]), tf.constant([[1.0, 0.0]])
     far = tf.constant([[[-1.0, 0.0], [0.0, 1.0]]])
     assert losses.contrastive_loss(query, positive, far).numpy() == [0.0]
-    assert losses.triplet_loss(query, positive, far).numpy() == [0.0]
 
 
-@pytest.mark.parametrize("loss", [losses.contrastive_loss, losses.triplet_loss])
-def test_gradient_steps_part_positives_from_negatives(loss):
+def test_gradient_steps_part_positives_from_negatives():
+    loss = losses.contrastive_loss
     rng = np.random.default_rng(2)
     start = tf.constant(_unit(rng, 4, 4, 8))
 
@@ -138,8 +129,8 @@ def test_gradient_steps_part_positives_from_negatives(loss):
     assert to_positive < 0.7 * min(to_negatives)
 
 
-@pytest.mark.parametrize("loss", [losses.contrastive_loss, losses.triplet_loss])
-def test_tuple_losses_have_gradients_where_images_coincide(loss):
+def test_tuple_losses_have_gradients_where_images_coincide():
+    loss = losses.contrastive_loss
     same = tf.ones((2, 3))
     with tf.GradientTape() as tape:
         tape.watch(same)

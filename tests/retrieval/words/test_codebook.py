@@ -41,15 +41,6 @@ def test_one_pass_by_hand():
     np.testing.assert_allclose(np.sort(train_codebook(_blocks(rows), 4, num_passes=3), 0), rows)
 
 
-def test_minibatches_reach_the_clusters():
-    words = train_codebook(_blocks(), 12, method="minibatch", num_passes=10)
-    gaps = np.linalg.norm(CENTRES[:, None] - words, axis=2)
-    reached = gaps.min(1) < 0.3
-    assert reached.sum() >= 3
-    one = train_codebook(_blocks(), 1, method="minibatch", num_passes=5)
-    np.testing.assert_allclose(one, _rows().mean(0, keepdims=True), atol=1.0)
-
-
 def test_a_word_without_features_takes_half_of_the_fullest():
     rows = np.array([[1.0, 1.0]] * 6 + [[5.0, 5.0]] * 2)
     words = train_codebook(_blocks(rows), 4, num_passes=2)
@@ -57,18 +48,14 @@ def test_a_word_without_features_takes_half_of_the_fullest():
     assert {round(float(word[0])) for word in words} == {1, 5}
 
 
-@pytest.mark.parametrize("method", ["lloyd", "minibatch"])
-def test_the_blocks_do_not_choose_the_start_and_the_seed_does(method):
-    trained = [
-        train_codebook(_blocks(), 8, method=method, num_passes=2, seed=seed) for seed in (3, 3, 4)
-    ]
+def test_the_blocks_do_not_choose_the_start_and_the_seed_does():
+    trained = [train_codebook(_blocks(), 8, num_passes=2, seed=seed) for seed in (3, 3, 4)]
     np.testing.assert_array_equal(trained[0], trained[1])
     assert (_sorted(trained[0]) != _sorted(trained[2])).any()
 
 
-@pytest.mark.parametrize("method", ["lloyd", "minibatch"])
-def test_a_killed_training_resumes_to_the_same_bytes(tmp_path, method):
-    whole = train_codebook(_blocks(), 8, method=method, num_passes=5)
+def test_a_killed_training_resumes_to_the_same_bytes(tmp_path):
+    whole = train_codebook(_blocks(), 8, num_passes=5)
     passes = []
 
     def dying():
@@ -79,14 +66,14 @@ def test_a_killed_training_resumes_to_the_same_bytes(tmp_path, method):
 
     path = tmp_path / "checkpoint"
     with pytest.raises(KeyboardInterrupt):
-        train_codebook(dying, 8, method=method, num_passes=5, checkpoint_path=path)
+        train_codebook(dying, 8, num_passes=5, checkpoint_path=path)
     del passes[:]
 
     def counting():
         passes.append(1)
         return _blocks()()
 
-    resumed = train_codebook(counting, 8, method=method, num_passes=5, checkpoint_path=path)
+    resumed = train_codebook(counting, 8, num_passes=5, checkpoint_path=path)
     np.testing.assert_array_equal(resumed, whole)
     assert len(passes) == 1 + 3
 
@@ -110,7 +97,6 @@ def test_a_checkpoint_that_does_not_fit_is_not_used(tmp_path, spoil):
         (np.full((9, 2), np.nan), {}, "must be finite"),
         (_rows(9), {"num_words": 0}, "num_words must be"),
         (_rows(9), {"num_passes": 0}, "num_passes must be"),
-        (_rows(9), {"method": "loyd"}, "Did you mean 'lloyd'"),
     ],
 )
 def test_bad_input_is_refused(rows, arguments, message):
