@@ -1,4 +1,4 @@
-"""Arguments of a function from text, NAME=VALUE, checked against its annotations."""
+"""Parses NAME=VALUE arguments of a function by its annotations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The threads that matching, verification and searches share; they survive a fork."""
+"""Thread pools that matching, verification and search share; they survive a fork."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nouns that the stages hand each other: frozen NumPy records that check themselves.
+"""The data types that stages exchange: frozen NumPy records that check themselves.
 
 Conventions, stated here once:
   * Locations are (y, x) in pixels of the image as `datasets.images.read_image` gives it (upright by

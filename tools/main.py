@@ -25,7 +25,7 @@ TOOLS = {
     "fit_whitening": "global descriptors in, their PCA whitening out, for an index or a network",
     "convert_features": "features of other programs in, a store out; or the other way round",
     "export": "an experiment in, a SavedModel out that TensorFlow Serving takes",
-    "build_index": "a feature store in, an index to search out; or vectors for a database",
+    "build_index": "a feature store in, an index to search out",
     "search": "a feature store or an index in, a ranking out: the first stage alone",
     "evaluate": "a ranking and a ground truth in, scores out",
     "compare": "one stage or two: any list of pipelines on the same images, side by side",

@@ -1,4 +1,4 @@
-"""How far a figure can be trusted: intervals over queries, and tests between two runs."""
+"""Confidence intervals over queries, and paired tests between two runs."""
 
 from __future__ import annotations
 

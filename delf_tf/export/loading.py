@@ -1,4 +1,4 @@
-"""An exported SavedModel as an extractor again."""
+"""Loads an exported SavedModel as an extractor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an Extractor does, around a network of any engine: in NumPy, without TensorFlow."""
+"""The Extractor without TensorFlow: NumPy around a network of any engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The selection of local features, see selection.py, in NumPy."""
+"""Selection of local features in NumPy; see selection.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several images at once: padded to a few static shapes, masked, with the results of one by one."""
+"""Batches of images padded to a few static shapes; results equal those of single images."""
 
 from __future__ import annotations
 

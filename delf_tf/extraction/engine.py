@@ -1,4 +1,4 @@
-"""Drives an Extractor over many images into a feature store; safe to kill at any moment."""
+"""Runs an extractor over a collection into a feature store; it may be killed at any moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maps of what a network looks at, for people to see; nothing of it enters a descriptor."""
+"""Maps of what a network attends to, for people to look at; no descriptor depends on them."""
 
 from __future__ import annotations
 

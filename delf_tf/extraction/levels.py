@@ -1,4 +1,4 @@
-"""The levels of an image pyramid, in TensorFlow; pyramid.py has the facts."""
+"""The levels of an image pyramid in TensorFlow; pyramid.py states the conventions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which numbers a network computes, and what this machine computes fast."""
+"""Numeric precision of inference, and which ones this machine computes fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SavedModels of the original DELF code, run as they are: released ones and exported ones."""
+"""Runs SavedModels of the original DELF code, published ones and exported ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The levels of an image pyramid without TensorFlow: the numbers of levels.pyramid_level."""
+"""The levels of an image pyramid without TensorFlow, equal to levels.pyramid_level."""
 
 from __future__ import annotations
 

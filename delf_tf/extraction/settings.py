@@ -1,4 +1,4 @@
-"""What is extracted of an image: scales, kinds of features, selection. No TensorFlow."""
+"""Settings of extraction: scales, kinds of features, selection. No TensorFlow."""
 
 from __future__ import annotations
 

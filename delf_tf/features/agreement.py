@@ -1,4 +1,4 @@
-"""How near two stores' features are that engines or precisions made differently."""
+"""Measures how similar features are that different engines or precisions made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A block: the features of a run of images, one file of the store, written whole.
+"""A block: the features of consecutive images in one file of the store, written whole.
 
 Arrays of the file: `global` [B, D], zeros for an image that failed; for each field of the codec
 `local.FIELD`, the images' arrays one after the other; `local.offsets` [F, B + 1], where each image

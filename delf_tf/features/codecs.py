@@ -1,4 +1,4 @@
-"""Codecs by name, and trained codecs as files: in a store, or on their own for many stores."""
+"""Codecs by name, and trained codecs as files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making an empty feature store, or finding that the one that exists may be continued."""
+"""Creates an empty feature store, or checks that an existing one may be continued."""
 
 from __future__ import annotations
 

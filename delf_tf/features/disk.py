@@ -1,4 +1,4 @@
-"""What a store asks of the file system: locks that die with their holder, and clear errors."""
+"""File locks that end with their holder, and clear errors from the file system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a feature store says about itself, and how its images are cut into shards and blocks."""
+"""A feature store's manifest, and the division of its images into shards and blocks."""
 
 from __future__ import annotations
 

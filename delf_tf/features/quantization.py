@@ -1,4 +1,4 @@
-"""How local features are kept in a store: exactly, or small with a stated error.
+"""Codecs of local features: exact, or small with a stated error.
 
 A codec turns `LocalFeatures` into a few arrays ("fields") and back. Every codec but "float32" keeps
 all but the descriptors by `geometry_codec`, in 7 bytes a feature:

@@ -1,4 +1,4 @@
-"""Copies of a store with another codec: smaller features without extracting again."""
+"""Copies a store with another codec, without extracting again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which file an image's features were made from, and whether it is still that file.
+"""Records which file an image's features were made from, and finds files that have changed.
 
 A store's blocks keep the size and a hash of the content of each image: equal runs give equal bytes.
 When the files were last written is kept beside the blocks, where it only saves hashing them again.

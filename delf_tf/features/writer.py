@@ -1,4 +1,4 @@
-"""Filling one shard of a feature store: block by block, each written whole."""
+"""Writes one shard of a feature store, block by block, each block whole."""
 
 from __future__ import annotations
 

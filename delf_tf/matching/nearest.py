@@ -1,4 +1,4 @@
-"""Putative matches: each query feature's nearest database feature, thrice tested."""
+"""Putative matches: nearest neighbours filtered by distance, ratio and mutuality."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One small network for all of it: DELG's two heads and DOLG's fused descriptor in one pass."""
+"""One small network with DELG's two heads and DOLG's fused descriptor, in one pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a cell of a feature map lies in the image: receptive-field centres, one axis at a time."""
+"""Receptive-field centres of the cells of a feature map, one axis at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of images of unlike size, padded to one: what lies outside an image stays zero.
+"""Masks for batches of images of different sizes: what lies outside an image stays zero.
 
 A network that pads its maps with zeros gives the same inside a larger map, as long as everything
 outside the image is zero again after each layer, and means are taken inside. Layers ask here for

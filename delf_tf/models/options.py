@@ -1,4 +1,4 @@
-"""Options of models by value: their types and limits, before anything is made of them."""
+"""Checks the types and limits of model options before anything is built."""
 
 from __future__ import annotations
 

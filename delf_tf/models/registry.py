@@ -1,4 +1,4 @@
-"""The table of models: their names, and what builds them with random weights."""
+"""The table of models: names, and functions that build them with random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every network of the package is: RGB batches in, a dict of descriptors out."""
+"""Base class of the networks: RGB batches in, a dict of descriptors out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Variables by attribute path: the same names on Keras 2 and 3, and seeded values drawn by name."""
+"""Variables by attribute path: equal names on Keras 2 and 3, and seeded initial values by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network sees in an image, and how two images match, as pictures."""
+"""Pictures of what a network sees in an image, and of the matches between two images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An experiment's extractor to a SavedModel."""
+"""Exports an experiment's extractor as a SavedModel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images to feature stores, the PCA of local descriptors, and what could not be read."""
+"""Images to feature stores: extraction, the PCA of local descriptors, failed images."""
 
 from __future__ import annotations
 

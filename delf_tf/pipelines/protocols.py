@@ -1,4 +1,4 @@
-"""How a ranking is scored: by the file that holds the ground truth, or by a protocol's name."""
+"""Scores a ranking by the protocol of its ground truth, or by a named one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rankings to better rankings: the second stage, as a config says."""
+"""Re-ranks rankings by the second stage that a config describes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An experiment, opened: its network is built once, and everything that runs it is made of that."""
+"""An opened experiment: builds its network once, and its extractors from that."""
 
 from __future__ import annotations
 

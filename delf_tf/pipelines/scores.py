@@ -1,4 +1,4 @@
-"""What the stages of a run score and cost: the metrics file, and the table beside it."""
+"""Scores and costs of a run's stages: metrics.json and its table."""
 
 from __future__ import annotations
 

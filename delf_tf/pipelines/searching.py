@@ -1,4 +1,4 @@
-"""Features to rankings: the first stage, of stores or of an index; and its rehearsal."""
+"""Features to rankings: the first stage, and a trial run of a config's stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TFRecords to weights: the parts of a training run, from a config."""
+"""Builds and runs a training from a config: TFRecords to weights."""
 
 from __future__ import annotations
 

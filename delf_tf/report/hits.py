@@ -1,4 +1,4 @@
-"""A query beside what was found, as a figure: for notebooks and scripts."""
+"""A figure of a query beside its results, for notebooks and scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables as text, for a terminal: light to import, whatever draws pages."""
+"""Tables as text for a terminal; light to import."""
 
 from __future__ import annotations
 

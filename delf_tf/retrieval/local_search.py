@@ -1,7 +1,7 @@
-"""Searching by local features: an ASMK or local index in a folder with what it was trained to.
+"""Builds, opens and searches the index folders of local features, of type "asmk" and "local".
 
-index holds the images and codebook, or quantizer, what was learned; manifest.json says of which
-features and settings, so that a build that was killed goes on, and nothing else is mixed in.
+A folder holds `index`, the images; `codebook` or `quantizer`, what was learned; and manifest.json,
+the features and settings, so that a killed build goes on and nothing else is mixed in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Orders that no processor decides.
+"""Orderings that do not depend on how a processor rounds.
 
 One and the same sum rounds differently on different processors, and within one matrix product
 according to where a row stands in it. Sums that decide an order are therefore made in float64,

@@ -1,4 +1,4 @@
-"""Queries given as local features: checked, searched by blocks on all cores, ranked."""
+"""Queries of local features: checks, blocks, and rankings from their scores."""
 
 from __future__ import annotations
 

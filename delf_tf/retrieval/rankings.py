@@ -1,4 +1,4 @@
-"""What can be done to a ranking without looking at an image."""
+"""Operations on rankings: leaving the query itself out, cutting, re-ordering ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Building an index of local features so that a killed build goes on where it was."""
+"""Builds an index of local features; a killed build goes on where it stopped."""
 
 from __future__ import annotations
 

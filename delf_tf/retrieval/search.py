@@ -1,4 +1,4 @@
-"""Any index, opened and searched in one way: of global descriptors, of words, or of votes."""
+"""Opens and searches any index through one interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP face of a RetrievalService: a page, a JSON API, and its description."""
+"""The HTTP application: a page, a JSON API, and its description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every request passes: hosts, foreign sites, how many at once; headers for the browser.
+"""Limits of requests: hosts, origins, number at once, uploads; and security headers.
 
 Connections are limited by `server`.
 """

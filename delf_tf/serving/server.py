@@ -1,4 +1,4 @@
-"""Serving on a socket: uvicorn, and the limits that it lacks.
+"""Serves an application by uvicorn, with the limits on connections that uvicorn lacks.
 
 uvicorn gives a connection any time to send a request's head, takes connections until the process
 has no more files to open, and waits for uploads before it ends.

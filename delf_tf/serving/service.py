@@ -1,4 +1,4 @@
-"""What the page asks for, without HTTP: query by a picture, both modes, matches on demand."""
+"""Retrieval behind the page, without HTTP: queries by picture, both modes, matches."""
 
 from __future__ import annotations
 

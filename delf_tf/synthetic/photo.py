@@ -1,4 +1,4 @@
-"""What a camera and its owner do to a picture: exposure, colour, blur, noise, compression."""
+"""Photographic effects: exposure, colour, blur, noise, compression."""
 
 from __future__ import annotations
 

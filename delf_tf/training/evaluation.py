@@ -1,4 +1,4 @@
-"""mAP of the current weights during training."""
+"""Computes mAP of the current weights during training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learning rates as functions of progress, so that a run limited by time can follow one too."""
+"""Learning-rate schedules as functions of a run's progress, by steps or by time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one door to tensorflow-addons, and what stands in for it where it does not exist.
+"""tensorflow-addons behind one module, with plain TensorFlow where it is not installed.
 
 tensorflow-addons ends at TensorFlow 2.15 and Python 3.11 (stack A). There its own operations run;
 elsewhere (stack B) the same formulas in plain TensorFlow, so that an augmentation has the same

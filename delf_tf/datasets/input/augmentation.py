@@ -1,4 +1,4 @@
-"""Crops that decode only what they keep, and distortions of pixels, for training.
+"""Crops and distortions of training images; a crop decodes only what it keeps.
 
 Everything is a pure function of its arguments: randomness comes from a `seed` (int32 [2]), so that
 the same seed gives the same picture eagerly, inside tf.data and after a restart.

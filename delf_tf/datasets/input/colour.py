@@ -1,4 +1,4 @@
-"""Random changes of colour, each an affine map of RGB, so that a row of them costs one pass.
+"""Random colour changes as affine maps of RGB, so that several of them cost one pass.
 
 A change is a pair (matrix float32 [3, 3], offset float32 [3]): rgb · matrix + offset. Each function
 makes one from a `seed` (int32 [2]), a `strength` and the picture's mean RGB before the change.

@@ -1,4 +1,4 @@
-"""Which images there are to train on, of which class, and which of them are kept back."""
+"""Lists of training images with their classes, and the split into training and validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes TFRecord shards of labelled images: in parallel, resumable, to the same bytes each time.
+"""Writes TFRecord shards of labelled images: in parallel, resumable, with equal bytes each time.
 
 A shard is written whole under its final name, then a note beside it says so; a killed run makes
 again only the shards without a note. Which image lands where depends on the listing and the seed

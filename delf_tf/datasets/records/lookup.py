@@ -1,4 +1,4 @@
-"""Records by the id of their image: where each lies, and how to read it without its neighbours."""
+"""Random access to records by image id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which engine runs a network, in which numbers, and how it comes by the network."""
+"""Chooses the engine and precision, and opens the network that the engine runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a TensorFlow model to the SavedModel that other engines read, and what they must know."""
+"""Converts a TensorFlow model to a SavedModel and to the facts that other engines need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layers of a converted network keep float32 whatever the convolutions compute in."""
+"""Which layers of a converted network stay in float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine must offer: a network's raw outputs for one scale of some images."""
+"""The interface of an engine: a network's raw outputs for images at one scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks run by OpenVINO on a CPU, in float32, bfloat16, or int8 after quantisation."""
+"""Runs networks by OpenVINO on a CPU, in float32, bfloat16, or int8 after quantisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenVINO itself, imported once, without the usage statistics that it would send."""
+"""Imports OpenVINO once, without the usage statistics that it would send."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Losses of training, and the heads that own class centres."""
+"""Training losses, and the classification heads that own class centres."""

@@ -1,4 +1,4 @@
-"""Weights of other programs made into weights files of ours: whole and right, or refused."""
+"""Converts weights of other programs to weights files of ours: complete and checked, or refused."""
 
 from __future__ import annotations
 

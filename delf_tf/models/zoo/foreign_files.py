@@ -1,4 +1,4 @@
-"""Files that other programs keep weights in, read as name -> array; nothing in them is run."""
+"""Reads the weights files of other programs as name -> array; nothing in them is executed."""
 
 from __future__ import annotations
 

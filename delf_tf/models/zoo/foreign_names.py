@@ -1,4 +1,4 @@
-"""How other programs name and lay out the arrays that our networks have."""
+"""Names and axis orders of other programs for the arrays of our networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of a CompactLite from the two networks that it is made of."""
+"""Joins the weights of two networks to those of a CompactLite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published weights: where they are, what they expect and what they scored; and ImageNet's."""
+"""Published weights: addresses, licences and published results; and ImageNet weights of Keras."""
 
 from __future__ import annotations
 

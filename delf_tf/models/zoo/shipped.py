@@ -1,4 +1,4 @@
-"""Weights that come with the package; "compact" is used where nothing else is named."""
+"""Weights that come with the package; "compact" is the default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fitted whitenings as the last layers of a network."""
+"""Writes fitted whitenings into the last layers of a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Better descriptors from neighbours: alpha query expansion and database augmentation."""
+"""Query expansion (αQE) and database augmentation."""
 
 from __future__ import annotations
 

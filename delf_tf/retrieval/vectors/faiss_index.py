@@ -1,4 +1,4 @@
-"""Approximate search by faiss, its best results scored again with the vectors themselves.
+"""Approximate search by faiss, with exact re-scoring of the best results.
 
 Johnson et al., "Billion-scale similarity search with GPUs", IEEE Transactions on Big Data 2021. The
 compressed codes stay in memory, a few dozen bytes an image; the vectors may stay in a mapped file,

@@ -1,4 +1,4 @@
-"""The first stage by global descriptors: one search, and what may be done around it.
+"""The first stage by global descriptors: search, expansion, SuperGlobal's re-ranking.
 
 Query expansion searches twice; database augmentation changes what is searched; SuperGlobal's
 refinement sorts the head again. Each can be left out, and all work in the index's whitened space.

@@ -1,4 +1,4 @@
-"""Indexes of global descriptors: the exact index, and kinds by name."""
+"""Indexes of global descriptors: the exact index, and the table of the others."""
 
 from __future__ import annotations
 

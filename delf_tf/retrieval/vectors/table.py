@@ -1,4 +1,4 @@
-"""Database vectors where they lie: in memory or in a mapped file, as float32 or float16."""
+"""Database vectors in memory or in mapped files, as float32 or float16."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every index of global descriptors shares: ids, vectors, whitening, checks, its file."""
+"""Base class of the indexes of global descriptors: ids, vectors, whitening, files."""
 
 from __future__ import annotations
 

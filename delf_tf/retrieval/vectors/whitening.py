@@ -1,4 +1,4 @@
-"""PCA of descriptors, global or local, with or without whitening, as one record."""
+"""PCA of global or local descriptors, with or without whitening."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Search by visual words: codebooks, ASMK, VLAD."""
+"""Search by visual words: codebooks and ASMK."""

@@ -1,4 +1,4 @@
-"""Residuals of descriptors to their visual words: what VLAD and ASMK are made of."""
+"""Residuals of descriptors to their visual words, summed by word."""
 
 from __future__ import annotations
 

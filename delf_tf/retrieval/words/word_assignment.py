@@ -1,4 +1,4 @@
-"""The visual words nearest to descriptors, exactly or by compact codes and exact re-scoring."""
+"""Finds the visual words nearest to descriptors, exactly or by compact codes with re-scoring."""
 
 from __future__ import annotations
 
