@@ -11,7 +11,7 @@ from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
 from delf_tf.models.registry import build, default_option
 from delf_tf.models.retrieval_model import FREE_OPTIONS, RetrievalModel
-from delf_tf.models.zoo import checkpoint, conversion, foreign_files, published
+from delf_tf.models.zoo import checkpoint, conversion, foreign_files, published, sources
 
 
 def create_model(
@@ -50,7 +50,7 @@ def create_model(
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     if not checkpoint.is_weights_file(path):
         arrays = foreign_files.read_arrays(path)
-        source = conversion.recognize(arrays)
+        source = sources.recognize(arrays)
         if source is not None:
             logging.info("Converting %s from %s; convert_weights keeps the result.", path, source)
             return _convert(name, kwargs, source, arrays, path)
@@ -61,9 +61,9 @@ def create_model(
 
 
 def _convert(
-    name: str, kwargs: dict[str, Any], source: str, arrays: conversion.Arrays, path: Path
+    name: str, kwargs: dict[str, Any], source: str, arrays: sources.Arrays, path: Path
 ) -> RetrievalModel:
-    known, options = conversion.describe_arrays(source, arrays)
+    known, options = sources.describe_arrays(source, arrays)
     stored = {"name": known, "kwargs": options, "preprocessing": options.get("preprocessing")}
     return conversion.convert_arrays(source, arrays, **_agreed(name, kwargs, stored, path))
 

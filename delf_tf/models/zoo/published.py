@@ -33,7 +33,7 @@ class Published(NamedTuple):
 
     Attributes:
       url: of the file, or of the page that a browser must fetch it from.
-      source: a key of conversion.SOURCES, or "saved_model" for a graph that runs as it is.
+      source: a key of sources.SOURCES, or "saved_model" for a graph that runs as it is.
       model: what it becomes, a name of create_model; empty for a SavedModel.
       licence: of the weights; "unstated" where the publisher says nothing.
       trained_on: the training images.

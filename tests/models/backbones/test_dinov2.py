@@ -14,7 +14,7 @@ from delf_tf.extraction.extractor import Extractor
 from delf_tf.models.backbones.dinov2 import VisionTransformer
 from delf_tf.models.create import create_model
 from delf_tf.models.variables import draw_values, variables_by_path
-from delf_tf.models.zoo import conversion
+from delf_tf.models.zoo import conversion, sources
 from tests.golden_weights import regenerate, relative_error
 
 GOLDEN = Path(__file__).parents[2] / "golden/models"
@@ -85,7 +85,7 @@ def test_published_sizes(name, wanted):
 
 def test_conversion_tells_size_and_registers():
     arrays = _arrays("dinov2_vits14_reg")
-    assert conversion.recognize(arrays) == "dinov2"
+    assert sources.recognize(arrays) == "dinov2"
     table = arrays["pos_embed"][:, : 1 + 16**2]
     model = conversion.convert_arrays("dinov2", {**arrays, "pos_embed": table})
     assert model.options["kwargs"] == {"table_side": 16}
@@ -97,7 +97,7 @@ def test_conversion_tells_size_and_registers():
 
 
 def test_blocks_in_chunks_are_the_same_blocks():
-    names = conversion.SOURCES["dinov2"].names
+    names = sources.SOURCES["dinov2"].names
     assert names.path("blocks.1.7.attn.qkv.weight") == "backbone.block7.qkv.kernel"
     assert names.path("blocks.7.attn.qkv.weight") == "backbone.block7.qkv.kernel"
 

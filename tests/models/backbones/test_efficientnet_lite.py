@@ -14,7 +14,7 @@ from delf_tf.extraction import folding
 from delf_tf.models.backbones.create import create_backbone, pads_with_zeros
 from delf_tf.models.create import create_model
 from delf_tf.models.variables import variables_by_path
-from delf_tf.models.zoo import conversion, foreign_files
+from delf_tf.models.zoo import conversion, foreign_files, sources
 from tests.golden_weights import regenerate, relative_error
 
 GOLDEN = Path(__file__).parents[2] / "golden/models"
@@ -93,7 +93,7 @@ def test_arrays_of_no_variant_are_refused():
         conversion.convert_arrays(
             SOURCE, {name: a for name, a in arrays.items() if name != "_conv_stem.weight"}
         )
-    assert conversion.recognize(arrays) == SOURCE
+    assert sources.recognize(arrays) == SOURCE
 
 
 def test_stages_are_repeated_but_for_the_ends():

@@ -19,7 +19,7 @@ from delf_tf.extraction.inspection import network_maps
 from delf_tf.features import store
 from delf_tf.models.create import create_model
 from delf_tf.models.variables import variables_by_path
-from delf_tf.models.zoo import checkpoint, conversion, foreign_files
+from delf_tf.models.zoo import checkpoint, conversion, foreign_files, sources
 from delf_tf.tools import main
 from delf_tf.types import ImageRef
 from tests.golden_weights import regenerate, relative_error
@@ -104,7 +104,7 @@ def test_size_and_settings(model):
 
 
 def test_conversion_refuses_what_is_missing_and_recognises_the_rest(arrays):
-    assert conversion.recognize(arrays) == "xfeat"
+    assert sources.recognize(arrays) == "xfeat"
     fewer = {name: a for name, a in arrays.items() if name != "block4.1.layer.1.running_var"}
     with pytest.raises(InputError, match=r"1 missing: backbone\.block4_1\.norm\.moving_variance"):
         conversion.convert_arrays("xfeat", fewer)

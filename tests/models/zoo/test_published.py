@@ -16,7 +16,7 @@ from delf_tf.checks import InputError
 from delf_tf.models.create import create_model
 from delf_tf.models.registry import list_models
 from delf_tf.models.variables import variables_by_path
-from delf_tf.models.zoo import conversion, published
+from delf_tf.models.zoo import published, sources
 from delf_tf.models.zoo.download import DownloadError
 from tests.golden_weights import regenerate
 
@@ -27,7 +27,7 @@ def test_records_are_complete(name):
     assert record.url.startswith(("http://", "https://"))
     assert record.licence
     assert record.trained_on
-    assert record.source == "saved_model" or record.source in conversion.SOURCES
+    assert record.source == "saved_model" or record.source in sources.SOURCES
     assert record.source == "saved_model" or record.model in list_models()
     assert all(0 < scale <= 2 for scale in record.scales)
     assert all(0 < value < 100 for value in record.published_map.values())
