@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from delf_tf.synthetic import facades, textures
+from delf_tf.synthetic import textures
 from delf_tf.synthetic.builder import Builder
 from delf_tf.synthetic.facades import FacadeStyle, draw_facade
 from delf_tf.synthetic.geometry import Face
 from delf_tf.synthetic.textures import Texture, shaded, surface, tinted, weathered
+from delf_tf.synthetic.windows import WINDOWS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -282,7 +283,7 @@ def _row_houses(make: Builder) -> tuple[float, float]:
         colour = tinted(
             textures.WALL_COLOURS[make.rng.integers(len(textures.WALL_COLOURS))], make.rng
         )
-        window = str(make.rng.choice(list(facades.WINDOWS)))
+        window = str(make.rng.choice(list(WINDOWS)))
         style = dataclasses.replace(
             make.style, wall=colour, window=window, bay_m=wide / make.rng.integers(2, 4)
         )
@@ -328,7 +329,7 @@ def random_style(rng: np.random.Generator) -> FacadeStyle:
             ((58, 68, 82), (40, 44, 50), (84, 104, 122), (60, 56, 48))[rng.integers(4)], rng, 8
         ),
         pattern=textures.WALL_PATTERNS[rng.integers(len(textures.WALL_PATTERNS))],
-        window=str(rng.choice(list(facades.WINDOWS))),
+        window=str(rng.choice(list(WINDOWS))),
         bay_m=float(rng.uniform(2.4, 4.4)),
         floor_m=float(rng.uniform(3.2, 5.0)),
         has_pilasters=bool(rng.random() < 0.4),
