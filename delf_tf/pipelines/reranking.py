@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from delf_tf import config
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import require_choice
+from delf_tf.checks import require, require_choice
 from delf_tf.features.store import FeatureStore
+from delf_tf.pipelines import indexing
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import ranking_file
+from delf_tf.retrieval.second_stage import embedding
 from delf_tf.retrieval.second_stage import rerank as second_stage
 from delf_tf.retrieval.second_stage.pair_probability import (
     PairProbability,
@@ -77,6 +80,7 @@ def rerank(
         fingerprint=features_fingerprint(message, ranking, queries, database),
     )
     facts = {
+        "method": message.rerank.method,
         "score": settings["score"],
         "weight": settings["weight"] if settings["score"] == "combined" else None,
         "num_candidates": settings["num_candidates"],
@@ -93,6 +97,54 @@ def _by_verification(message: experiment_pb2.Experiment, database: FeatureStore)
     return functools.partial(second_stage.rerank, **rerank_arguments(message))
 
 
+def _by_all_pairs(
+    order: Callable[[np.ndarray], np.ndarray],
+    message: experiment_pb2.Experiment,
+    database: FeatureStore,
+) -> Reranker:
+    settings = rerank_arguments(message)
+    require(
+        "probability" in settings and not indexing.by_local_features(message),
+        "Re-ranking by all pairs of a head needs an index of global descriptors and a fitted "
+        "probability of pairs.",
+        hint="Set rerank.probability; delf_tf rerank --fit_probability prints it.",
+        method=message.rerank.method,
+    )
+    shared = experiment_pb2.Experiment()
+    shared.CopyFrom(message)
+    for name in ("query_expansion", "global_rerank"):
+        shared.ClearField(name)
+    for name in ("method", "num_candidates", "score", "weight", "min_inliers"):
+        shared.rerank.ClearField(name)
+    text = shared.SerializeToString(deterministic=True)
+    pairs = functools.partial(_database_pairs, text, database, database.identity())
+    return functools.partial(embedding.rerank, order=order, database_pairs=pairs, **settings)
+
+
+@functools.lru_cache(maxsize=1)
+def _database_pairs(text: bytes, database: FeatureStore, identity: str) -> sparse.csr_matrix:
+    """Returns what `embedding.verify_database` makes; one database's is kept for other methods.
+
+    Args:
+      text: a serialised experiment without what is not the pairs' own.
+      database: the features.
+      identity: theirs, which changes with them.
+    """
+    message = experiment_pb2.Experiment.FromString(text)
+    given = config.arguments(message.rerank, embedding.verify_database)
+    depth = max(1, min(given["num_neighbors"], len(database.ids()) - 1))
+    found = indexing.index_store(message, database).search(database, depth, exclude_self=True)
+    return embedding.verify_database(
+        found,
+        cached_reader(database),
+        num_neighbors=given["num_neighbors"],
+        probability=rerank_arguments(message)["probability"],
+        verifications_dir=message.rerank.database_pairs or None,
+        fingerprint=identity,
+        **verify_options(message),
+    )
+
+
 # Puts a head in a new order: a function of (ranking, query reader, database reader) and of the
 # keywords num_threads, verifications_dir and fingerprint, as `retrieval.second_stage.rerank` is.
 Reranker = Callable[..., tuple[Ranking, second_stage.Verifications]]
@@ -100,6 +152,7 @@ Reranker = Callable[..., tuple[Ranking, second_stage.Verifications]]
 # features. A new method is such a function and a row here.
 METHODS: dict[str, Callable[[experiment_pb2.Experiment, FeatureStore], Reranker]] = {
     "verification": _by_verification,
+    **{name: functools.partial(_by_all_pairs, one) for name, one in embedding.ORDERS.items()},
 }
 
 

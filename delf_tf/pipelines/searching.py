@@ -164,14 +164,15 @@ def rehearse(message: experiment_pb2.Experiment) -> None:
     ranking = Ranking(
         _SAMPLE_IDS, _SAMPLE_IDS, np.array([[1, 2], [0, 2], [0, 1]]), np.ones((3, 2), np.float32)
     )
+    tried = experiment_pb2.Experiment()
+    tried.CopyFrom(message)
     if not indexing.by_local_features(message):
-        tried = experiment_pb2.Experiment()
-        tried.CopyFrom(message)
         tried.index.type = "exact"
         tried.index.ClearField("whitening")
         ranking = rank(tried, indexing.index_store(tried, sample), sample, None)
     if message.HasField("rerank"):
-        reranking.method(message, sample)(
+        tried.rerank.ClearField("database_pairs")
+        reranking.method(tried, sample)(
             ranking, sample.read_local, sample.read_local, num_threads=1
         )
 
@@ -183,6 +184,9 @@ class _Sample:
 
     def ids(self) -> tuple[str, ...]:
         return _SAMPLE_IDS
+
+    def identity(self) -> str:
+        return ""
 
     def global_descriptors(self) -> GlobalDescriptors:
         return GlobalDescriptors(_SAMPLE_IDS, np.eye(len(_SAMPLE_IDS), dtype=np.float32))

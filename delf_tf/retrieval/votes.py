@@ -35,6 +35,8 @@ from delf_tf.types import Ranking
 KIND = "local"
 NUM_NEIGHBORS = 60
 NUM_PROBES = 16
+# p1 of CANN's kernel, see `vote_weights`.
+_KERNEL_EXPONENT = 0.459
 
 
 class LocalIndex:
@@ -45,7 +47,8 @@ class LocalIndex:
     Attributes:
       num_neighbors: features that a query's feature finds.
       num_probes: cells that it looks into.
-      fingerprint: of both, the cells and the codes.
+      vote_radius: distance at which a vote weighs nothing; 0: every vote counts 1.
+      fingerprint: of these, the cells and the codes.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class LocalIndex:
         codes: faiss.Index,
         num_neighbors: int = NUM_NEIGHBORS,
         num_probes: int = NUM_PROBES,
+        vote_radius: float = 0.0,
     ):
         """Makes an index without images.
 
@@ -60,6 +64,7 @@ class LocalIndex:
           codes: as `train_codes` returns it; it belongs to this object from now on.
           num_neighbors: at least 1.
           num_probes: at least 1; all cells, if there are fewer.
+          vote_radius: 0 for DELF's votes; above it, CANN's, see `search`.
 
         Raises:
           InputError: a number out of its range.
@@ -67,12 +72,16 @@ class LocalIndex:
         for name, value in (("num_neighbors", num_neighbors), ("num_probes", num_probes)):
             whole = isinstance(value, (int, np.integer)) and 1 <= value <= 1 << 16
             require(whole, f"{name} must be a whole number from 1 to 65536.", value=value)
+        must = "vote_radius must be a finite number of 0 or more."
+        require(0 <= vote_radius < np.inf, must, vote_radius=vote_radius)
         self.num_neighbors, self.num_probes = int(num_neighbors), int(num_probes)
+        self.vote_radius = float(vote_radius)
         self._codes = codes
         set_search(codes, self.num_probes)
         self.fingerprint = fingerprint(
             *(one.tobytes() for one in learned_arrays(codes)),
-            f"{self.num_neighbors} {self.num_probes}",
+            f"{self.num_neighbors} {self.num_probes}"
+            + (f" {self.vote_radius}" if self.vote_radius else ""),
         )
         self._ids: list[str] = []
         self._known: set[str] = set()
@@ -89,6 +98,7 @@ class LocalIndex:
         num_features: int | None = None,
         num_neighbors: int = NUM_NEIGHBORS,
         num_probes: int = NUM_PROBES,
+        vote_radius: float = 0.0,
     ) -> LocalIndex:
         """Returns an empty index whose cells and codes are learned from samples.
 
@@ -98,12 +108,13 @@ class LocalIndex:
           num_features: see `train_codes`.
           num_neighbors: see the constructor.
           num_probes: see the constructor.
+          vote_radius: see the constructor.
 
         Raises:
           InputError: as `train_codes` and the constructor.
         """
         codes = train_codes(samples, factory, num_features=num_features)
-        return cls(codes, num_neighbors, num_probes)
+        return cls(codes, num_neighbors, num_probes, vote_radius)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -183,9 +194,11 @@ class LocalIndex:
         return features, np.where(features < 0, np.inf, distances)
 
     def votes(self, descriptors: np.ndarray) -> np.ndarray:
-        """Returns int64 [images], the descriptors that have a neighbour in each image.
+        """Returns float64 [images], the votes that the descriptors give each image.
 
         A descriptor votes once for an image, so that a repeated pattern does not outvote the rest.
+        Without a radius a vote counts 1. With one it is that of the nearest neighbour in the image,
+        by `vote_weights`, and the sum is divided by the number of descriptors.
 
         Raises:
           InputError: another width, a NaN.
@@ -193,7 +206,7 @@ class LocalIndex:
         return self._votes(self._checked(descriptors, "the query"))
 
     def search(self, queries: Queries, k: int | None = None) -> Ranking:
-        """Ranks the images that have votes by their number.
+        """Ranks the images that have votes by their sum.
 
         Args:
           queries: mapping of id to descriptors [N, D], or pairs of them.
@@ -231,7 +244,11 @@ class LocalIndex:
             fingerprint=self.fingerprint,
             ids=ids,
             arrays=arrays,
-            parameters={"num_neighbors": self.num_neighbors, "num_probes": self.num_probes},
+            parameters={
+                "num_neighbors": self.num_neighbors,
+                "num_probes": self.num_probes,
+                "vote_radius": self.vote_radius,
+            },
         )
 
     @classmethod
@@ -247,8 +264,11 @@ class LocalIndex:
         """
         # Mapped, so that the codes are in memory once beside faiss's copy of them.
         content = map_index(path, KIND)
-        numbers = [content.parameter(name, int) for name in ("num_neighbors", "num_probes")]
-        index = cls(read_codes(content), *numbers)
+        # Indexes of before have no radius.
+        content.parameters.setdefault("vote_radius", 0.0)
+        kinds = {"num_neighbors": int, "num_probes": int, "vote_radius": float}
+        numbers = {name: content.parameter(name, kind) for name, kind in kinds.items()}
+        index = cls(read_codes(content), **numbers)
         content.require_fingerprint(expected_fingerprint, index.fingerprint)
         starts = content.array("feature_starts", np.int64, (len(content.ids) + 1,))
         ordered = bool(starts[0] >= 0) and bool((np.diff(starts) >= 0).all())
@@ -267,9 +287,25 @@ class LocalIndex:
             return features, distances, np.array(self._starts)[:-1]
 
     def _votes(self, descriptors: np.ndarray) -> np.ndarray:
-        features, _, starts = self._neighbors(descriptors)
-        features.sort(axis=1)
+        features, distances, starts = self._neighbors(descriptors)
         images = np.searchsorted(starts, features, side="right") - 1
-        counts = features >= 0
+        # Nearest first within an image, as the neighbours are.
+        order = np.argsort(images, axis=1, kind="stable")
+        images = np.take_along_axis(images, order, axis=1)
+        counts = images >= 0
         counts[:, 1:] &= images[:, 1:] != images[:, :-1]
-        return np.bincount(images[counts], minlength=len(starts))
+        if not self.vote_radius:
+            return np.bincount(images[counts], minlength=len(starts)).astype(np.float64)
+        near = np.take_along_axis(distances, order, axis=1)[counts].astype(np.float64)
+        weights = vote_weights(np.sqrt(np.maximum(near, 0)), self.vote_radius)
+        return np.bincount(images[counts], weights, len(starts)) / max(len(descriptors), 1)
+
+
+def vote_weights(distances: np.ndarray, radius: float) -> np.ndarray:
+    """Returns what votes from float64 distances weigh: 1 at 0, 0 from the radius on.
+
+    (1 - (r / p0)^(p1 / (1 - p1)))^((1 - p1) / p1), the similarity of D. Aiger, A. Araujo,
+    S. Lynen, "Yes, we CANN", ICCV 2023, as released: p0 the radius, p1 = 0.459.
+    """
+    power = _KERNEL_EXPONENT / (1 - _KERNEL_EXPONENT)
+    return (1 - np.minimum(distances / radius, 1) ** power) ** (1 / power)

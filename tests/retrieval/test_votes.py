@@ -8,7 +8,7 @@ import pytest
 
 from delf_tf.checks import InputError
 from delf_tf.retrieval.local_codes import FACTORY, train_codes
-from delf_tf.retrieval.votes import LocalIndex
+from delf_tf.retrieval.votes import LocalIndex, vote_weights
 
 DIM = 20
 # The default, and the form of DELF's own code.
@@ -155,6 +155,45 @@ def test_votes_count_a_feature_once_an_image(codes):
     found = index.search({"q": np.concatenate([first, first, second])}, k=3)
     np.testing.assert_array_equal(found.indices, [[0, 2, -1]])
     np.testing.assert_array_equal(found.scores[0, :2], [2, 1])
+
+
+def test_near_votes_weigh_more_and_far_ones_nothing(codes):
+    near = _filled(codes, num_neighbors=30, num_probes=16, vote_radius=0.6)
+    query = _features(3, seed=3)
+    features, distances = near.neighbors(query)
+    ends = np.cumsum([len(one) for one in _images().values()])
+    expected = np.zeros(20)
+    for found, squares in zip(features, distances):
+        best = {}
+        for feature, square in zip(found, squares):
+            if feature >= 0:
+                image = int(np.searchsorted(ends, feature, side="right"))
+                best[image] = min(best.get(image, np.inf), max(float(square), 0) ** 0.5 / 0.6)
+        for image, share in best.items():
+            if share < 1:
+                expected[image] += (1 - share ** (0.459 / 0.541)) ** (0.541 / 0.459) / 3
+    assert 0 < np.count_nonzero(expected) < 20
+    np.testing.assert_allclose(near.votes(query), expected, atol=1e-12)
+    best = np.argsort(-expected, kind="stable")[:3]
+    ranking = near.search({"q": query}, k=3)
+    np.testing.assert_array_equal(ranking.indices[0], best)
+    np.testing.assert_allclose(ranking.scores[0], expected[best], rtol=1e-6)
+
+
+def test_weights_of_votes_fall_from_one_to_zero():
+    weights = vote_weights(np.array([0.0, 0.1, 0.35, 0.7, 5.0]), 0.7)
+    assert weights[0] == 1
+    assert (np.diff(weights[:4]) < 0).all()
+    np.testing.assert_array_equal(weights[3:], 0)
+
+
+def test_the_radius_is_kept(codes, tmp_path):
+    index = _filled(codes, vote_radius=0.7)
+    again = LocalIndex.load(index.save(tmp_path / "i"))
+    assert again.vote_radius == 0.7
+    assert again.fingerprint == index.fingerprint != _filled(codes).fingerprint
+    with pytest.raises(InputError, match="vote_radius must be a finite number"):
+        _empty(codes, vote_radius=-1.0)
 
 
 def test_an_image_finds_itself(codes):

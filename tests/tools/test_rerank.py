@@ -187,3 +187,29 @@ def test_a_fitted_probability_reorders(rerank, database, labels, tmp_path, capsy
     assert _first_place(tmp_path / "new.npz") == 12
     assert rerank("--score=probability", output="none.npz") == 1
     assert "fitted PairProbability" in capsys.readouterr().err
+
+
+def test_a_head_is_sorted_by_all_of_its_pairs(rerank, tmp_path, capsys):
+    config, kept = tmp_path / "config.textproto", tmp_path / "pairs"
+    section = "probability { similarity: 1 evidence: 2 intercept: -4 }"
+    config.write_text(
+        f'rerank {{ method: "embedding" database_pairs: "{kept}" num_neighbors: 5 {section} }}'
+    )
+    assert rerank(f"--config={config}", "--num_candidates=5") == 0
+    assert _first_place(tmp_path / "new.npz") == 12
+    pairs = verification_files.load_verifications(kept)
+    assert [len(one) for one in pairs] == [5] * 16
+    known = ranking_file.load_ranking_metadata(tmp_path / "new.npz")
+    assert known["method"] == "embedding"
+    # The same pairs serve another method; other settings refuse them.
+    files = sorted((one.name, one.stat().st_mtime_ns) for one in kept.iterdir())
+    again = config.read_text().replace("embedding", "diffusion")
+    config.write_text(again)
+    assert rerank(f"--config={config}", "--num_candidates=5", output="b.npz") == 0
+    assert sorted((one.name, one.stat().st_mtime_ns) for one in kept.iterdir()) == files
+    config.write_text(again.replace("num_neighbors: 5", "num_neighbors: 6"))
+    assert rerank(f"--config={config}", output="c.npz") == 1
+    assert "this ranking, these features and settings" in capsys.readouterr().err
+    config.write_text(again.replace(section, ""))
+    assert rerank(f"--config={config}", output="d.npz") == 1
+    assert "Set rerank.probability" in capsys.readouterr().err

@@ -169,9 +169,22 @@ def reorder(
       score: a row of SCORES.
       weight: of the inliers in "combined".
     """
+    return sort_heads(ranking, places, [SCORES[score](head, weight) for head in heads])
+
+
+def sort_heads(
+    ranking: Ranking, places: Sequence[np.ndarray], values: Sequence[np.ndarray]
+) -> Ranking:
+    """Sorts each row's head by given values, largest first, and puts it before the rest.
+
+    Args:
+      ranking: Q rows.
+      places: see `reorder`.
+      values: for each query, float64 [C]; equal ones keep the first stage's order.
+    """
     indices, scores = ranking.indices.copy(), ranking.scores.copy()
-    for query, (head, positions) in enumerate(zip(heads, places)):
-        moved = positions[head_order(head, score, weight)]
+    for query, (positions, value) in enumerate(zip(places, values)):
+        moved = positions[descending(value)]
         indices[query], scores[query] = _move_head(indices[query], scores[query], moved)
     return dataclasses.replace(ranking, indices=indices, scores=scores)
 
@@ -275,11 +288,6 @@ def inlier_similarity(
     first = query.descriptors[pairs[:, 0]].astype(np.float64)
     second = database.descriptors[pairs[:, 1]].astype(np.float64)
     return float(np.maximum(np.einsum("md,md->m", first, second), 0).sum())
-
-
-def head_order(head: Head, score: str, weight: float) -> np.ndarray:
-    """Returns the positions of the head, best first; equal scores keep the first stage's order."""
-    return descending(SCORES[score](head, weight))
 
 
 def _candidates(row: np.ndarray, num: int, skipped: np.ndarray | None) -> np.ndarray:
