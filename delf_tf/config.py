@@ -66,7 +66,7 @@ def load_experiment(
 def check_imports(message: protobuf_message.Message, allow_imports: Sequence[str]) -> None:
     """Refuses a config that names code ("my_package.module:Thing") unless it is allowed.
 
-    A config may come from anyone; who runs it says whose code it may run. Nothing is imported here.
+    A config may come from anyone, so its user allows the packages. Nothing is imported here.
 
     Args:
       message: of any type; sections are looked into.

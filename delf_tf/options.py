@@ -95,7 +95,7 @@ def _fits(value: Any, wanted: Any) -> bool:
 
 
 def _words(wanted: Any) -> str:
-    """Returns what a type is to who types it; nothing for what no command line can give."""
+    """Returns a type in words; an empty string for what a command line cannot give."""
     arguments = typing.get_args(wanted)
     if _is_union(wanted):
         return " or ".join(filter(None, map(_words, arguments)))

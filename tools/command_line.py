@@ -202,7 +202,7 @@ def exit_code(num_failed: int, num_images: int, max_failed_fraction: float = 0.5
     if num_failed <= max_failed_fraction * num_images:
         return DONE
     logging.error(
-        "%d of %d images failed, more than --max_failed_fraction=%g; failed_images.csv tells why.",
+        "%d of %d images failed, more than --max_failed_fraction=%g; see failed_images.csv.",
         num_failed,
         num_images,
         max_failed_fraction,
@@ -229,7 +229,7 @@ def required(flag_values: flags.FlagValues, *names: str) -> list[Any]:
     missing = [f"--{name}" for name in names if flag_values[name].value in (None, "")]
     if missing:
         named = ", ".join(missing[:-1]) + " and " * (len(missing) > 1) + missing[-1]
-        raise UsageError(f"{named} must be given; --help tells what they are.")
+        raise UsageError(f"{named} must be given; see --help.")
     return [flag_values[name].value for name in names]
 
 

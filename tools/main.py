@@ -1,6 +1,6 @@
 """delf_tf: instance-level image retrieval in TensorFlow.
 
-Usage: delf_tf TOOL [--flag=value ...]; `delf_tf TOOL --help` tells a tool's flags.
+Usage: delf_tf TOOL [--flag=value ...]; `delf_tf TOOL --help` shows a tool's flags.
 """
 
 from __future__ import annotations

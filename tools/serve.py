@@ -75,7 +75,7 @@ def open_photos(flag_values: flags.FlagValues) -> photos.Photos:
     """Opens what the flags name.
 
     Raises:
-      UsageError: flags that are missing, or given beside a folder that tells them itself.
+      UsageError: flags that are missing, or given beside a folder that contains them.
       InputError: features made by another model, images that are not there.
     """
     (path,) = command_line.required(flag_values, "index")
@@ -83,7 +83,7 @@ def open_photos(flag_values: flags.FlagValues) -> photos.Photos:
     if retrieve.is_folder(path):
         given = [n for n in ("database_store", "images_dir", "config") if flag_values[n].value]
         if given:
-            raise UsageError(f"--{given[0]} must be left out: the folder of retrieve tells it.")
+            raise UsageError(f"--{given[0]} must be left out: the folder of retrieve contains it.")
         message, store, images_dir = retrieve.read_folder(
             path, allow_imports=flag_values.allow_import
         )

@@ -152,7 +152,7 @@ def _decode(data: bytes, name: str, box: Box | None, max_pixels: int) -> np.ndar
         opened.load()
     except Exception as fault:  # Decoders of damaged files raise nearly everything.
         raise _unreadable(name, fault) from None
-    # A GIF's frame or a WebP's canvas may differ from what its header told.
+    # A GIF's frame or a WebP's canvas may differ from its header.
     _check_size(opened.height, opened.width, name, max_pixels)
     orientation, pixels = _orientation(opened), _to_rgb(opened)
     del opened

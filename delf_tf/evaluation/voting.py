@@ -26,7 +26,7 @@ def recognize(
     none.
 
     Args:
-      ranking: Q queries; the order says who votes, the scores how strongly.
+      ranking: Q queries; the order decides which images vote, the scores how strongly.
       labels: class by database id, NON_LANDMARK for images that show none.
       k: voters.
       power: raises the weight of near images.

@@ -20,7 +20,7 @@ DESCRIPTORS = ("pooled", "deepest")
 class CompactLite(RetrievalModel):
     """A classification backbone for the global descriptor, XFeat for the local features.
 
-    The deepest map tells things and buildings apart, the stride-16 map what they look like: each
+    The deepest map separates classes of things, the stride-16 map their appearance: each
     is pooled by its own generalised mean, whitened on its own, and the unit vectors are joined.
     (Whitened together, the map with the larger variance takes the components.) The local features
     are computed from the same pixels by their own branch.
@@ -33,7 +33,7 @@ class CompactLite(RetrievalModel):
       gem_power: exponent p of the stride-32 map's pooling, a constant.
       fine_gem_power: that of the stride-16 map.
       backbone_scale: factor of the images that the backbone sees, whose sides are then multiples
-        of 32: a class is told at fewer pixels than a keypoint is found at.
+        of 32: classification needs fewer pixels than keypoints do.
       preprocessing: arguments of layers.Preprocessing for the backbone; None: its usual ones.
     """
 

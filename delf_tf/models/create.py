@@ -21,7 +21,7 @@ def create_model(
 
     Args:
       name: see `registry.build`.
-      weights: a weights file of ours, or one of another program, if the names of its arrays tell
+      weights: a weights file of ours, or one of another program, if the names of its arrays show
         which (`convert_weights` lists them); the name of one in the package (shipped.SHIPPED), or
         of a published checkpoint (published.PUBLISHED), downloaded and converted once. It brings
         the options and the preprocessing that it was made with; a keyword argument that contradicts

@@ -64,7 +64,7 @@ def draw_values(model: tf.keras.layers.Layer, seed: int | None) -> None:
 def _draw(leaf: str, shape: tuple[int, ...], random: np.random.RandomState) -> np.ndarray:
     if leaf == "templates":
         return random.standard_normal(shape).astype(np.float32)
-    # A depthwise kernel [K, K, C, 1] is told by its last axis: each output sees one channel.
+    # A depthwise kernel [K, K, C, 1] is recognised by its last axis: each output sees one channel.
     depthwise = len(shape) == 4 and shape[-1] == 1 and shape[0] > 1
     fan_in = np.prod(shape[:2]) if depthwise else np.prod(shape[:-1])
     bound = np.sqrt(6.0 / max(1, fan_in))

@@ -148,7 +148,7 @@ def _scored_queries(stores: measured_pipeline.Stores, collections: Collections) 
         require(
             not queries.failed(),
             "Every query of the benchmark must be readable.",
-            hint="failed_images.csv in the output's features tells what is wrong with each.",
+            hint="failed_images.csv in the output's features gives the reasons.",
             failed=list(queries.failed())[:3],
         )
         return list(queries.ids())

@@ -150,7 +150,7 @@ def extract_collections(
         require(
             bool(store.ids()),
             "At least one image of a collection must be readable.",
-            hint=f"{listed} tells what is wrong with each.",
+            hint=f"{listed} gives the reasons.",
             num_images=len(store),
             num_failed=len(store.failed()),
         )

@@ -176,7 +176,7 @@ def run(
         return kept
     logging.info("%s: searching.", one.name)
     ranking, costs = _first_stage(
-        # A revisited set's ground truth tells itself what is left out.
+        # A revisited set's ground truth already names what is left out.
         one.message,
         stores,
         leave_out_same=collections.labels is not None,

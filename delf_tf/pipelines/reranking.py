@@ -53,7 +53,7 @@ def rerank(
       output: of the new ranking (.npz).
       database: features of its database.
       queries: features of its queries; None if they are images of the database.
-      verifications_dir: keeps every verification, and is gone on from; None: `output` with the
+      verifications_dir: keeps every verification, and is resumed; None: `output` with the
         ending .verifications.
       overwrite: verify anew.
       num_threads: that verify pairs.

@@ -145,7 +145,7 @@ def read_folder(path: artifacts.StrPath, *, allow_imports: Sequence[str] = ()) -
         text, images_dir = str(facts["config"]), Path(str(facts["images_dir"]))
     except (KeyError, TypeError) as error:
         raise invalid(
-            f"{what} must tell its config and images.", hint=hint, path=file, fault=repr(error)
+            f"{what} must hold its config and images.", hint=hint, path=file, fault=repr(error)
         ) from None
     message = config.parse(text, experiment_pb2.Experiment, source=str(file))
     config.check_imports(message, allow_imports)

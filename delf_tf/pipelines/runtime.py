@@ -171,7 +171,7 @@ class Runtime:
         return config.fingerprint(relevant, FEATURES_VERSION, *self._weights_content())
 
     def _weights_content(self) -> list[str]:
-        """Returns what tells weights from others: their name if they are no files."""
+        """Returns what identifies the weights: their content, or their name if they are no file."""
         from delf_tf.models.zoo import shipped  # noqa: PLC0415
 
         weights = self.message.model.weights
@@ -241,7 +241,7 @@ class Runtime:
 
     @functools.cached_property
     def _cache_dir(self) -> Path:
-        """Where exported networks are kept: with the process, if nothing tells them apart."""
+        """The folder of exported networks: a temporary one if the weights cannot be identified."""
         model = self.message.model
         if model.name and ":" not in model.name and (model.weights or model.HasField("seed")):
             return download.cache_dir()

@@ -102,7 +102,7 @@ def same_pictures(
 ) -> dict[str, list[str]]:
     """Returns by query id the database's images whose files have the query's very content.
 
-    Stores that do not tell what their images' files were have none.
+    Stores that do not record their images' files have none.
     """
     if database is None or queries is None:
         return {}

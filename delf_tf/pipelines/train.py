@@ -33,7 +33,7 @@ def train(
     strategy: str = "default",
     peak_tflops: float | None = None,
 ) -> Path:
-    """Trains the experiment's model; a run in `output_dir` is gone on with.
+    """Trains the experiment's model; a run in `output_dir` is resumed.
 
     Args:
       message: the experiment.

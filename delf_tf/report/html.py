@@ -27,7 +27,7 @@ class Picture:
     Attributes:
       image: data URI.
       caption: below it.
-      alt: for those who cannot see it.
+      alt: alternative text.
       verdict: "good", "bad" or "" when there are no labels.
     """
 

@@ -71,7 +71,7 @@ def matches_figure(
 
 
 def save_figure(figure: Figure, path: artifacts.StrPath) -> Path:
-    """Writes a figure atomically; the ending of `path` (.png, .jpg, .pdf, .svg) tells the format.
+    """Writes a figure atomically; the ending of `path` (.png, .jpg, .pdf, .svg) decides the format.
 
     Raises:
       InputError: an ending that matplotlib does not write.

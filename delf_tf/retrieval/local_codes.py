@@ -70,7 +70,7 @@ def train_codes(
 
 
 def _train(codes: faiss.Index, samples: np.ndarray) -> None:
-    """Trains for as long as it is of use, and is silent about few samples."""
+    """Trains on as many samples as improve the codes, without faiss's warnings about few."""
     inner, rotation = _parts(codes)
     most = max(_SAMPLES_PER_CELL * inner.nlist, _MIN_SAMPLES)
     if len(samples) > most:

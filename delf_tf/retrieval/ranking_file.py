@@ -68,7 +68,7 @@ def load_ranking(path: StrPath) -> Ranking:
 
 
 def load_ranking_metadata(path: StrPath) -> dict[str, Any]:
-    """Returns what `save_ranking` was told beside the ranking; empty for one made elsewhere.
+    """Returns the metadata that `save_ranking` wrote; empty for a ranking made elsewhere.
 
     Raises:
       InputError: as `load_ranking`.

@@ -90,7 +90,7 @@ class Gate:
 class Uploads:
     """Reads the bodies of requests: so many at once, so large, in so much time.
 
-    One more than `max_uploads` ends the oldest: who sends slowly, on purpose or not, makes room.
+    One more than `max_uploads` ends the oldest, so that slow senders cannot block the others.
     """
 
     def __init__(self, max_uploads: int, max_bytes: int, timeout_s: float):

@@ -37,7 +37,7 @@ class Connection(H11Protocol):
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begins to wait for a request; at the limit, who waits longest is cut off."""
+        """Begins to wait for a request; at the limit, the one that has waited longest is closed."""
         super().connection_made(transport)
         self._watch()
         if len(self.connections) > self._max_connections:
@@ -122,7 +122,7 @@ def run(
     with socket.socket(family) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
-        # From here on requests wait for the server, whose address can be told.
+        # From here on requests wait for the server, whose address is now known.
         listening.listen()
         shown = f"[{host}]" if ":" in host else host
         on_ready(f"http://{shown}:{listening.getsockname()[1]}")

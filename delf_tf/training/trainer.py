@@ -99,8 +99,8 @@ class Trainer:
           seed: of the sampling of classes.
           fingerprint: of the configuration; a checkpoint with another one is refused.
           provenance: JSON-able facts kept in every weights file, e.g. the training set.
-          peak_flops: of all devices together, operations a second; if given, metrics tell the share
-            of it that the model uses.
+          peak_flops: of all devices together, operations a second; if given, metrics hold the
+            model FLOPs utilisation.
         """
         self._objective, self._optimizer, self._pipeline = objective, optimizer, pipeline
         self._folder = Path(output_dir)
@@ -124,7 +124,7 @@ class Trainer:
         """Trains to the end, or until SIGTERM or SIGINT, and saves; returns the weights' path.
 
         Raises:
-          TrainingError: a loss was not finite (the last checkpoint is of before), or the data
+          TrainingError: a loss was not finite (the last checkpoint is older), or the data
             cannot be read.
           InputError: the folder holds another run.
         """

@@ -338,6 +338,5 @@ def test_as_a_module_of_its_own(repository):
     )
     assert done.returncode == 2
     assert done.stderr == (
-        "delf_tf retrieve: --database_dir and --output_dir must be given; "
-        "--help tells what they are.\n"
+        "delf_tf retrieve: --database_dir and --output_dir must be given; see --help.\n"
     )

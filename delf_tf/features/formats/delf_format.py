@@ -68,8 +68,8 @@ def read_delf(path: StrPath, *, dim: int | None = None) -> LocalFeatures:
 
     Args:
       path: of the file.
-      dim: required width of the descriptors, or None for any. A file of no features does not tell
-        its width: it gets this one, or 0.
+      dim: required width of the descriptors, or None for any. A file of no features has no
+        width: it gets this one, or 0.
 
     Raises:
       InputError: no such file, truncated, descriptors of different widths, values that

@@ -31,7 +31,7 @@ class Source:
     Attributes:
       ids: of the images.
       read: id -> features; raises InputError for an image that cannot be read.
-      fingerprint: of what made them, or None if the format does not tell.
+      fingerprint: of what made them, or None if the format does not record it.
     """
 
     ids: Sequence[str]

@@ -31,7 +31,7 @@ _DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError)
 
 
 def export_hloc(store: FeatureStore, path: Path) -> Path:
-    """Writes one HDF5 file; as image size hloc is told the smallest that holds the keypoints.
+    """Writes one HDF5 file; `image_size` is the smallest that holds the keypoints.
 
     Args:
       store: of any kind; what it holds is written.

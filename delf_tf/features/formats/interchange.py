@@ -121,7 +121,7 @@ def import_features(
 
 
 def _widths(source: Source, path: Path) -> tuple[int | None, int | None]:
-    """The widths of the first image that tells them all, as one without features does not."""
+    """Returns the widths of the first image that has all of them; one without features has none."""
     global_dim = local_dim = None
     for one in source.ids:
         features, _ = _try_read(source, one)

@@ -134,7 +134,7 @@ class ReliabilityHead(_Layers):
 class KeypointHead(_Layers):
     """Where in a cell the keypoint is, or that there is none: 1x1 convolutions on raw pixels.
 
-    It stays in float32 at any policy: near-equal pixels of a cell are told apart by their logits.
+    It stays in float32 at any policy: its logits choose between near-equal pixels of a cell.
 
     Input shape: [B, H, W, 1], multiples of 8. Output shape: [B, H/8, W/8, 65] float32 logits: the
     cell's pixels by rows, then "none".

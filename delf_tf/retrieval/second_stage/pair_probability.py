@@ -100,8 +100,8 @@ def fit_pair_probability(
       pairs: P pairs of both kinds.
       chance_inliers: see PairProbability; not fitted.
       chance_share: likewise.
-      evidence_ratio: evidence over similarity, where it is not fitted: pairs that were labelled by
-        their inliers tell it too large. None fits it.
+      evidence_ratio: evidence over similarity, fixed: pairs labelled by their inliers would make it
+        too large. None fits it.
 
     Raises:
       InputError: pairs of one kind alone.

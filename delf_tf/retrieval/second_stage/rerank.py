@@ -217,7 +217,7 @@ class _Job:
         """Yields each query's verified head, those of a folder from there."""
         num = len(self.places)
         if folder is None and num == 1:
-            # One query, of somebody who waits for its answer, is not worth a line of progress.
+            # A single query is interactive and needs no line of progress.
             yield self._verify(0)
             return
         with Progress(num, "queries", "Verifying") as progress:

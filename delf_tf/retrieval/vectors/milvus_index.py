@@ -67,7 +67,7 @@ class MilvusIndex(VectorIndex):
         uri = uri or os.environ.get(URI_VARIABLE)
         require(
             bool(uri),
-            "A Milvus index must be told where Milvus is.",
+            "A Milvus index must have an address.",
             hint=f"Give uri, or set {URI_VARIABLE}.",
         )
         require(
