@@ -98,7 +98,7 @@ def _by_verification(message: experiment_pb2.Experiment, database: FeatureStore)
 
 
 def _by_all_pairs(
-    order: Callable[[np.ndarray], np.ndarray],
+    order: embedding.Order,
     message: experiment_pb2.Experiment,
     database: FeatureStore,
 ) -> Reranker:

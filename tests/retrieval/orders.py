@@ -114,8 +114,9 @@ def second_stage() -> dict[str, list]:
     similarity = rng.integers(1, 64, (20, 20)) / 64
     rows = np.append(0, np.repeat(np.arange(20), 4))
     similarity = np.maximum(similarity, similarity.T)[np.ix_(rows, rows)]
+    logit = 8 * similarity[0, 1:]
     for name, order in embedding.ORDERS.items():
-        found[name] = descending(order(similarity)).tolist()
+        found[name] = descending(order(similarity, logit)).tolist()
     scores = [[0.3, 0.1, 0.1, 0.1]]
     ranking = Ranking(["q"], list("abcd"), [[0, 1, 2, 3]], scores)
     answers = recognize(ranking, {"a": 1, "b": 2, "c": 2, "d": 2}, power=1.7)

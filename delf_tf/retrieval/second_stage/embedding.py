@@ -4,6 +4,10 @@ An image that no detail joins to the query may share many with one that does. Th
 similarities are therefore turned into one order: by distances in an embedding of all of them, as
 D. Aiger, B. Cao, K. Chen, A. Araujo propose (arXiv 2509.04351), or by its simple peers. A pair's
 similarity is its fitted probability; those of the database's own pairs are made once.
+
+The order adds what all pairs tell to what the query's own pairs do: alone it would move images that
+little joins to anything by what they happen to share. How much of it was chosen on warped training
+pictures.
 """
 
 from __future__ import annotations
@@ -22,8 +26,17 @@ from delf_tf.types import Ranking, Verification
 
 NUM_NEIGHBORS = 50
 NUM_ITERATIONS = 30
+# Of the squared distance, and of the logarithm of what diffuses, beside the logit of a pair.
+EMBEDDING_WEIGHT = 10.0
+DIFFUSION_WEIGHT = 1.0
 # Points nearer than this lie on each other; which way they part is not for rounding to say.
 _COINCIDENT = 1e-6
+# Less than this reaches an image by rounding as well.
+_LEAST_FLOW = 1e-5
+
+# Similarities float64 [C + 1, C + 1] of the query, which comes first, and its head, symmetric, in
+# 0..1; and the logits float64 [C] of the query's own; to values [C] to sort by, largest first.
+Order = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def rerank(
@@ -31,7 +44,7 @@ def rerank(
     query_features: second_stage.FeatureReader,
     database_features: second_stage.FeatureReader,
     *,
-    order: Callable[[np.ndarray], np.ndarray],
+    order: Order,
     database_pairs: Callable[[], sparse.csr_matrix],
     probability: PairProbability,
     **kwargs: Any,
@@ -66,14 +79,14 @@ def rerank(
     )
     places, values = [], []
     for query, head in enumerate(found):
-        rows, chances = _chances(ranking, query, head, probability)
+        rows, logit = _logits(ranking, query, head, probability)
         similarity = np.eye(len(rows) + 1)
-        similarity[0, 1:] = similarity[1:, 0] = chances
+        similarity[0, 1:] = similarity[1:, 0] = _chance(logit)
         among = pairs[rows][:, rows].toarray()
         np.fill_diagonal(among, 1)
         similarity[1:, 1:] = among
         places.append(np.flatnonzero(np.isin(ranking.indices[query], rows)))
-        values.append(order(similarity))
+        values.append(order(similarity, logit))
     return second_stage.sort_heads(ranking, places, values), found
 
 
@@ -108,22 +121,22 @@ def verify_database(
         num_images=len(own.database_ids),
     )
     _, found = second_stage.rerank(own, features, features, num_candidates=num_neighbors, **kwargs)
-    heads = [_chances(own, query, head, probability) for query, head in enumerate(found)]
+    heads = [_logits(own, query, head, probability) for query, head in enumerate(found)]
     sizes = [len(rows) for rows, _ in heads]
     starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     rows = np.concatenate([np.zeros(0, np.int64), *(rows for rows, _ in heads)])
-    values = np.concatenate([np.zeros(0), *(values for _, values in heads)])
+    values = _chance(np.concatenate([np.zeros(0), *(logit for _, logit in heads)]))
     matrix = sparse.csr_matrix((values, rows, starts), shape=(len(heads), len(heads)))
     return matrix.maximum(matrix.T).tocsr()
 
 
-def _chances(
+def _logits(
     ranking: Ranking,
     query: int,
     head: Mapping[int, Verification],
     probability: PairProbability,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the head's rows int64 [C], in first-stage order, and float64 [C] in 0..1."""
+    """Returns the head's rows int64 [C], in first-stage order, and their logits float64 [C]."""
     rows = np.fromiter(head, np.int64, len(head))
     score = dict(zip(ranking.indices[query].tolist(), ranking.scores[query].tolist()))
     logit = probability.logit(
@@ -131,26 +144,24 @@ def _chances(
         np.array([one.num_inliers for one in head.values()], np.int64),
         np.array([len(one.matches) for one in head.values()], np.int64),
     )
-    return rows, 1 / (1 + np.exp(-logit))
+    return rows, logit
 
 
-def by_embedding(similarity: np.ndarray, num_iterations: int = NUM_ITERATIONS) -> np.ndarray:
-    """Returns how near the head lies to the query in an embedding of 1 - similarity.
+def _chance(logit: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logit))
 
-    The embedding has as many dimensions as it needs, so that strangers who are equally far from
-    each other can be; it begins where classical scaling puts the images.
 
-    Args:
-      similarity: float64 [C + 1, C + 1], symmetric, in 0..1, the query first.
-      num_iterations: see `minimize_stress`.
+def by_embedding(similarity: np.ndarray, logit: np.ndarray) -> np.ndarray:
+    """Sorts by logit - EMBEDDING_WEIGHT d^2, d the distance to the query in an embedding.
 
-    Returns:
-      float64 [C], minus the squared distance to the query.
+    Distances of 1 - similarity are wanted. The embedding has as many dimensions as it needs, so
+    that strangers who are equally far from each other can be; it begins where classical scaling
+    puts the images. See Order.
     """
     dissimilarity = 1 - similarity
-    points = minimize_stress(dissimilarity, classical_scaling(dissimilarity), num_iterations)
+    points = minimize_stress(dissimilarity, classical_scaling(dissimilarity), NUM_ITERATIONS)
     # Squared, as a root would turn an error of 1e-16 into one of 1e-8.
-    return -((points[1:] - points[0]) ** 2).sum(axis=1)
+    return logit - EMBEDDING_WEIGHT * ((points[1:] - points[0]) ** 2).sum(axis=1)
 
 
 def classical_scaling(dissimilarity: np.ndarray) -> np.ndarray:
@@ -185,43 +196,42 @@ def minimize_stress(
     return points
 
 
-def by_diffusion(similarity: np.ndarray, alpha: float = 0.8) -> np.ndarray:
-    """Returns what reaches the head from the query over the graph of its pairs.
+def by_diffusion(similarity: np.ndarray, logit: np.ndarray, alpha: float = 0.8) -> np.ndarray:
+    """Sorts by logit + DIFFUSION_WEIGHT ln f, f what reaches an image from the query over pairs.
 
     (I - alpha A) f = e with A = D^-1/2 S D^-1/2: D. Zhou et al., "Ranking on data manifolds", NIPS
     2003; for images, A. Iscen et al., CVPR 2017.
 
     Args:
-      similarity: see `by_embedding`.
+      similarity: see Order.
+      logit: likewise.
       alpha: share that is passed on, 0 to 1.
-
-    Returns:
-      float64 [C].
     """
     links = similarity - np.diag(np.diagonal(similarity))
     roots = np.sqrt(np.maximum(links.sum(axis=1), 1e-12))
     start = np.zeros(len(links))
     start[0] = 1
-    return np.linalg.solve(np.eye(len(links)) - alpha * links / np.outer(roots, roots), start)[1:]
+    flow = np.linalg.solve(np.eye(len(links)) - alpha * links / np.outer(roots, roots), start)
+    return logit + DIFFUSION_WEIGHT * np.log(np.maximum(flow[1:], _LEAST_FLOW))
 
 
-def by_expansion(similarity: np.ndarray, num_neighbors: int = 3, alpha: float = 1.0) -> np.ndarray:
-    """Returns the mean similarity of the head to the query and to what is most similar to it.
+def by_expansion(
+    similarity: np.ndarray, logit: np.ndarray, num_neighbors: int = 3, alpha: float = 1.0
+) -> np.ndarray:
+    """Sorts by the mean similarity to the query and to what is most similar to it.
 
     Args:
-      similarity: see `by_embedding`.
+      similarity: see Order.
+      logit: likewise.
       num_neighbors: images that ask with the query, each with weight similarity^alpha.
       alpha: how strongly more similar ones weigh more.
-
-    Returns:
-      float64 [C].
     """
-    asking = np.append(0, 1 + descending(similarity[0, 1:])[:num_neighbors])
+    asking = np.append(0, 1 + descending(logit)[:num_neighbors])
     return similarity[0, asking] ** alpha @ similarity[asking, 1:]
 
 
-# rerank.method -> the order that it sorts by: a function of similarities.
-ORDERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+# rerank.method -> the order that it sorts by.
+ORDERS: dict[str, Order] = {
     "embedding": by_embedding,
     "diffusion": by_diffusion,
     "expansion": by_expansion,

@@ -15,10 +15,10 @@ PROBABILITY = PairProbability(2.0, 2.0, -3.0, chance_inliers=0, chance_share=0)
 # Query 0 shares much with 1, and 1 with 2; nothing joins 0 to 2, which is less like it than 3.
 CHAIN = np.array(
     [
-        [1.00, 0.95, 0.05, 0.30, 0.02],
+        [1.00, 0.95, 0.08, 0.10, 0.02],
         [0.95, 1.00, 0.95, 0.02, 0.02],
-        [0.05, 0.95, 1.00, 0.02, 0.02],
-        [0.30, 0.02, 0.02, 1.00, 0.02],
+        [0.08, 0.95, 1.00, 0.02, 0.02],
+        [0.10, 0.02, 0.02, 1.00, 0.02],
         [0.02, 0.02, 0.02, 0.02, 1.00],
     ]
 )
@@ -26,6 +26,12 @@ CHAIN = np.array(
 
 def _distances(points):
     return np.linalg.norm(points[:, None] - points[None], axis=-1)
+
+
+def _order(name, similarity):
+    """Values of a head whose logits are those of its similarities."""
+    given = np.clip(similarity[0, 1:], 1e-6, 1 - 1e-6)
+    return embedding.ORDERS[name](similarity, np.log(given / (1 - given)))
 
 
 def _similarity(num, seed=0):
@@ -63,7 +69,7 @@ def test_every_step_makes_the_stress_smaller():
 
 @pytest.mark.parametrize("name", embedding.ORDERS)
 def test_who_shares_with_a_match_passes_a_stranger(name):
-    values = embedding.ORDERS[name](CHAIN)
+    values = _order(name, CHAIN)
     assert np.argsort(-values).tolist()[:3] == [0, 1, 2]
     assert np.argsort(-CHAIN[0, 1:]).tolist()[:3] == [0, 2, 1]
 
@@ -71,9 +77,9 @@ def test_who_shares_with_a_match_passes_a_stranger(name):
 @pytest.mark.parametrize("name", embedding.ORDERS)
 def test_values_follow_their_images(name):
     similarity = _similarity(9)
-    values = embedding.ORDERS[name](similarity)
+    values = _order(name, similarity)
     moved = np.append(0, 1 + np.random.default_rng(2).permutation(8))
-    again = embedding.ORDERS[name](similarity[np.ix_(moved, moved)])
+    again = _order(name, similarity[np.ix_(moved, moved)])
     np.testing.assert_allclose(again, values[moved[1:] - 1], atol=1e-11)
 
 
@@ -82,16 +88,26 @@ def test_copies_are_equal_to_the_last_digits_that_count(name):
     similarity = _similarity(6)
     rows = np.array([0, 1, 2, 2, 3, 2, 4, 5])
     doubled = similarity[np.ix_(rows, rows)]
-    values = embedding.ORDERS[name](doubled)
+    values = _order(name, doubled)
     np.testing.assert_allclose(values[[1, 2, 4]], values[1], atol=1e-11, rtol=0)
 
 
 @pytest.mark.parametrize("name", embedding.ORDERS)
 @pytest.mark.parametrize("num", [0, 1])
 def test_heads_of_none_or_one(name, num):
-    values = embedding.ORDERS[name](np.eye(num + 1))
+    values = _order(name, np.eye(num + 1))
     assert values.shape == (num,)
     assert np.isfinite(values).all()
+
+
+def test_the_embedding_adds_to_the_logit():
+    logit = np.array([2.0, -1.0, 0.0, -3.0])
+    points = embedding.minimize_stress(
+        1 - CHAIN, embedding.classical_scaling(1 - CHAIN), embedding.NUM_ITERATIONS
+    )
+    np.testing.assert_allclose(
+        embedding.by_embedding(CHAIN, logit), logit - 10 * _distances(points)[0, 1:] ** 2
+    )
 
 
 def test_diffusion_sums_all_ways_from_the_query():
@@ -101,12 +117,15 @@ def test_diffusion_sums_all_ways_from_the_query():
     reached, total = np.eye(5)[0], np.zeros(5)
     for _ in range(400):
         total, reached = total + reached, step @ reached
-    np.testing.assert_allclose(embedding.by_diffusion(CHAIN), total[1:], rtol=1e-6)
+    logit = np.array([2.0, -1.0, 0.0, -3.0])
+    found = embedding.by_diffusion(CHAIN, logit)
+    np.testing.assert_allclose(found, logit + np.log(total[1:]), rtol=1e-6)
 
 
 def test_expansion_by_hand():
-    wanted = CHAIN[0, 1:] + 0.95**2 * CHAIN[1, 1:] + 0.3**2 * CHAIN[3, 1:]
-    np.testing.assert_allclose(embedding.by_expansion(CHAIN, 2, 2.0), wanted)
+    logit = np.array([2.0, -1.0, 0.0, -3.0])
+    wanted = CHAIN[0, 1:] + 0.95**2 * CHAIN[1, 1:] + 0.1**2 * CHAIN[3, 1:]
+    np.testing.assert_allclose(embedding.by_expansion(CHAIN, logit, 2, 2.0), wanted)
 
 
 # Images 0, 1 and 2 are views of one place that 0 and 2 do not share; 3 and 4 are strangers.
