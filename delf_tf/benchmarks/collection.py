@@ -88,7 +88,7 @@ class Collection:
 
     def _descriptors(self, random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         spectrum = np.arange(1, shape[-1] + 1, dtype=np.float32) ** -0.5
-        return _unit(spectrum * random.standard_normal(shape, np.float32))
+        return _unit(spectrum * (random.random(shape, np.float32) - np.float32(0.5)))
 
 
 def names(first: int, stop: int) -> list[str]:

@@ -1,12 +1,12 @@
 """The whole path at growing sizes: what a stage costs for ten thousand images and for a million.
 
 Each stage runs in a process of its own, through the functions that the tools call, so that its peak
-of memory is its own. Files that were just written are mostly in the system's cache.
+of memory is its own. CPU seconds, of all its threads, are given too, which other processes disturb
+less. Files that were just written are mostly in the system's cache.
 """
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import shutil
 import tempfile
@@ -34,6 +34,7 @@ from delf_tf.types import Ranking
 _FINGERPRINT = "benchmark"
 _DATABASE, _QUERIES, _INDEX = "database", "queries", "index"
 _RANKING, _RERANKED = "ranking.npz", "reranked.npz"
+_GROWING = ("seconds", "cpu_seconds", "peak_mb", "disk_mb")
 # Ids, headers and rankings; the rest is counted.
 _OTHER_BYTES = 1000
 
@@ -67,10 +68,9 @@ def run(
       seed: of the collection.
 
     Returns:
-      JSON-able: "machine"; "rows", one a size and stage: "seconds" (of a query in the stages "a
-      query …", medians), "peak_mb" of the stage's process, "disk_mb" of what it wrote and
-      "precision_at_10" of its ranking; "growth", one a stage: the exponents of N by which
-      seconds, memory and disk grow, from two sizes.
+      JSON-able: "machine"; "rows", one a size and stage: "seconds" and "cpu_seconds" (medians
+      over queries where the stage is "…, a query"), "peak_mb" of the stage's process, "disk_mb" of
+      what it wrote and "precision_at_10" of its ranking; "growth", see `growth`.
 
     Raises:
       InputError: a count out of range, or no room.
@@ -96,18 +96,19 @@ def run(
 
 
 def growth(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns for each stage the slopes of log seconds, memory and disk over log N.
+    """Returns for each stage the exponents of N by which time, memory and disk grow.
 
     Args:
       rows: of `run`.
 
     Returns:
-      A row a stage with "seconds", "peak_mb" and "disk_mb"; None where fewer than two sizes tell.
+      A row a stage with the slopes of log values over log N for _GROWING; None where fewer than
+      two sizes tell.
     """
     found = []
     for stage in dict.fromkeys(row["stage"] for row in rows):
         mine = [row for row in rows if row["stage"] == stage]
-        slopes = {name: _slope(mine, name) for name in ("seconds", "peak_mb", "disk_mb")}
+        slopes = {name: _slope(mine, name) for name in _GROWING}
         found.append({"stage": stage, **slopes})
     return found
 
@@ -162,21 +163,38 @@ def _stages(
     yield {"stage": "re-rank, a query", **_alone(_rerank_each, folder, message, num_threads)}
 
 
-def _alone(stage: Callable[..., float], *arguments: Any) -> dict[str, Any]:
+def _alone(stage: Callable[..., np.ndarray], *arguments: Any) -> dict[str, Any]:
     """Runs a stage in a new process; returns its seconds and its peak of memory."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_measured, stage, *arguments).result()
 
 
-def _measured(stage: Callable[..., float], *arguments: Any) -> dict[str, Any]:
-    seconds = stage(*arguments)
-    return {"seconds": seconds, "peak_mb": measuring.peak_memory_mb()}
+def _measured(stage: Callable[..., np.ndarray], *arguments: Any) -> dict[str, Any]:
+    seconds, cpu_seconds = stage(*arguments).tolist()
+    peak_mb = measuring.peak_memory_mb()
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak_mb}
 
 
-def _write(path: Path, collection: Collection, first: int, num: int) -> float:
-    making = 0.0
-    started = time.perf_counter()
+def _now() -> np.ndarray:
+    """Returns the seconds of the clock and of this process's threads, float64 [2]."""
+    return np.array((time.perf_counter(), time.process_time()))
+
+
+def _timed(function: Callable[..., object], *arguments: Any) -> np.ndarray:
+    started = _now()
+    function(*arguments)
+    return _now() - started
+
+
+def _median_times(function: Callable[[Any], object], items: Sequence[Any]) -> np.ndarray:
+    """Returns the median times of the function over the items, after one that warms up."""
+    function(items[0])
+    return np.median([_timed(function, item) for item in items], axis=0)
+
+
+def _write(path: Path, collection: Collection, first: int, num: int) -> np.ndarray:
+    started, making = _now(), np.zeros(2)
     create(
         path,
         names(first, first + num),
@@ -188,44 +206,47 @@ def _write(path: Path, collection: Collection, first: int, num: int) -> float:
     )
     with writer(path) as shard:
         for block, ids in shard.pending():
-            making_started = time.perf_counter()
+            making_started = _now()
             features = collection.views(first + block * GROUP)[: len(ids)]
-            making += time.perf_counter() - making_started
+            making += _now() - making_started
             shard.write(block, ids, features, {}, {one: source(one) for one in ids})
-    return time.perf_counter() - started - making
+    return _now() - started - making
 
 
-def _open(folder: Path) -> float:
-    with _clock() as seconds:
+def _open(folder: Path) -> np.ndarray:
+    def open_store() -> None:
         store = FeatureStore(folder / _DATABASE)
         store.read(store.ids()[-1])
-    return seconds[0]
+
+    return _timed(open_store)
 
 
-def _build(folder: Path, message: experiment_pb2.Experiment) -> float:
-    with _clock() as seconds:
+def _build(folder: Path, message: experiment_pb2.Experiment) -> np.ndarray:
+    def build() -> None:
         indexing.build(message, FeatureStore(folder / _DATABASE), folder / _INDEX)
-    return seconds[0]
+
+    return _timed(build)
 
 
-def _search(folder: Path, message: experiment_pb2.Experiment) -> float:
-    with _clock() as seconds:
+def _search(folder: Path, message: experiment_pb2.Experiment) -> np.ndarray:
+    def search() -> None:
         database, queries = _stores(folder)
         searching.search(
             message, folder / _RANKING, index=folder / _INDEX, database=database, queries=queries
         )
-    return seconds[0]
+
+    return _timed(search)
 
 
-def _search_each(folder: Path, message: experiment_pb2.Experiment) -> float:
+def _search_each(folder: Path, message: experiment_pb2.Experiment) -> np.ndarray:
     index = indexing.open_index(message, folder / _INDEX, fingerprint=_FINGERPRINT)
     queries = FeatureStore(folder / _QUERIES)
     asked = [OneQuery(one, queries.read(one)) for one in queries.ids()]
-    return _median_s(lambda query: index.search(query, message.index.max_results), asked)
+    return _median_times(lambda query: index.search(query, message.index.max_results), asked)
 
 
-def _rerank(folder: Path, message: experiment_pb2.Experiment, num_threads: int) -> float:
-    with _clock() as seconds:
+def _rerank(folder: Path, message: experiment_pb2.Experiment, num_threads: int) -> np.ndarray:
+    def rerank() -> None:
         database, queries = _stores(folder)
         reranking.rerank(
             message,
@@ -235,15 +256,14 @@ def _rerank(folder: Path, message: experiment_pb2.Experiment, num_threads: int) 
             queries=queries,
             num_threads=num_threads,
         )
-    return seconds[0]
+
+    return _timed(rerank)
 
 
-def _rerank_each(folder: Path, message: experiment_pb2.Experiment, num_threads: int) -> float:
+def _rerank_each(folder: Path, message: experiment_pb2.Experiment, num_threads: int) -> np.ndarray:
     database, queries = _stores(folder)
-    read = reranking.cached_reader(database)
+    read, rerank = reranking.cached_reader(database), reranking.method(message, database)
     ranking = ranking_file.load_ranking(folder / _RANKING)
-
-    rerank = reranking.method(message, database)
 
     def rerank_one(row: int) -> None:
         one = Ranking(
@@ -254,7 +274,7 @@ def _rerank_each(folder: Path, message: experiment_pb2.Experiment, num_threads: 
         )
         rerank(one, queries.read_local, read, num_threads=num_threads)
 
-    return _median_s(rerank_one, range(len(ranking.query_ids)))
+    return _median_times(rerank_one, range(len(ranking.query_ids)))
 
 
 def _stores(folder: Path) -> tuple[FeatureStore, FeatureStore]:
@@ -272,23 +292,3 @@ def _judged(path: Path, collection: Collection) -> dict[str, float]:
 def _size_mb(path: Path) -> float:
     files = [path] if path.is_file() else path.iterdir()
     return sum(one.stat().st_size for one in files) / 1e6
-
-
-@contextlib.contextmanager
-def _clock() -> Iterator[list[float]]:
-    """Yields a list that receives the block's seconds at its end."""
-    seconds: list[float] = []
-    started = time.perf_counter()
-    yield seconds
-    seconds.append(time.perf_counter() - started)
-
-
-def _median_s(function: Callable[[Any], object], items: Sequence[Any]) -> float:
-    """Returns the median seconds of the function over the items, after one that warms up."""
-    function(items[0])
-    seconds = []
-    for item in items:
-        started = time.perf_counter()
-        function(item)
-        seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds))
