@@ -1,18 +1,20 @@
 """benchmark: times a stage beside its peers, with the machine and versions beside the numbers.
 
-delf_tf benchmark NAME [--json] [--output_dir=OUT] [--set=NAME=VALUE …]
+delf_tf benchmark NAME|all [--json] [--output_dir=OUT] [--set=NAME=VALUE …]
 
 extract: files to stored features, beside the original's way; verify: pairs of images; pairs and
 photos: real pairs with homographies (--set=directory=DIR), or labelled photographs (also
 --set=labels=CSV); search: indexes beside exact search; asmk and local: the indexes of local
 features; input: TFRecords to training batches (--set=file_pattern=GLOB for your own).
+scale: the whole path at ten thousand images to a million; all: every benchmark, each in a process
+of its own, and a page, benchmarks.html in OUT, which shows other machines' results beside
+(--set='compare_with=["OUT1", "OUT2"]').
 --set changes sizes and repeats, such as --set=rounds=9 or --set='settings=["global"]'; values are
-JSON, or plain words. OUT receives NAME.json, and plots of what verify costs.
+JSON, or plain words. OUT receives NAME.json, and plots.
 """
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +22,8 @@ from typing import Any
 
 from absl import flags
 
-from delf_tf import artifacts, options
+from delf_tf import options
+from delf_tf.benchmarks import every
 from delf_tf.checks import UsageError
 from delf_tf.report.tables import Table, facts, of_result
 from delf_tf.tools import command_line
@@ -35,48 +38,31 @@ flags.DEFINE_string(
     "output_dir", None, "folder that receives the results as JSON, and plots", flag_values=FLAGS
 )
 
-# What is measured -> module and function, imported when asked for.
-BENCHMARKS = {
-    "extract": ("delf_tf.benchmarks.extraction", "run"),
-    "verify": ("delf_tf.benchmarks.matching", "run"),
-    "pairs": ("delf_tf.benchmarks.real_pairs", "run"),
-    "photos": ("delf_tf.benchmarks.real_pairs", "run_photos"),
-    "search": ("delf_tf.benchmarks.vector_search", "run"),
-    "asmk": ("delf_tf.benchmarks.local_search", "run"),
-    "local": ("delf_tf.benchmarks.local_search", "run_local"),
-    "scale": ("delf_tf.benchmarks.scale", "run"),
-    "input": ("delf_tf.benchmarks.training_input", "run"),
-}
 
-
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
+def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int | None:
     """Runs the tool."""
-    if len(arguments) != 1 or arguments[0] not in BENCHMARKS:
+    names = (*every.BENCHMARKS, "all")
+    if len(arguments) != 1 or arguments[0] not in names:
         raise UsageError(
-            f"One of {', '.join(BENCHMARKS)} must be named. Received: {' '.join(arguments)!r}."
+            f"One of {', '.join(names)} must be named. Received: {' '.join(arguments)!r}."
         )
     (name,) = arguments
-    module, function = BENCHMARKS[name]
-    run = getattr(importlib.import_module(module), function)
-    result = run(**options.parse_options(run, flag_values.set))
-    if flag_values.output_dir:
-        _write(name, result, Path(flag_values.output_dir))
+    if name == "all":
+        (output_dir,) = command_line.required(flag_values, "output_dir")
+        chosen = options.parse_options(every.run, [f"output_dir={output_dir}", *flag_values.set])
+        result = every.run(**chosen)
+    else:
+        chosen = options.parse_options(every.function(name), flag_values.set)
+        result = every.measure(name, chosen)
+        if flag_values.output_dir:
+            every.keep(name, result, Path(flag_values.output_dir))
     if flag_values.json:
         command_line.write_result(command_line.to_json(result))
-        return
-    for table in tables(name, result):
-        command_line.write_result(table.to_text() + "\n")
-    command_line.write_result(facts(result))
-
-
-def _write(name: str, result: dict[str, Any], output_dir: Path) -> None:
-    artifacts.write_json(output_dir / f"{name}.json", result)
-    if name == "verify":
-        from delf_tf.benchmarks import plots  # noqa: PLC0415 - loads matplotlib
-        from delf_tf.report import plots as report_plots  # noqa: PLC0415 - loads matplotlib
-
-        figure = plots.verification_costs(result["rows"])
-        report_plots.save_figure(figure, output_dir / "verify.png")
+    else:
+        for table in tables(name, result):
+            command_line.write_result(table.to_text() + "\n")
+        command_line.write_result(facts(result))
+    return command_line.FAILED if result.get("num_failed") else None
 
 
 def tables(name: str, result: dict[str, Any]) -> list[Table]:

@@ -66,7 +66,7 @@ def write(
             f"{figures['num_queries']} queries in {figures['num_database_images']} database "
             f"images; ground truth {figures['ground_truth']}. Query images were {cropped}."
         ],
-        table=table(figures),
+        tables=[table(figures)],
         notes=_notes(figures["pipelines"], shown),
         plots=_plots(figures, judged, aps, shown),
         queries=[_section(row, judged, aps, pictures) for row in disagreements(aps, num_queries)],

@@ -62,7 +62,7 @@ def write_report(
     *,
     title: str,
     summary: Sequence[str] = (),
-    table: Table | None = None,
+    tables: Sequence[Table] = (),
     notes: Sequence[str] = (),
     plots: Sequence[Picture] = (),
     queries: Sequence[QuerySection] = (),
@@ -75,8 +75,8 @@ def write_report(
       path: of the .html file.
       title: heading.
       summary: paragraphs below it.
-      table: the scores.
-      notes: paragraphs below the table.
+      tables: the scores.
+      notes: paragraphs below the tables.
       plots: figures.
       queries: one section each.
       has_labels: explain the green and red frames.
@@ -90,7 +90,7 @@ def write_report(
     page = environment.from_string(source).render(
         title=title,
         summary=summary,
-        table=table,
+        tables=tables,
         notes=notes,
         plots=plots,
         queries=queries,

@@ -99,7 +99,7 @@ def write(
             f"Model {model_name}; {len(first.database_ids)} database images, "
             f"{len(first.query_ids)} queries."
         ],
-        table=table,
+        tables=[table],
         notes=_notes(rankings, places is not None),
         plots=plots,
         queries=sections,

@@ -58,7 +58,7 @@ def test_a_whole_page_is_well_formed_and_self_contained(tmp_path):
     text = _write(
         tmp_path,
         summary=["One."],
-        table=tables.Table("Scores", ["", "mAP"], [["single-stage", "0.500"]]),
+        tables=[tables.Table("Scores", ["", "mAP"], [["single-stage", "0.500"]])],
         notes=["A note."],
         plots=[_picture("plot")],
         queries=[section],

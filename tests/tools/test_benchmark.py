@@ -1,44 +1,29 @@
 from __future__ import annotations
 
-import importlib
 import json
+import shutil
 
 import pytest
 
 from delf_tf import options
-from delf_tf.benchmarks import real_pairs
-from delf_tf.tools import benchmark, main
+from delf_tf.benchmarks import every, real_pairs
+from delf_tf.tools import main
 
-SIZES = {
-    "extract": [
-        "model=delg_mobilenet_v2",
-        "height=32",
-        "width=32",
-        'settings=["global"]',
-        'contenders=["float32"]',
-        "num_images=1",
-        "rounds=1",
-    ],
-    "verify": ["num_pairs=2", "repeats=1", 'contenders=["ours"]'],
-    "pairs": ["directory=evd", "num_features=800"],
-    "photos": ["directory=photos", "labels=labels.csv"],
-    "search": ["num_images=300", "dim=8", "num_queries=5", "repeats=1", 'types=["exact"]'],
-    "asmk": ["num_images=3", "num_features=8", "num_words=64", "dim=8", "num_queries=1"],
-    "local": ["num_images=3", "num_features=64", "dim=8", "factory=IVF4,PQ2x4", "num_compared=4"],
-    "scale": ["sizes=[64]", "num_queries=2", "num_features=9", "directory=here", "seed=1"],
-    "input": ["image_sizes=[16]", "height=30", "width=40", "num_images=4", "batch_size=2"],
-}
+
+def _sizes(name):
+    """Returns the quick settings of a benchmark as they are typed."""
+    return [f"{one}={json.dumps(value)}" for one, value in every.BENCHMARKS[name].quick.items()]
 
 
 @pytest.mark.parametrize("name", ["extract", "search", "asmk", "local", "input"])
 def test_benchmarks_print_tables(name, capsys):
-    argv = ["delf_tf", "benchmark", name, *_sets(SIZES[name])]
+    argv = ["delf_tf", "benchmark", name, *_sets(_sizes(name))]
     assert main.main(argv) == 0
     assert len(capsys.readouterr().out.splitlines()) > 2
 
 
 def test_output_dir_keeps_figures_and_plots(tmp_path, capsys):
-    argv = ["delf_tf", "benchmark", "verify", *_sets(SIZES["verify"]), f"--output_dir={tmp_path}"]
+    argv = ["delf_tf", "benchmark", "verify", *_sets(_sizes("verify")), f"--output_dir={tmp_path}"]
     assert main.main([*argv, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert json.loads((tmp_path / "verify.json").read_text()) == printed
@@ -47,16 +32,46 @@ def test_output_dir_keeps_figures_and_plots(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["search", "local"])
 def test_benchmarks_print_json(name, capsys):
-    argv = ["delf_tf", "benchmark", name, *_sets(SIZES[name])]
+    argv = ["delf_tf", "benchmark", name, *_sets(_sizes(name))]
     assert main.main([*argv, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)
 
 
-def test_sizes_name_arguments_of_every_benchmark():
-    assert set(SIZES) == set(benchmark.BENCHMARKS)
-    for name, (module, function) in benchmark.BENCHMARKS.items():
-        run = getattr(importlib.import_module(module), function)
-        assert len(options.parse_options(run, SIZES[name])) == len(SIZES[name])
+def test_quick_settings_name_arguments_of_every_benchmark():
+    for name, (_, _, _, quick) in every.BENCHMARKS.items():
+        needed = {"pairs": ["directory=a"], "photos": ["directory=a", "labels=b"]}.get(name, [])
+        typed = options.parse_options(every.function(name), [*_sizes(name), *needed])
+        assert {one: typed[one] for one in quick} == quick
+
+
+def test_all_go_on_after_one_that_fails(tmp_path, capsys):
+    folder, other = tmp_path / "out", tmp_path / "other"
+    argv = ["delf_tf", "benchmark", "all", "--set=quick=true"]
+    assert main.main(argv) == 2
+    assert "--output_dir must be given" in capsys.readouterr().err
+    argv.append(f"--output_dir={folder}")
+    names = '--set=names=["pairs", "photos", "search", "local"]'
+    assert main.main([*argv, f'--set=compare_with=["{other}"]']) == 1
+    assert "must hold results" in capsys.readouterr().err
+    assert main.main([*argv, names, f"--set=pairs={tmp_path / 'none'}", "--json"]) == 1
+    rows = {row["benchmark"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert rows["pairs"]["status"].startswith("failed: The folder must hold NAME.txt")
+    assert rows["photos"]["status"] == "left out: it needs --set=photos=…, --set=labels=…"
+    assert rows["search"]["status"] == rows["local"]["status"] == "done"
+    assert json.loads((folder / "search.json").read_text())["machine"]["num_cpus"] >= 1
+    shutil.copytree(folder, other)
+    argv += ['--set=names=["local"]', f'--set=compare_with=["{other}"]']
+    assert main.main(argv) == 0
+    page = (folder / "benchmarks.html").read_text()
+    assert page.count("<table>") == 4 and "other: ms" in page
+
+
+def test_a_peer_that_is_missing_is_told(monkeypatch, capsys):
+    row = every.BENCHMARKS["search"]._replace(peers=["no_such_module", "numpy"])
+    monkeypatch.setitem(every.BENCHMARKS, "search", row)
+    argv = ["delf_tf", "benchmark", "search", *_sets(_sizes("search"))]
+    assert main.main(argv) == 0
+    assert "peers_not_installed: ['no_such_module']" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -110,7 +125,7 @@ def test_text_may_look_like_a_number():
 )
 def test_values_out_of_range_are_refused(name, item, message, capsys):
     option = item.partition("=")[0]
-    sizes = [one for one in SIZES[name] if not one.startswith(f"{option}=")]
+    sizes = [one for one in _sizes(name) if not one.startswith(f"{option}=")]
     assert main.main(["delf_tf", "benchmark", name, *_sets([*sizes, item])]) == 1
     assert message in capsys.readouterr().err
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from delf_tf.benchmarks import plots
+from delf_tf.report import benchmark_plots as plots
 
 
 def _row(num_features, true_fraction, ms, stage="whole pair", contender="ours", *, dim=40):
