@@ -5,8 +5,9 @@ On synthetic vectors that cluster as views of landmarks do, or on any store's de
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,12 @@ from delf_tf.retrieval.vectors.whitening import l2_normalize
 from delf_tf.types import GlobalDescriptors
 
 BLOCK_SIZE = 20_000
+# As many scores of a million vectors are 256 MB.
+_NUMPY_QUERIES = 64
 _VIEWS_PER_LANDMARK = 50
-# Exact search comes first: the others' recall is against it.
-DEFAULT_TYPES = ("exact", "Flat", "SQ8", "compressed")
+# Exact search comes first: the others' recall is against it. NumPy's is the peer without an index.
+_NUMPY = "numpy"
+DEFAULT_TYPES = ("exact", _NUMPY, "Flat", "SQ8", "compressed")
 
 
 def clustered_vectors(
@@ -63,8 +67,8 @@ def run(
       dim: D, of the synthetic vectors.
       num_queries: Q, of the synthetic queries, searched in one batch.
       k: results a query, and the k of recall k@k.
-      types: of `create_index`, or "compressed", what "auto" takes for many images; exact search is
-        always run first, as the oracle.
+      types: of `create_index`, or "compressed", what "auto" takes for many images, or "numpy";
+        exact search is always run first, as the oracle.
       database: float32 [N, D] with unit rows instead of synthetic vectors, such as a store's; may
         be mapped.
       queries: float32 [Q, D] with unit rows, with `database`.
@@ -93,9 +97,16 @@ def run(
     named = [compressed if one == "compressed" else one for one in types]
     for type_ in dict.fromkeys(["exact", *named]):
         started = time.perf_counter()
-        index = _build(database, type_, options if type_ != "exact" else {})
+        index = None
+        if type_ != _NUMPY:
+            index = _build(database, type_, options if type_ != "exact" else {})
         build_s = time.perf_counter() - started
-        found, seconds = _timed_search(index, asked, k, repeats)
+        found, seconds = _timed_search(
+            functools.partial(_numpy_search, database, queries, k)
+            if index is None
+            else functools.partial(_search, index, asked, k),
+            repeats,
+        )
         oracle = found if oracle is None else oracle
         table.append(
             {
@@ -139,14 +150,27 @@ def _build(database: np.ndarray, type_: str, options: dict[str, Any]) -> VectorI
     return build_index(blocks, type_, num_images=len(database), **options)
 
 
-def _timed_search(
-    index: VectorIndex, queries: GlobalDescriptors, k: int, repeats: int
-) -> tuple[np.ndarray, list[float]]:
-    found = index.search(queries, k).indices
+def _search(index: VectorIndex, queries: GlobalDescriptors, k: int) -> np.ndarray:
+    return index.search(queries, k).indices
+
+
+def _numpy_search(database: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+    """Returns rows [Q, k] by products with all vectors and the largest of each."""
+    found = np.zeros((len(queries), k), np.int64)
+    for start in range(0, len(queries), _NUMPY_QUERIES):
+        scores = queries[start : start + _NUMPY_QUERIES] @ database.T
+        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
+        found[start : start + len(best)] = np.take_along_axis(best, order, axis=1)
+    return found
+
+
+def _timed_search(search: Callable[[], np.ndarray], repeats: int) -> tuple[np.ndarray, list[float]]:
+    found = search()
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
-        index.search(queries, k)
+        search()
         seconds.append(time.perf_counter() - started)
     return found, seconds
 

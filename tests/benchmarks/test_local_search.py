@@ -22,6 +22,9 @@ def test_asmk_report(binary):
 def test_local_report():
     report = run_local(10, 200, 8, "IVF4,PQ4x8", num_probes=4, num_neighbors=5, num_compared=20)
     assert 0.5 < report["recall"] <= 1
+    # The same codes: faiss's own way finds the same, but for equally near ones.
+    assert report["faiss_recall"] == pytest.approx(report["recall"], abs=0.02)
+    assert report["over_faiss"] > 0 and report["faiss_ms"] > 0
     # 32 bits of a code and 64 of a number a feature, beside 256 code words.
     features, words = 2000 * (4 + 8), 256 * 8 * 4
     assert features + words <= report["index_mb"] * 1e6 <= features + words + 1000
