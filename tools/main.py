@@ -19,6 +19,7 @@ TOOLS = {
     "visualize": "draw an image with the network's attention and local features",
     "build_tfrecords": "labelled images in, TFRecord shards to train on out",
     "train": "TFRecords in, weights out; resumes; one device, many, or a TPU",
+    "train_similarity": "a store of local features in, a learned similarity of them out",
     "extract": "a folder of images in, a feature store out; resumes, shards",
     "quantize": "a network and images in, the network in 8 bits out, for OpenVINO",
     "convert_weights": "weights of other programs in, a checked weights file out",

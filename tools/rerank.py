@@ -10,7 +10,8 @@ new verification.
 delf_tf rerank --fit_probability --ranking=ranking.npz --database_store=STORE [--labels=labels.csv]
 prints the section `probability` of a config's `rerank`, for --score=probability, fitted to pictures
 that were searched among themselves: not those that will be searched. Without --labels, pictures
-that many inliers join, directly or by way of others, are of one scene.
+that many inliers join, directly or by way of others, are of one scene. With rerank.method "learned"
+or "fusion" the learned similarity is fitted too.
 """
 
 from __future__ import annotations

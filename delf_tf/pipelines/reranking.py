@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
 from collections.abc import Callable, Mapping
@@ -20,7 +21,9 @@ from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import ranking_file
 from delf_tf.retrieval.second_stage import embedding
 from delf_tf.retrieval.second_stage import rerank as second_stage
+from delf_tf.retrieval.second_stage.learned import LearnedSimilarity
 from delf_tf.retrieval.second_stage.pair_probability import (
+    LabelledPairs,
     PairProbability,
     fit_pair_probability,
     scene_pairs,
@@ -30,6 +33,8 @@ from delf_tf.types import LocalFeatures, Ranking
 
 # Database images re-appear in many queries' heads; this many are kept decoded.
 _CACHED_IMAGES = 512
+# Method that compares local features by a learned similarity -> its score where none is named.
+_LEARNED_SCORES = {"learned": "learned", "fusion": "probability"}
 # Fields whose argument has another name.
 _ARGUMENTS = {"transform": "model", "max_descriptor_distance": "max_distance"}
 
@@ -92,7 +97,7 @@ def rerank(
     return {"path": str(path), "verifications_dir": str(kept), **facts}
 
 
-def _by_verification(message: experiment_pb2.Experiment, database: FeatureStore) -> Reranker:
+def _second_stage(message: experiment_pb2.Experiment, database: FeatureStore) -> Reranker:
     del database
     return functools.partial(second_stage.rerank, **rerank_arguments(message))
 
@@ -151,7 +156,7 @@ Reranker = Callable[..., tuple[Ranking, second_stage.Verifications]]
 # rerank.method -> what makes the function, its settings bound, of an experiment and the database's
 # features. A new method is such a function and a row here.
 METHODS: dict[str, Callable[[experiment_pb2.Experiment, FeatureStore], Reranker]] = {
-    "verification": _by_verification,
+    **dict.fromkeys(("verification", "learned", "fusion"), _second_stage),
     **{name: functools.partial(_by_all_pairs, one) for name, one in embedding.ORDERS.items()},
 }
 
@@ -197,7 +202,31 @@ def rerank_arguments(message: experiment_pb2.Experiment) -> dict[str, Any]:
     if message.rerank.HasField("probability"):
         fitted = config.arguments(message.rerank.probability, PairProbability)
         arguments["probability"] = PairProbability(**fitted)
+    if message.rerank.method in _LEARNED_SCORES:
+        arguments["learned"] = _learned_similarity(message.rerank.learned)
+        arguments["verified"] = message.rerank.method == "fusion"
+        if not message.rerank.HasField("score"):
+            arguments["score"] = _LEARNED_SCORES[message.rerank.method]
     return arguments
+
+
+def _learned_similarity(section: experiment_pb2.LearnedConfig) -> LearnedSimilarity:
+    options = config.set_fields(section)
+    path = Path(options.pop("weights", ""))
+    require(
+        path.is_file(),
+        "rerank.learned.weights must be a file of weights.",
+        hint="Make one with `delf_tf train_similarity`.",
+        weights=section.weights,
+    )
+    return _loaded(path, path.stat().st_mtime_ns, **options)
+
+
+@functools.lru_cache(2)
+def _loaded(path: Path, changed_ns: int, **options: Any) -> LearnedSimilarity:
+    """Returns the similarity of a file as it was last changed; one query asks after another."""
+    del changed_ns
+    return LearnedSimilarity(path, **options)
 
 
 def fit_probability(
@@ -225,7 +254,8 @@ def fit_probability(
       InputError: queries that are no images of the database, pairs of one kind alone.
     """
     ranking = ranking_file.load_ranking(ranking_path)
-    options = {**rerank_arguments(message), "score": "inliers"}
+    options = {**rerank_arguments(message), "score": "inliers", "verified": True}
+    learned = options.pop("learned", None)
     _, found = second_stage.rerank(
         ranking,
         database.read_local,
@@ -236,12 +266,35 @@ def fit_probability(
         **options,
     )
     given = options.get("probability", PairProbability(0, 0))
+    pairs = scene_pairs(ranking, found, labels)
+    if learned is not None:
+        pairs = _with_learned(pairs, learned, ranking, database, num_threads)
+    if message.rerank.method == "learned":
+        pairs = dataclasses.replace(pairs, num_inliers=np.zeros_like(pairs.num_inliers))
     return fit_pair_probability(
-        scene_pairs(ranking, found, labels),
+        pairs,
         chance_inliers=given.chance_inliers,
         chance_share=given.chance_share,
         evidence_ratio=evidence_ratio,
     )
+
+
+def _with_learned(
+    pairs: LabelledPairs,
+    learned: LearnedSimilarity,
+    ranking: Ranking,
+    database: FeatureStore,
+    num_threads: int,
+) -> LabelledPairs:
+    """Returns the pairs with their learned similarities."""
+    read = cached_reader(database)
+    ids = ranking.database_ids
+    similarity = np.zeros(len(pairs.rows), np.float64)
+    for query in np.unique(pairs.rows[:, 0]):
+        of_query = np.flatnonzero(pairs.rows[:, 0] == query)
+        others = [read(ids[row]) for row in pairs.rows[of_query, 1]]
+        similarity[of_query] = learned.compare(read(ids[query]), others, num_threads=num_threads)
+    return dataclasses.replace(pairs, learned=similarity)
 
 
 def verify_options(message: experiment_pb2.Experiment) -> dict[str, Any]:

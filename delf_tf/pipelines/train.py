@@ -1,8 +1,9 @@
-"""Builds and runs a training from a config: TFRecords to weights."""
+"""Builds and runs a training from a config: TFRecords, or pairs of features, to weights."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,19 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
-from delf_tf import config
+from delf_tf import artifacts, config
 from delf_tf.checks import UsageError, require, require_choice
 from delf_tf.protos import experiment_pb2
+from delf_tf.retrieval import ranking_file
 
 if TYPE_CHECKING:
     from delf_tf.datasets.input.pipeline import InputPipeline
     from delf_tf.datasets.records.schema import Records
+    from delf_tf.features.store import FeatureStore
     from delf_tf.models.retrieval_model import RetrievalModel
+    from delf_tf.training.optimizers import Optimizer
     from delf_tf.training.trainer import Trainer
     from delf_tf.training.tuple_stream import TupleStream
 
 # Numeric precision of training -> Keras' policy, under which variables stay in float32.
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+# Pairs of images are drawn at random; this many images stay decoded.
+_CACHED_IMAGES = 2048
 
 
 def train(
@@ -66,6 +72,74 @@ def train(
     return path
 
 
+def train_similarity(
+    message: experiment_pb2.Experiment,
+    ranking_path: str | Path,
+    store: FeatureStore,
+    labels: Mapping[str, str],
+    output_dir: str | Path,
+    *,
+    strategy: str = "default",
+) -> Path:
+    """Trains ELViS on pairs of images; a run in `output_dir` is gone on with.
+
+    Args:
+      message: its model is "elvis"; its section training gives optimizer, schedule, run and
+        input.batch_size, in pairs.
+      ranking_path: of the store's images searched among themselves, for hard negatives.
+      store: local features.
+      labels: place by image.
+      output_dir: of the run: checkpoints, metrics, weights.
+      strategy: see `pipelines.train.train`.
+
+    Returns:
+      The path of the weights (.npz), for rerank.learned.weights.
+
+    Raises:
+      UsageError: a config without a training section.
+      InputError: images without local features, no image with a positive and a negative.
+    """
+    if not message.HasField("training"):
+        raise UsageError("A config to train by must have a section training.")
+    require_choice("model.name", message.model.name, ("elvis",))
+    # TensorFlow takes seconds to load.
+    import tensorflow as tf  # noqa: PLC0415
+
+    from delf_tf.models.similarity.elvis import Elvis  # noqa: PLC0415
+    from delf_tf.training import pairs, trainer  # noqa: PLC0415
+    from delf_tf.training import strategy as strategies  # noqa: PLC0415
+
+    options = message.training
+    anchors = pairs.find_anchors(ranking_file.load_ranking(ranking_path), labels)
+    dim = store.read_local(anchors[0].image).dim
+    tf.keras.mixed_precision.set_global_policy(POLICIES[options.run.precision])
+    distribution = strategies.create_strategy(strategy)
+    with distribution.scope():
+        model = Elvis(dim)
+        model.initialize(options.run.seed)
+        objective = pairs.PairObjective(model)
+        optimizer = _create_optimizer(options, objective.variables)
+    read = functools.lru_cache(_CACHED_IMAGES)(store.read_local)
+    pipeline = pairs.PairPipeline(
+        anchors, read, options.input.batch_size, dim, seed=options.run.seed
+    )
+    return trainer.Trainer(
+        objective,
+        optimizer,
+        pipeline,
+        output_dir,
+        **_pace(options),
+        strategy=distribution,
+        fingerprint=config.fingerprint(
+            message,
+            store.identity(),
+            artifacts.file_fingerprint(ranking_path),
+            json.dumps(sorted(labels.items())),
+        ),
+        provenance={"training_set": store.identity(), "num_training_images": len(anchors)},
+    ).run()
+
+
 def create_trainer(
     message: experiment_pb2.Experiment,
     train_file_pattern: str,
@@ -82,8 +156,8 @@ def create_trainer(
     # TensorFlow takes seconds to load.
     from delf_tf.datasets.input import pipeline as input_pipeline  # noqa: PLC0415
     from delf_tf.datasets.records import schema  # noqa: PLC0415
-    from delf_tf.training import schedules, trainer  # noqa: PLC0415
     from delf_tf.training import strategy as strategies  # noqa: PLC0415
+    from delf_tf.training import trainer  # noqa: PLC0415
 
     options = message.training
     distribution = strategies.create_strategy(strategy)
@@ -109,26 +183,36 @@ def create_trainer(
         optimizer,
         pipeline,
         output_dir,
-        learning_rate=schedules.create_schedule(
-            options.schedule.name,
-            options.optimizer.learning_rate,
-            warmup_steps=options.schedule.warmup_steps,
-        ),
-        limits=trainer.Limits(
-            options.run.num_steps,
-            options.run.max_seconds,
-            options.run.checkpoint_interval,
-            options.run.log_interval,
-            options.run.eval_interval,
-        ),
+        **_pace(options),
         strategy=distribution,
         jit_compile=options.run.jit_compile,
         evaluate=_create_evaluation(options, model),
-        seed=options.run.seed,
         fingerprint=fingerprint,
         provenance=provenance,
         peak_flops=peak_flops,
     )
+
+
+def _pace(options: experiment_pb2.TrainingConfig) -> dict[str, Any]:
+    """Returns a Trainer's arguments on how long and how fast it learns."""
+    from delf_tf.training import schedules, trainer  # noqa: PLC0415
+
+    run = options.run
+    return {
+        "learning_rate": schedules.create_schedule(
+            options.schedule.name,
+            options.optimizer.learning_rate,
+            warmup_steps=options.schedule.warmup_steps,
+        ),
+        "limits": trainer.Limits(
+            run.num_steps,
+            run.max_seconds,
+            run.checkpoint_interval,
+            run.log_interval,
+            run.eval_interval,
+        ),
+        "seed": run.seed,
+    }
 
 
 def create_pipeline(
@@ -198,7 +282,6 @@ def _create_objective(
     num_classes: int,
     teacher: RetrievalModel | None,
 ) -> tuple[Any, Any]:
-    from delf_tf.training import optimizers  # noqa: PLC0415
     from delf_tf.training.objective import Objective  # noqa: PLC0415
 
     losses = options.losses
@@ -221,9 +304,18 @@ def _create_objective(
         seed=options.run.seed,
         **_tuple_options(options),
     )
-    optimizer = optimizers.Optimizer(
+    trained = objective.trainable_variables(tuple(options.optimizer.trainable))
+    return objective, _create_optimizer(options, trained)
+
+
+def _create_optimizer(
+    options: experiment_pb2.TrainingConfig, variables: Mapping[str, Any]
+) -> Optimizer:
+    from delf_tf.training import optimizers  # noqa: PLC0415
+
+    return optimizers.Optimizer(
         options.optimizer.name,
-        objective.trainable_variables(tuple(options.optimizer.trainable)),
+        variables,
         weight_decay=options.optimizer.weight_decay,
         clip_norm=options.optimizer.clip_norm,
         ema_decay=options.optimizer.ema_decay,
@@ -231,7 +323,6 @@ def _create_objective(
             momentum=options.optimizer.momentum, nesterov=options.optimizer.nesterov
         ),
     )
-    return objective, optimizer
 
 
 def _tuple_options(options: experiment_pb2.TrainingConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How likely a query and a candidate show one place, by similarity and inliers: a fitted logit."""
+"""How likely a query and a candidate show one place: one fitted logit of all that compares them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ class PairProbability:
     """A logistic model of a pair.
 
     logit = similarity · s + evidence · ln(1 + max(0, n − chance_inliers − chance_share · m))
-    + intercept, for a first-stage score s, n inliers of m matches. Inliers that chance gives, the
-    more the more matches there are, are no evidence at all, so that they reorder nothing.
+    + learned · l + intercept, for a first-stage score s, n inliers of m matches and a learned
+    similarity l. Inliers that chance gives, the more the more matches there are, are no evidence at
+    all, so that they reorder nothing.
 
     Attributes:
       similarity: weight of the first stage's score.
@@ -34,6 +35,7 @@ class PairProbability:
       intercept: the logit where both are 0.
       chance_inliers: inliers that chance gives, at least 0.
       chance_share: and of each match, 0 to 1.
+      learned: weight of the learned similarity, at least 0.
     """
 
     similarity: float
@@ -41,6 +43,7 @@ class PairProbability:
     intercept: float = 0.0
     chance_inliers: float = 12.0
     chance_share: float = 0.05
+    learned: float = 0.0
 
     def __post_init__(self) -> None:
         numbers = dataclasses.asdict(self)
@@ -56,7 +59,11 @@ class PairProbability:
         return np.log1p(np.maximum(num_inliers - chance, 0.0))
 
     def logit(
-        self, first_stage: np.ndarray, num_inliers: np.ndarray, num_matches: np.ndarray
+        self,
+        first_stage: np.ndarray,
+        num_inliers: np.ndarray,
+        num_matches: np.ndarray,
+        learned: np.ndarray | None = None,
     ) -> np.ndarray:
         """Returns float64 [C]; the probability is 1 / (1 + exp(−logit)).
 
@@ -64,10 +71,22 @@ class PairProbability:
           first_stage: float [C], the first stage's scores.
           num_inliers: int [C].
           num_matches: int [C], putative matches.
+          learned: float [C], learned similarities; None only where their weight is 0.
+
+        Raises:
+          InputError: no learned similarities, and a weight of them.
         """
         seen = self.beyond_chance(num_inliers, num_matches)
         similarity = np.asarray(first_stage, np.float64)
-        return self.similarity * similarity + self.evidence * seen + self.intercept
+        logit = self.similarity * similarity + self.evidence * seen + self.intercept
+        if not self.learned:
+            return logit
+        require(
+            learned is not None,
+            "A probability of learned similarities must be given them.",
+            hint='Set rerank.method to "learned" or "fusion".',
+        )
+        return logit + self.learned * np.asarray(learned, np.float64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,12 +98,16 @@ class LabelledPairs:
       num_inliers: int64 [P].
       num_matches: int64 [P].
       is_match: bool [P].
+      rows: int64 [P, 2], database rows of query and candidate; None: they are of no ranking.
+      learned: float64 [P], learned similarities; None: they have none.
     """
 
     first_stage: np.ndarray
     num_inliers: np.ndarray
     num_matches: np.ndarray
     is_match: np.ndarray
+    rows: np.ndarray | None = None
+    learned: np.ndarray | None = None
 
 
 def fit_pair_probability(
@@ -94,7 +117,7 @@ def fit_pair_probability(
     chance_share: float = 0.05,
     evidence_ratio: float | None = None,
 ) -> PairProbability:
-    """Fits similarity, evidence and intercept by logistic regression.
+    """Fits similarity, evidence, learned and intercept by logistic regression.
 
     Args:
       pairs: P pairs of both kinds.
@@ -116,18 +139,23 @@ def fit_pair_probability(
     )
     shape = PairProbability(0, 0, 0, chance_inliers, chance_share)
     seen = shape.beyond_chance(pairs.num_inliers, pairs.num_matches)
-    inputs = np.stack([pairs.first_stage, seen], axis=1)
+    inputs = [pairs.first_stage, seen]
     if evidence_ratio is not None:
         require(evidence_ratio >= 0, "It must be at least 0.", evidence_ratio=evidence_ratio)
-        inputs = inputs @ np.array([[1.0], [evidence_ratio]])
-    mean, scale = inputs.mean(axis=0), np.maximum(inputs.std(axis=0), 1e-12)
-    fitted = LogisticRegression(max_iter=1000).fit((inputs - mean) / scale, pairs.is_match)
+        inputs = [pairs.first_stage + evidence_ratio * seen]
+    if pairs.learned is not None:
+        inputs.append(pairs.learned)
+    table = np.stack(inputs, axis=1)
+    mean, scale = table.mean(axis=0), np.maximum(table.std(axis=0), 1e-12)
+    fitted = LogisticRegression(max_iter=1000).fit((table - mean) / scale, pairs.is_match)
     weights = fitted.coef_[0] / scale
     intercept = float(fitted.intercept_[0] - weights @ mean)
     if evidence_ratio is not None:
-        weights = weights * np.array([1.0, evidence_ratio])
-    similarity, evidence = (max(0.0, float(weight)) for weight in weights)
-    return dataclasses.replace(shape, similarity=similarity, evidence=evidence, intercept=intercept)
+        weights = np.insert(weights, 1, evidence_ratio * weights[0])
+    similarity, evidence, learned = np.maximum([*weights, 0.0][:3], 0.0).tolist()
+    return dataclasses.replace(
+        shape, similarity=similarity, evidence=evidence, learned=learned, intercept=intercept
+    )
 
 
 def scene_pairs(
@@ -169,11 +197,14 @@ def scene_pairs(
         names = [labels.get(name, "") for name in ranking.database_ids]
         places = np.array(names, dtype=object)
         is_match = (places[first] == places[second]) & (places[first] != "")
-        return LabelledPairs(table[:, 4], inliers, matches, is_match.astype(bool))
+        rows = np.stack([first, second], axis=1)
+        return LabelledPairs(table[:, 4], inliers, matches, is_match.astype(bool), rows)
     joined = inliers >= JOINING_INLIERS
     size = len(ranking.database_ids)
     graph = sparse.coo_matrix((joined[joined], (first[joined], second[joined])), (size, size))
     _, scene = sparse.csgraph.connected_components(graph, directed=False)
     is_match = scene[first] == scene[second]
     clear = is_match | (inliers < DOUBTFUL_INLIERS)
-    return LabelledPairs(table[clear, 4], inliers[clear], matches[clear], is_match[clear])
+    rows = np.stack([first, second], axis=1)
+    pairs = (table[:, 4], inliers, matches, is_match, rows)
+    return LabelledPairs(*(one[clear] for one in pairs))

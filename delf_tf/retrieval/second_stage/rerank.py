@@ -14,11 +14,13 @@ from delf_tf.artifacts import StrPath
 from delf_tf.checks import require, require_choice
 from delf_tf.progress import Progress
 from delf_tf.retrieval.ordering import descending
+from delf_tf.retrieval.second_stage.learned import LearnedSimilarity
 from delf_tf.retrieval.second_stage.pair_probability import PairProbability
 from delf_tf.retrieval.second_stage.verification_files import VerificationFolder, VerifiedHead
 from delf_tf.types import LocalFeatures, Ranking, Verification
 
 FeatureReader = Callable[[str], LocalFeatures]
+_UNVERIFIED = Verification(0, np.eye(3), np.zeros((0, 2), np.int32), np.zeros(0, bool))
 # For each query, what was found for the database rows that were verified, in first-stage order.
 Verifications = Sequence[Mapping[int, Verification]]
 
@@ -33,6 +35,7 @@ class Head:
       num_inliers: int64 [C]; counts that are taken for chance are 0.
       similarity: float32 [C], inlier-weighted similarity; 0 for chance.
       logit: float64 [C], of the probability that the pair is one place; None: none is fitted.
+      blend: float64 [C], of the first stage and the learned similarity; None: none is computed.
     """
 
     rows: np.ndarray
@@ -40,6 +43,7 @@ class Head:
     num_inliers: np.ndarray
     similarity: np.ndarray
     logit: np.ndarray | None = None
+    blend: np.ndarray | None = None
 
 
 def _inliers(head: Head, weight: float) -> np.ndarray:
@@ -63,12 +67,22 @@ def _probability(head: Head, weight: float) -> np.ndarray:
     return cast("np.ndarray", head.logit)
 
 
+def _learned(head: Head, weight: float) -> np.ndarray:
+    require(
+        head.blend is not None,
+        'The score "learned" must have a learned similarity.',
+        hint='Set rerank.method to "learned" or "fusion".',
+    )
+    return cast("np.ndarray", head.blend)
+
+
 # What the head is sorted by; a new score is a function of (Head, weight) and a row here.
 SCORES: dict[str, Callable[[Head, float], np.ndarray]] = {
     "inliers": _inliers,
     "weighted": _weighted,
     "combined": _combined,
     "probability": _probability,
+    "learned": _learned,
 }
 
 
@@ -83,6 +97,8 @@ def rerank(
     score: str = "inliers",
     weight: float = 0.1,
     probability: PairProbability | None = None,
+    learned: LearnedSimilarity | None = None,
+    verified: bool = True,
     skip: Sequence[np.ndarray] | None = None,
     verifications_dir: StrPath | None = None,
     fingerprint: str = "",
@@ -104,9 +120,12 @@ def rerank(
       min_inliers: counts below this are taken for chance.
       score: a row of SCORES: "inliers", the count; "weighted", the sum of the inliers' descriptor
         similarities; "combined", first-stage score + `weight` · ln(1 + inliers); "probability",
-        that of a fitted model of both, which counts inliers beyond chance alone.
+        that of a fitted model of all, which counts inliers beyond chance alone; "learned", the
+        blend of first stage and learned similarity.
       weight: of the inliers in "combined".
       probability: what "probability" sorts by; `min_inliers` has no part in it.
+      learned: compares local features as well; None: nothing but verification does.
+      verified: False verifies nothing: no pair has inliers.
       skip: for each query, database rows that are passed over when candidates are chosen. None, the
         default, is blind re-ranking; the junk of a ground truth gives the figures as published.
       verifications_dir: where each verification is kept; a run that was killed goes on there. None
@@ -135,20 +154,20 @@ def rerank(
         _candidates(row, num_candidates, None if skip is None else skip[query])
         for query, row in enumerate(ranking.indices)
     ]
-    job = _Job(
-        ranking, places, query_features, database_features, {"num_threads": num_threads}, verify
-    )
+    threads = {"num_threads": num_threads}
+    compare = _Comparison(learned, verified, threads, verify)
+    job = _Job(ranking, places, query_features, database_features, compare)
     folder = None
     if verifications_dir is not None:
         folder = VerificationFolder(
             verifications_dir, ranking.query_ids, job.fingerprint(fingerprint)
         )
     heads, found = [], []
-    for query, verified in enumerate(job.run(folder)):
+    for query, head in enumerate(job.run(folder)):
         first_stage = ranking.scores[query, places[query]]
-        heads.append(make_head(verified, first_stage, min_inliers, probability))
+        heads.append(make_head(head, first_stage, min_inliers, probability, learned))
         if folder is None:
-            found.append(verified.by_row())
+            found.append(head.by_row())
     reranked = reorder(ranking, places, heads, score, weight)
     return reranked, tuple(found) if folder is None else folder
 
@@ -190,15 +209,52 @@ def sort_heads(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class _Comparison:
+    """How a query's local features are compared with its candidates'."""
+
+    learned: LearnedSimilarity | None
+    verified: bool
+    threads: Mapping[str, Any]
+    verify: Mapping[str, Any]
+
+    def fingerprint(self) -> list[str]:
+        """Returns what tells comparisons of other results apart; threads do not count."""
+        own = [] if self.learned is None else [self.learned.fingerprint, str(self.verified)]
+        return [json.dumps(dict(self.verify), sort_keys=True, default=repr), *own]
+
+    def __call__(
+        self, rows: np.ndarray, query: LocalFeatures, database: Iterator[LocalFeatures]
+    ) -> VerifiedHead:
+        """Compares a query with the images at `rows`, which are read one by one."""
+        databases: list[LocalFeatures] = []
+
+        def read() -> Iterator[LocalFeatures]:
+            # The first are verified while the others are read.
+            for one in database:
+                databases.append(one)
+                yield one
+
+        if self.verified:
+            verify_many = cast("Callable[..., Sequence[Verification]]", matching.verify_many)
+            found = tuple(verify_many(query, read(), **self.threads, **self.verify))
+        else:
+            found = tuple(_UNVERIFIED for _ in read())
+        similarity = [inlier_similarity(query, one, seen) for one, seen in zip(databases, found)]
+        learned = None
+        if self.learned is not None:
+            learned = self.learned.compare(query, databases, **self.threads)
+        return VerifiedHead(rows, np.array(similarity, np.float32), found, learned)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Job:
-    """Which images are verified for which queries, and how."""
+    """Which images are compared with which queries, and how."""
 
     ranking: Ranking
     places: list[np.ndarray]
     query_features: FeatureReader
     database_features: FeatureReader
-    threads: Mapping[str, Any]
-    verify: Mapping[str, Any]
+    compare: _Comparison
 
     def fingerprint(self, features: str) -> str:
         """Returns the fingerprint of all that the verifications depend on; threads do not count."""
@@ -209,9 +265,7 @@ class _Job:
         # The ids that candidates are read by, not the whole database's.
         used = np.unique(np.concatenate([*self._rows(), np.zeros(0, np.int64)]))
         names = json.dumps([self.ranking.database_ids[row] for row in used])
-        return artifacts.fingerprint(
-            features, json.dumps(dict(self.verify), sort_keys=True, default=repr), heads, names
-        )
+        return artifacts.fingerprint(features, *self.compare.fingerprint(), heads, names)
 
     def run(self, folder: VerificationFolder | None) -> Iterator[VerifiedHead]:
         """Yields each query's verified head, those of a folder from there."""
@@ -239,21 +293,8 @@ class _Job:
     def _verify(self, query: int) -> VerifiedHead:
         ranking = self.ranking
         rows = ranking.indices[query, self.places[query]]
-        features = self.query_features(ranking.query_ids[query])
-        databases: list[LocalFeatures] = []
-
-        def read() -> Iterator[LocalFeatures]:
-            # One by one, so that the first are verified while the others are read.
-            for row in rows:
-                databases.append(self.database_features(ranking.database_ids[row]))
-                yield databases[-1]
-
-        verify_many = cast("Callable[..., Sequence[Verification]]", matching.verify_many)
-        found = tuple(verify_many(features, read(), **self.threads, **self.verify))
-        similarity = [
-            inlier_similarity(features, database, one) for database, one in zip(databases, found)
-        ]
-        return VerifiedHead(rows, np.array(similarity, np.float32), found)
+        read = (self.database_features(ranking.database_ids[row]) for row in rows)
+        return self.compare(rows, self.query_features(ranking.query_ids[query]), read)
 
 
 def make_head(
@@ -261,6 +302,7 @@ def make_head(
     first_stage: np.ndarray,
     min_inliers: int,
     probability: PairProbability | None = None,
+    learned: LearnedSimilarity | None = None,
 ) -> Head:
     """Returns what the scores need of one query's verifications.
 
@@ -269,15 +311,18 @@ def make_head(
       first_stage: float32 [C], their scores in the ranking.
       min_inliers: smaller counts become 0, as chance; see `rerank`.
       probability: see `rerank`.
+      learned: likewise.
     """
     counts = np.array([one.num_inliers for one in verified.verifications], np.int64)
     real = counts >= max(min_inliers, 1)
     similarity = np.where(real, verified.similarity, 0)
-    logit = None
+    blend = logit = None
+    if learned is not None and verified.learned is not None:
+        blend = learned.blend(first_stage, verified.learned)
     if probability is not None:
         num_matches = np.array([len(one.matches) for one in verified.verifications], np.int64)
-        logit = probability.logit(first_stage, counts, num_matches)
-    return Head(verified.rows, first_stage, np.where(real, counts, 0), similarity, logit)
+        logit = probability.logit(first_stage, counts, num_matches, verified.learned)
+    return Head(verified.rows, first_stage, np.where(real, counts, 0), similarity, logit, blend)
 
 
 def inlier_similarity(

@@ -32,11 +32,13 @@ class VerifiedHead:
       rows: int64 [C], rows of the database.
       similarity: float32 [C], sum of the inliers' descriptor similarities.
       verifications: C verifications.
+      learned: float64 [C], learned similarities; None: they were not computed.
     """
 
     rows: np.ndarray
     similarity: np.ndarray
     verifications: tuple[Verification, ...]
+    learned: np.ndarray | None = None
 
     def by_row(self) -> dict[int, Verification]:
         """Returns the verifications by database row."""
@@ -130,7 +132,7 @@ class VerificationFolder(Sequence[Mapping[int, Verification]]):
           InputError: not done, or damaged.
         """
         if self._last is None or self._last[0] != block:
-            arrays = read_npz(self._file(block), _ARRAYS, hint=_HINT)
+            arrays = read_npz(self._file(block), _ARRAYS, ("learned",), hint=_HINT)
             start = block * self.block_size
             num = len(range(start, min(start + self.block_size, len(self))))
             self._last = (block, _unpack(arrays, num, self._file(block)))
@@ -172,7 +174,9 @@ def _read_manifest(path: Path) -> dict:
 
 def _pack(heads: Sequence[VerifiedHead]) -> dict[str, np.ndarray]:
     found = [one for head in heads for one in head.verifications]
+    learned = [head.learned for head in heads if head.learned is not None]
     return {
+        **({"learned": np.concatenate(learned)} if learned else {}),
         "counts": np.array([len(head.rows) for head in heads], np.int64),
         "rows": np.concatenate([np.zeros(0, np.int64), *(head.rows for head in heads)]),
         "similarity": np.concatenate(
@@ -201,6 +205,7 @@ def _unpack(arrays: dict[str, np.ndarray], num_heads: int, path: Path) -> list[V
         "num_matches": (num,),
         "matches": (total, 2),
         "inliers": (total,),
+        **({"learned": (num,)} if "learned" in arrays else {}),
     }
     require(
         whole and shapes == expected,
@@ -218,10 +223,13 @@ def _unpack(arrays: dict[str, np.ndarray], num_heads: int, path: Path) -> list[V
         )
     ]
     starts = np.cumsum(counts) - counts
+    learned: Sequence[np.ndarray | None] = [None] * num_heads
+    if "learned" in arrays:
+        learned = _split(arrays["learned"], counts)
     return [
-        VerifiedHead(rows, similarity, tuple(found[start : start + len(rows)]))
-        for start, rows, similarity in zip(
-            starts, _split(arrays["rows"], counts), _split(arrays["similarity"], counts)
+        VerifiedHead(rows, similarity, tuple(found[start : start + len(rows)]), compared)
+        for start, rows, similarity, compared in zip(
+            starts, _split(arrays["rows"], counts), _split(arrays["similarity"], counts), learned
         )
     ]
 

@@ -71,6 +71,22 @@ def test_a_fit_finds_the_weights_that_made_the_labels():
         fit_pair_probability(LabelledPairs(similarity, inliers, matches, np.ones(20000, bool)))
 
 
+def test_a_fit_of_learned_similarities():
+    random = np.random.default_rng(0)
+    similarity, learned = random.uniform(0, 0.5, 20000), random.uniform(0, 100, 20000)
+    none = np.zeros(20000, int)
+    truth = PairProbability(12.0, 0.0, -6.0, learned=0.05)
+    odds = truth.logit(similarity, none, none, learned)
+    is_match = random.random(20000) < 1 / (1 + np.exp(-odds))
+    pairs = LabelledPairs(similarity, none, none, is_match, learned=learned)
+    for ratio in (None, 0.1):
+        fitted = fit_pair_probability(pairs, evidence_ratio=ratio)
+        assert fitted.learned == pytest.approx(0.05, rel=0.05)
+        assert fitted.similarity == pytest.approx(12, rel=0.05)
+    with pytest.raises(InputError, match="must be given them"):
+        truth.logit(similarity, none, none)
+
+
 def test_evidence_never_counts_against_a_pair():
     pairs = LabelledPairs(
         np.array([0.1, 0.2, 0.8, 0.9]),

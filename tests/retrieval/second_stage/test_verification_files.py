@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,15 @@ def test_round_trip(tmp_path):
     assert list(loaded[-1]) == [7]
     with pytest.raises(IndexError):
         loaded[3]
+
+
+def test_learned_similarities_are_kept(tmp_path):
+    heads = [dataclasses.replace(head, learned=np.arange(len(head.rows)) + 0.5) for head in HEADS]
+    VerificationFolder(tmp_path, ["a", "b", "c"], "f").write(0, heads)
+    for found, head in zip(load_verifications(tmp_path).heads(0), heads):
+        np.testing.assert_array_equal(found.learned, head.learned)
+    VerificationFolder(tmp_path / "none", ["a", "b", "c"], "f").write(0, HEADS)
+    assert all(one.learned is None for one in load_verifications(tmp_path / "none").heads(0))
 
 
 def test_no_queries(tmp_path):

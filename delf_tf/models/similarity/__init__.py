@@ -1,0 +1,1 @@
+"""Networks that compare two images by their local features."""

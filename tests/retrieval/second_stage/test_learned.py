@@ -1,0 +1,74 @@
+"""ELViS in NumPy: the reference's numbers, and files that are none."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from delf_tf import npz
+from delf_tf.checks import InputError
+from delf_tf.retrieval.second_stage.learned import LearnedSimilarity
+from delf_tf.types import LocalFeatures
+
+OPTIONS = {"descriptor_dim": 16, "width": 32, "num_iterations": 10, "temperature": 0.1}
+
+
+@pytest.fixture(scope="module")
+def golden(golden_dir):
+    with np.load(golden_dir / "models/elvis.npz") as arrays:
+        return dict(arrays)
+
+
+def _write(path, golden, **changed):
+    arrays = {k.partition(".")[2]: v for k, v in golden.items() if k.startswith("weights.")}
+    header = {"name": "elvis", "kwargs": OPTIONS, **changed}
+    return npz.write_with_text(path, arrays, "options.json", json.dumps(header))
+
+
+def _features(descriptors):
+    there = descriptors[descriptors.any(axis=1)]
+    num = len(there)
+    return LocalFeatures(np.zeros((num, 2)), there, np.linspace(1, 0, num), np.ones(num))
+
+
+def test_the_reference_gives_the_same(golden, tmp_path):
+    learned = LearnedSimilarity(_write(tmp_path / "w.npz", golden))
+    for (first, second), expected, logit in zip(
+        golden["pairs"], golden["similarity"], golden["logit"]
+    ):
+        found = learned.compare(_features(first), [_features(second)] * 3, num_threads=2)
+        np.testing.assert_allclose(found, [expected] * 3, rtol=1e-5)
+        np.testing.assert_allclose(learned.logit(found), [logit] * 3, rtol=1e-4)
+
+
+def test_the_strongest_features_are_compared(golden, tmp_path):
+    path = _write(tmp_path / "w.npz", golden)
+    first, second = map(_features, golden["pairs"][0])
+    few = LearnedSimilarity(path, max_num_features=7)
+    heads = [one.take(np.arange(7)) for one in (first, second)]
+    expected = LearnedSimilarity(path).compare(heads[0], heads[1:])
+    mixed = second.take(np.random.default_rng(0).permutation(len(second)))
+    np.testing.assert_allclose(few.compare(first, [mixed]), expected, rtol=1e-5)
+    assert few.fingerprint != LearnedSimilarity(path).fingerprint
+
+
+def test_images_without_features(golden, tmp_path):
+    learned = LearnedSimilarity(_write(tmp_path / "w.npz", golden))
+    none, some = _features(np.zeros((0, 16))), _features(golden["pairs"][0, 0])
+    assert learned.compare(none, [none]) == [0]
+    one_sided = [learned.compare(none, [some]), learned.compare(some, [none])]
+    np.testing.assert_allclose(*one_sided, rtol=1e-5)
+    assert learned.compare(some, []).shape == (0,)
+
+
+def test_other_files_are_refused(golden, tmp_path):
+    for kwargs in ({**OPTIONS, "width": 31}, {**OPTIONS, "num_iterations": 10**9}, {}, 3):
+        with pytest.raises(InputError):
+            LearnedSimilarity(_write(tmp_path / "w.npz", golden, kwargs=kwargs))
+    with pytest.raises(InputError, match="train_similarity"):
+        LearnedSimilarity(_write(tmp_path / "w.npz", golden, name="delf"))
+    learned = LearnedSimilarity(_write(tmp_path / "w.npz", golden))
+    with pytest.raises(InputError, match="width"):
+        learned.compare(_features(np.ones((3, 8))), [])

@@ -1,0 +1,110 @@
+"""A store to a learned similarity, which then re-ranks, alone and with verification."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from delf_tf.features.store import FeatureStore
+from delf_tf.retrieval import ranking_file
+from delf_tf.retrieval.second_stage.verification_files import load_verifications
+from delf_tf.tools import main
+from delf_tf.types import Ranking
+from tests.tools import stores
+
+IMAGES = {**stores.places(8, 2), "-1_0": stores.place_features(-1, 0)}
+SETTINGS = ["optimizer.learning_rate=0.003", "input.batch_size=8", "run.num_steps=40"]
+SETTINGS += ["run.checkpoint_interval=20", "run.log_interval=20", "schedule.warmup_steps=5"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A store, its labels, and a ranking that has the right image in the middle."""
+    folder = tmp_path_factory.mktemp("similarity")
+    stores.make_store(folder / "store", IMAGES)
+    stores.labels_file(folder / "labels.csv", IMAGES)
+    ids = tuple(FeatureStore(folder / "store").ids())
+    random = np.random.default_rng(0)
+    rows = [random.permutation([r for r in range(len(ids)) if r != q]) for q in range(len(ids))]
+    ranking = Ranking(ids, ids, np.array(rows), np.tile(np.linspace(0.9, 0.8, 16), (17, 1)))
+    ranking_file.save_ranking(folder / "first.npz", ranking)
+    return folder
+
+
+def _train(folder, output, *settings):
+    argv = [f"--set=training.{one}" for one in (*SETTINGS, *settings)]
+    argv += [f"--{name}={folder / value}" for name, value in _INPUTS.items()]
+    argv += ["--config=elvis", f"--output_dir={output}"]
+    return main.main(["delf_tf", "train_similarity", *argv])
+
+
+_INPUTS = {"store": "store", "ranking": "first.npz", "labels": "labels.csv"}
+
+
+@pytest.fixture(scope="module")
+def weights(folder):
+    assert _train(folder, folder / "run") == 0
+    return folder / "run/weights.npz"
+
+
+def _rerank(folder, weights, *argv):
+    argv = [f"--set=rerank.{one}" for one in (f"learned.weights={weights}", *argv)]
+    argv += [f"--ranking={folder / 'first.npz'}", f"--database_store={folder / 'store'}"]
+    return argv
+
+
+def _right_first(path):
+    new = ranking_file.load_ranking(path)
+    firsts = [new.database_ids[row] for row in new.indices[:, 0]]
+    return sum(a[0] == b[0] != "-" for a, b in zip(firsts, new.query_ids))
+
+
+def test_the_trained_similarity_puts_the_right_image_first(folder, weights, tmp_path):
+    argv = _rerank(folder, weights, "method=learned", "learned.global_share=0")
+    assert main.main(["delf_tf", "rerank", *argv, f"--output={tmp_path / 'new.npz'}"]) == 0
+    assert _right_first(folder / "first.npz") < 4
+    assert _right_first(tmp_path / "new.npz") == 16
+    # Nothing was verified, and what was computed is kept.
+    found = load_verifications(tmp_path / "new.verifications")
+    assert all(one.num_inliers == 0 for head in found for one in head.values())
+    assert (found.heads(0)[0].learned > 0).all()
+
+
+def test_one_probability_of_all(folder, weights, tmp_path, capsys):
+    argv = _rerank(folder, weights, "method=fusion")
+    fit = ["--fit_probability", f"--labels={folder / 'labels.csv'}"]
+    assert main.main(["delf_tf", "rerank", *argv, *fit]) == 0
+    section = capsys.readouterr().out
+    assert float(section.split("learned: ")[1].split()[0]) > 0
+    assert float(section.split("evidence: ")[1].split()[0]) > 0
+    config = tmp_path / "config.textproto"
+    config.write_text("rerank {" + section + "}")
+    argv += [f"--config={config}", f"--output={tmp_path / 'new.npz'}"]
+    assert main.main(["delf_tf", "rerank", *argv]) == 0
+    assert _right_first(tmp_path / "new.npz") == 16
+
+
+def test_a_stopped_run_ends_as_an_unbroken_one(folder, weights, tmp_path):
+    assert _train(folder, tmp_path / "run") == 0
+    middle, last = sorted((tmp_path / "run/checkpoints").glob("step-*.npz"))
+    last.unlink()
+    assert middle.exists()
+    assert _train(folder, tmp_path / "run") == 0
+    with np.load(weights) as first, np.load(tmp_path / "run/weights.npz") as second:
+        for name in first.files:
+            if not name.endswith(".json"):
+                np.testing.assert_array_equal(first[name], second[name])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["method=learned"], "train_similarity"),
+        (["method=learned", "learned.weights=none.npz"], "train_similarity"),
+        (["score=learned"], "rerank.method"),
+    ],
+)
+def test_a_similarity_must_be_there(folder, tmp_path, capsys, argv, message):
+    argv = _rerank(folder, "", *argv)
+    assert main.main(["delf_tf", "rerank", *argv, f"--output={tmp_path / 'new.npz'}"]) == 1
+    assert message in capsys.readouterr().err
