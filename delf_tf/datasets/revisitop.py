@@ -58,26 +58,22 @@ class RevisitopGroundTruth:
         )
         return GroundTruth(*joined)
 
-    def image_refs(
-        self, images_dir: StrPath, *, crop_queries: bool = True, extension: str = ".jpg"
-    ) -> tuple[list[ImageRef], list[ImageRef]]:
+    def image_refs(self, images_dir: StrPath) -> tuple[list[ImageRef], list[ImageRef]]:
         """Names the image files.
 
         Args:
-          images_dir: the folder that holds the images of both kinds.
-          crop_queries: whether queries carry their boxes, as the benchmark prescribes; uncropped
-            figures are higher and not comparable.
-          extension: of the files.
+          images_dir: the folder that holds the images of both kinds, ID.jpg.
 
         Returns:
-          (queries, database), in the order of the ids.
+          (queries, database), in the order of the ids. Queries carry their boxes, as the
+          benchmark prescribes; uncropped figures are higher and not comparable.
         """
         folder = Path(images_dir)
         queries = [
-            ImageRef(one, folder / f"{one}{extension}", box if crop_queries else None)
+            ImageRef(one, folder / f"{one}.jpg", box)
             for one, box in zip(self.query_ids, self.query_boxes)
         ]
-        return queries, [ImageRef(one, folder / f"{one}{extension}") for one in self.database_ids]
+        return queries, [ImageRef(one, folder / f"{one}.jpg") for one in self.database_ids]
 
     def with_distractors(self, ids: Sequence[str]) -> RevisitopGroundTruth:
         """Returns the benchmark with further database images that show none of the queries.

@@ -13,7 +13,6 @@ import numpy as np
 from delf_tf import safe_pickle
 from delf_tf.checks import InputError, as_array, require, require_choice
 from delf_tf.safe_pickle import StrPath
-from delf_tf.types import ImageRef
 
 SPLITS = ("train", "val")
 _MAX_PICKLE_BYTES = 1 << 28
@@ -36,10 +35,6 @@ class SfmSplit:
     clusters: np.ndarray
     query_rows: np.ndarray
     positive_rows: np.ndarray
-
-    def image_refs(self, images_dir: StrPath) -> list[ImageRef]:
-        """Returns one reference an image, in the order of `image_ids`."""
-        return [ImageRef(one, image_path(images_dir, one)) for one in self.image_ids]
 
 
 def image_path(images_dir: StrPath, image_id: str) -> Path:
