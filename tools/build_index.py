@@ -12,7 +12,8 @@ Of global descriptors TYPE is "exact"; a faiss factory string such as "SQ8" or
 engine; or a class of your own, "my_package.module:Class". Of local features TYPE is "asmk",
 aggregated visual words, or "local", DELF's nearest features that vote; INDEX is a folder then.
 Without --codebook the words are trained on the database. A build of these that was killed goes on.
---add_to adds the images that the index lacks; --remove_from takes some out of one of type "local".
+Run again, an index follows its store: images come and go, what was learned (words, cells) stays.
+--add_to adds the images that the index lacks; --remove_from takes some out of "asmk" and "local".
 Milvus runs embedded, in a file beside INDEX, or where the environment's MILVUS_URI (and
 MILVUS_TOKEN) say, at build and at search.
 """
@@ -58,7 +59,7 @@ command_line.define_count(
     FLAGS, "num_words", None, "size of a new codebook; overrides the config's"
 )
 flags.DEFINE_string("add_to", None, "existing index that receives the images", flag_values=FLAGS)
-flags.DEFINE_string("remove_from", None, "index of type local that loses --ids", flag_values=FLAGS)
+flags.DEFINE_string("remove_from", None, "index, asmk or local, without --ids", flag_values=FLAGS)
 flags.DEFINE_list("ids", None, "images that --remove_from takes out", flag_values=FLAGS)
 flags.DEFINE_string(
     "collection", "delf_tf", "type milvus: name of the collection", flag_values=FLAGS

@@ -4,6 +4,9 @@ delf_tf extract --config=CONFIG --weights=PATH --images_dir=DIR --output_dir=STO
 delf_tf extract … --shard_index=3 --num_shards=16    (any scheduler; one process a shard)
 delf_tf extract … --num_shards=16 --beam=--runner=DataflowRunner --beam=--project=P …
 delf_tf extract … --precision=bfloat16 --local_codec=float16    (twice as fast; half as large)
+
+Run again, it follows the folder: it extracts what is new or has changed, and leaves out what is
+gone. --compact then deletes the features of images that are gone.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from delf_tf.datasets import folder
+from delf_tf.features.generations import compaction
 from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import extraction
 from delf_tf.pipelines.runtime import Runtime
@@ -36,6 +40,9 @@ command_line.define_count(
     "images of similar size in one forward pass; 8 or more on an accelerator",
 )
 flags.DEFINE_boolean("overwrite", False, "start again, replacing the store", flag_values=FLAGS)
+flags.DEFINE_boolean(
+    "compact", False, "rewrite the store without images that are gone", flag_values=FLAGS
+)
 flags.DEFINE_multi_string(
     "beam",
     [],
@@ -59,6 +66,8 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
         )
     else:
         path = extraction.extract(runtime, folder.list_images(images_dir), output_dir, sharding)
+    if flag_values.compact:
+        compaction.compact(path)
     store = FeatureStore(path, allow_incomplete=flag_values.num_shards > 1)
     extraction.log_summary(store)
     extraction.write_failures(store.failed().items(), output_dir)

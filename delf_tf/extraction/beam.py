@@ -85,7 +85,7 @@ class ExtractShards(beam.PTransform):
 
 
 class _ExtractShard(beam.DoFn):
-    """Extracts the shards that come to one worker."""
+    """Extracts the shards that come to one worker; tells each and the number of images in all."""
 
     def __init__(self, job: ExtractionJob):
         super().__init__()
@@ -98,7 +98,7 @@ class _ExtractShard(beam.DoFn):
 
     def process(self, shard: int) -> Iterator[tuple[int, int]]:
         """Extracts one shard."""
-        path = engine.extract_to_store(
+        engine.extract_to_store(
             self._refs,
             self._extractor,
             self._job.store_dir,
@@ -108,10 +108,7 @@ class _ExtractShard(beam.DoFn):
             num_shards=self._job.num_shards,
             **self._job.options,
         )
-        with FeatureStore(path, allow_incomplete=True).writer(
-            shard, self._job.num_shards
-        ) as writer:
-            yield shard, writer.num_images
+        yield shard, len(self._refs)
 
 
 def run(job: ExtractionJob, pipeline_args: Sequence[str] = ()) -> Path:
@@ -126,4 +123,11 @@ def run(job: ExtractionJob, pipeline_args: Sequence[str] = ()) -> Path:
     """
     with beam.Pipeline(options=PipelineOptions(list(pipeline_args))) as pipeline:
         pipeline | ExtractShards(job)
-    return FeatureStore(job.store_dir).path
+    store = FeatureStore(job.store_dir)
+    require(
+        store.all_ids() == tuple(ref.id for ref in job.list_images()),
+        "The images must not come and go while they are extracted.",
+        hint="Run the same command again: what was computed is kept.",
+        path=store.path,
+    )
+    return store.path

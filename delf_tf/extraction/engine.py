@@ -18,7 +18,8 @@ from delf_tf.extraction import pyramid
 from delf_tf.extraction.array_extractor import ArrayExtractor, SameSizeBatches
 from delf_tf.extraction.settings import MIN_SIDE_PX
 from delf_tf.features import store
-from delf_tf.features.sources import Source, modified, read_source
+from delf_tf.features.generations import updates
+from delf_tf.features.sources import Source, add_times, modified, read_source
 from delf_tf.progress import Progress
 from delf_tf.types import ImageRef, LocalFeatures
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 _MAX_DECODED = 4
 # With batches: images of as many batches are gathered, to find some of like size among them.
 _BATCHES_AHEAD = 4
-_MAX_NAMED = 10
 
 
 class ImageLoader:
@@ -187,9 +187,11 @@ def extract_to_store(
     local_codec: str | Path = "float32",
     overwrite: bool = False,
 ) -> Path:
-    """Extracts a collection, or one shard of it; what an earlier run finished is not done again.
+    """Makes a store follow a collection, or one shard of the work; nothing is computed twice.
 
-    Images that cannot be read are recorded in the store with their reason and never stop the run.
+    What an earlier run finished is kept. Images that are new, or whose files have changed, are
+    computed; those that are gone are left out. Images that cannot be read are recorded in the store
+    with their reason and never stop the run.
 
     Args:
       refs: the whole collection, also when only a shard of it is extracted.
@@ -220,9 +222,10 @@ def extract_to_store(
         hint="Delete the store's folder, then start all shards without --overwrite.",
         num_shards=num_shards,
     )
-    path = store.create(
+    ids = [ref.id for ref in refs]
+    path = updates.open_store(
         store_dir,
-        [ref.id for ref in refs],
+        ids,
         fingerprint=fingerprint,
         num_shards=num_shards,
         block_size=block_size,
@@ -231,39 +234,74 @@ def extract_to_store(
         local_codec=local_codec,
         overwrite=overwrite,
     )
-    batches = None if batch_size == 1 else _create_batches(extractor, batch_size)
-    by_id = {ref.id: ref for ref in refs}
-    recording = _RecordingLoader(loader)
-    with store.writer(path, shard_index, num_shards) as writer:
-        blocks = [(block, [by_id[one] for one in ids]) for block, ids in writer.pending()]
-        pending = [ref for _, block_refs in blocks for ref in block_refs]
-        total = writer.num_images
-        with Progress(total, "images", "extract", done=total - len(pending)) as progress:
-            if batch_size == 1:
-                results = _extract_all(iter(pending), extractor, recording, num_threads, progress)
-            else:
-                results = _extract_batches(blocks, batches, recording, num_threads, progress)
-            for block, block_refs in blocks:
-                ids = [ref.id for ref in block_refs]
-                features, failures = _collect(results, ids)
-                sources = {
-                    one: recording.sources.pop(one) for one in ids if one in recording.sources
-                }
-                writer.write(block, ids, features, failures, sources)
-        paths = {ref.id: ref.path for ref in refs}
-        _warn_of_changed(writer.find_changed(paths, recording.times))
+    filler = _Filler(path, refs, extractor, loader, num_threads=num_threads, batch_size=batch_size)
+    for work in updates.unfinished(path, ids, shard_index, num_shards):
+        filler.fill(work)
+    # A part of an image is not known by its file.
+    paths = {ref.id: ref.path for ref in refs if ref.box is None}
+    options = {"num_shards": num_shards, "block_size": block_size}
+    update = updates.plan(path, ids, paths)
+    while update is not None and update.to_compute and not updates.begin(update, **options):
+        update = updates.plan(path, ids, paths)
+    if update is None:
+        return path
+    if update.to_compute:
+        wanted = frozenset(update.to_compute)
+        filler.fill(updates.Work(update.generation, shard_index, num_shards, wanted, True))
+    if updates.publish(update):
+        logging.info("%s: %s.", path, update)
     return path
 
 
-def _warn_of_changed(ids: Sequence[str]) -> None:
-    if ids:
-        logging.warning(
-            "%d images have changed since their features were made: %s%s. The old features are "
-            "kept; --overwrite, or another output folder, makes all anew.",
-            len(ids),
-            ", ".join(ids[:_MAX_NAMED]),
-            ", …" if len(ids) > _MAX_NAMED else "",
-        )
+class _Filler:
+    """Computes what writers of a store want."""
+
+    def __init__(
+        self,
+        store_dir: Path,
+        refs: Sequence[ImageRef],
+        extractor: AnyExtractor,
+        loader: ImageLoader,
+        *,
+        num_threads: int,
+        batch_size: int,
+    ):
+        """Keeps the arguments of `extract_to_store`."""
+        self._store_dir, self._extractor, self._num_threads = store_dir, extractor, num_threads
+        self._by_id = {ref.id: ref for ref in refs}
+        self._loader = _RecordingLoader(loader)
+        self._batches = None if batch_size == 1 else _create_batches(extractor, batch_size)
+
+    def fill(self, work: updates.Work) -> None:
+        """Writes the blocks of one shard of a generation that are to be computed."""
+        with store.writer(work.folder, work.shard, work.num_shards) as writer:
+            pending = writer.pending(verify=work.verify, among=work.ids)
+            blocks = [(block, [self._by_id[one] for one in ids]) for block, ids in pending]
+            refs = [ref for _, block_refs in blocks for ref in block_refs]
+            total = writer.num_images
+            with Progress(total, "images", "extract", done=total - len(refs)) as progress:
+                results = self._results(blocks, refs, progress)
+                for block, ids in pending:
+                    features, failures = _collect(results, ids)
+                    known = self._loader.sources
+                    sources = {one: known.pop(one) for one in ids if one in known}
+                    writer.write(block, ids, features, failures, sources)
+            name = f"{work.folder.name}-{work.shard}"
+            times = self._loader.times
+            add_times(
+                self._store_dir, name, {ref.id: times[ref.id] for ref in refs if ref.id in times}
+            )
+
+    def _results(
+        self,
+        blocks: Sequence[tuple[int, Sequence[ImageRef]]],
+        refs: Sequence[ImageRef],
+        progress: Progress,
+    ) -> Iterator[tuple[ImageRef, store.ImageFeatures | str]]:
+        extractor, loader, num_threads = self._extractor, self._loader, self._num_threads
+        if self._batches is None:
+            return _extract_all(iter(refs), extractor, loader, num_threads, progress)
+        return _extract_batches(blocks, self._batches, loader, num_threads, progress)
 
 
 def sample_descriptors(

@@ -120,6 +120,7 @@ class Block:
     """A block's file, opened for reading; reads are thread-safe.
 
     Attributes:
+      ids: of its images, in order.
       failures: id -> why it has no features.
     """
 
@@ -146,7 +147,7 @@ class Block:
                 path=path,
             )
         self.failures = _failures(metadata.get("failures"), ids, path)
-        self._ids, self._codec, self._manifest = ids, codec, manifest
+        self.ids, self._codec, self._manifest = ids, codec, manifest
         self._names = sorted(codec.fields) if codec is not None else []
         self._require_arrays()
         with self._file.open() as descriptor:
@@ -161,7 +162,7 @@ class Block:
         Raises:
           InputError: what stands there is not that.
         """
-        return _sources(self._file.metadata.get("sources", {}), self._ids, self._file.path)
+        return _sources(self._file.metadata.get("sources", {}), self.ids, self._file.path)
 
     def read_vector(self, row: int) -> np.ndarray:
         """Returns the global descriptor, float32 [D], of an image."""
@@ -213,7 +214,7 @@ class Block:
                 self._file.read_checked(descriptor, name)
 
     def _require_arrays(self) -> None:
-        num, dim = len(self._ids), self._manifest.global_dim
+        num, dim = len(self.ids), self._manifest.global_dim
         expected = {"crc32": (np.uint32, (2, num))}
         if dim is not None:
             expected["global"] = (np.float32, (num, dim))
@@ -248,7 +249,7 @@ class Block:
                 "The features of an image must be as they were written (their checksum differs).",
                 hint="Run the extraction again with the same arguments: it repairs damaged blocks.",
                 path=self._file.path,
-                id=self._ids[row],
+                id=self.ids[row],
             )
 
 

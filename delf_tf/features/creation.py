@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from delf_tf import artifacts
 from delf_tf.artifacts import StrPath
+from delf_tf.checks import require
 from delf_tf.features import codecs, manifest
 from delf_tf.features.disk import explained, locked
+from delf_tf.features.generations import collection
 from delf_tf.features.manifest import Manifest
 from delf_tf.features.quantization import Codec
 from delf_tf.features.writer import take_lock
 
+# Held while a store is made, changed or compacted.
+LOCK = ".create.lock"
 _OWN_FILES = (
+    collection.NAME,
     manifest.IDS_NAME,
     manifest.CODEC_NAME,
     "block-*-of-*.safetensors",
     ".block-*.tmp",
-    ".times-*.json",
+    ".times*.json",
 )
 # Left by processes that were killed in `create`.
 _STALE_FILES = tuple(
@@ -64,6 +70,44 @@ def create(
         be overwritten, an argument is out of range, or the folder cannot be written.
     """
     folder = Path(path)
+    kept = {"global_dim": global_dim, "local_dim": local_dim, "local_codec": local_codec}
+    content, files = describe(
+        ids, fingerprint=fingerprint, num_shards=num_shards, block_size=block_size, **kept
+    )
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / LOCK):
+            _unlink(folder, _STALE_FILES)
+            if overwrite:
+                _delete(folder)
+            if (folder / manifest.NAME).exists():
+                content.require_same(manifest.read_manifest(folder), folder)
+            require(
+                not (folder / collection.NAME).exists(),
+                f"The store at {folder} must not have got or lost images since it was made.",
+                hint="Choose another folder, or overwrite the store (--overwrite).",
+            )
+            _write_missing(folder, files)
+            # The manifest comes last: with it the store exists.
+            _write_missing(folder, {manifest.NAME: content.to_json().encode()})
+    return folder
+
+
+def describe(
+    ids: Sequence[str],
+    *,
+    fingerprint: str,
+    num_shards: int = 1,
+    block_size: int = 64,
+    global_dim: int | None = None,
+    local_dim: int | None = None,
+    local_codec: str | Path | Codec = "float32",
+) -> tuple[Manifest, dict[str, bytes]]:
+    """Returns the manifest of a store that `create` would make, and the other files beside it.
+
+    Raises:
+      InputError: an argument is out of range.
+    """
     codec = None if local_dim is None else codecs.get_codec(local_codec, local_dim)
     files = {manifest.IDS_NAME: manifest.ids_text(ids).encode()}
     if codec is not None and codec.tensors():
@@ -79,26 +123,17 @@ def create(
         local_codec=None if codec is None else codec.name,
         codec_sha256=manifest.sha256(files[manifest.CODEC_NAME]) if len(files) > 1 else None,
     )
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / ".create.lock"):
-            _unlink(folder, _STALE_FILES)
-            if overwrite:
-                _delete(folder)
-            if (folder / manifest.NAME).exists():
-                content.require_same(manifest.read_manifest(folder), folder)
-            _write_missing(folder, files)
-            # The manifest comes last: with it the store exists.
-            _write_missing(folder, {manifest.NAME: content.to_json().encode()})
-    return folder
+    return content, files
 
 
 def _delete(folder: Path) -> None:
     with ExitStack() as stack:
-        for path in folder.glob(".block-*.lock"):
+        for path in folder.rglob(".block-*.lock"):
             stack.callback(take_lock(path).release)
         (folder / manifest.NAME).unlink(missing_ok=True)
         _unlink(folder, _OWN_FILES)
+        for path in collection.generation_folders(folder):
+            shutil.rmtree(path)
 
 
 def _unlink(folder: Path, patterns: Sequence[str]) -> None:

@@ -87,8 +87,15 @@ class Manifest:
         content = {"format": "delf_tf feature store", **dataclasses.asdict(self)}
         return json.dumps(content, indent=2) + "\n"
 
-    def require_same(self, existing: Manifest, path: Path) -> None:
+    def require_same(
+        self, existing: Manifest, path: Path, *, leave_out: Sequence[str] = ()
+    ) -> None:
         """Requires the store that exists at `path` to be the one that is asked for.
+
+        Args:
+          existing: its manifest.
+          path: of its folder.
+          leave_out: fields that may differ.
 
         Raises:
           InputError: naming each field that differs.
@@ -96,6 +103,7 @@ class Manifest:
         pairs = {
             field.name: (getattr(existing, field.name), getattr(self, field.name))
             for field in dataclasses.fields(self)
+            if field.name not in leave_out
         }
         differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
         if differing:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from delf_tf import artifacts
 from delf_tf.checks import InputError
 
+_TIMES = ".times.json"
+
 
 class Source(NamedTuple):
     """The content of an image's file.
@@ -60,11 +62,8 @@ def modified(path: artifacts.StrPath) -> tuple[int, int]:
 
 
 def find_changed(
-    recorded: Mapping[str, Source],
-    paths: Mapping[str, Path],
-    times_path: Path,
-    times: Mapping[str, int],
-) -> list[str]:
+    recorded: Mapping[str, Source], paths: Mapping[str, Path], times: Mapping[str, int]
+) -> tuple[list[str], dict[str, int]]:
     """Finds the images whose files are others than those that their features were made from.
 
     A file of another size has changed; one of the same size and time has not; else it is hashed.
@@ -72,14 +71,11 @@ def find_changed(
     Args:
       recorded: source by id.
       paths: file by id, of these and perhaps of others; a file that is gone counts as unchanged.
-      times_path: file that keeps the times of the files found unchanged; may be missing.
-      times: when files were last written whose sources were recorded just now, nanoseconds.
+      times: when files were last written that were found unchanged, nanoseconds, by id.
 
     Returns:
-      Their ids, in the order of `recorded`.
+      The ids of the changed ones, in the order of `recorded`; the times of the unchanged.
     """
-    kept = _read_times(times_path)
-    times = {**kept, **times}
     changed, unchanged = [], {}
     for one, source in recorded.items():
         try:
@@ -93,14 +89,35 @@ def find_changed(
             unchanged[one] = time_ns
         else:
             changed.append(one)
-    if unchanged != kept:
-        artifacts.write_json(times_path, unchanged)
-    return changed
+    return changed, unchanged
 
 
-def _read_times(path: Path) -> dict[str, int]:
-    try:
-        times = artifacts.read_json(path, "The times of files")
-    except (OSError, InputError):
-        return {}
-    return times if isinstance(times, dict) else {}
+def add_times(folder: Path, name: str, times: Mapping[str, int]) -> None:
+    """Keeps in a store's folder when files were last written, beside what others kept there.
+
+    Args:
+      folder: of the store.
+      name: of who keeps them.
+      times: nanoseconds by id.
+    """
+    if times:
+        artifacts.write_json(folder / f".times-{name}.json", dict(times))
+
+
+def read_times(folder: Path) -> dict[str, int]:
+    """Returns all that is kept in a store's folder; what is damaged only costs time."""
+    found: dict[str, int] = {}
+    for path in [folder / _TIMES, *sorted(folder.glob(".times-*.json"))]:
+        try:
+            times = artifacts.read_json(path, "The times of files")
+        except (OSError, InputError):
+            continue
+        found.update(times if isinstance(times, dict) else {})
+    return found
+
+
+def replace_times(folder: Path, times: Mapping[str, int]) -> None:
+    """Keeps these times in place of all that were kept."""
+    artifacts.write_json(folder / _TIMES, dict(times))
+    for path in folder.glob(".times-*.json"):
+        path.unlink(missing_ok=True)

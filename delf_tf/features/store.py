@@ -1,15 +1,16 @@
 """The feature store: features of up to millions of images, sharded, resumable, checked.
 
 A folder with manifest.json (what made it, and its layout), ids.json (the list of images) and one
-file a block of images (see `blocks`). `create` and `writer` fill it; `FeatureStore` reads it.
+file a block of images (see `blocks`). `create` and `writer` fill it; `FeatureStore` reads it. One
+whose images have come and gone since has a collection.json and further generations of blocks as
+well: `updates` writes them.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,15 @@ from delf_tf import artifacts
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, did_you_mean, invalid, require
 from delf_tf.features import codecs, manifest
-from delf_tf.features.blocks import Block, ImageFeatures
+from delf_tf.features.blocks import Block, ImageFeatures, Row
 from delf_tf.features.creation import create
+from delf_tf.features.generations import collection
+from delf_tf.features.generations.generation import Generation
 from delf_tf.features.sources import Source
 from delf_tf.features.writer import ShardWriter, writer
 from delf_tf.types import GlobalDescriptors, LocalFeatures
 
 __all__ = ["FeatureStore", "ImageFeatures", "ShardWriter", "create", "writer"]
-
-_MAX_OPEN_BLOCKS = 1024
 
 
 class FeatureStore:
@@ -63,19 +64,20 @@ class FeatureStore:
         self.global_dim = self._manifest.global_dim
         self.local_dim = self._manifest.local_dim
         self.local_codec = self._manifest.local_codec
-        self._all_ids = manifest.read_ids(self.path, self._manifest)
-        self._names, self._bounds, missing = self._find_blocks()
+        self._generations, self._all_ids, rows = self._open_collection()
+        self._generation_of, self._positions = rows.T
+        self._blocks, self._rows = self._locate()
+        missing = self._missing()
         self.num_missing_blocks = sum(missing.values())
         if missing and not allow_incomplete:
             raise self._incomplete(missing)
-        self._open = functools.lru_cache(maxsize=_MAX_OPEN_BLOCKS)(self._open_block)
 
     def __len__(self) -> int:
-        """Returns the number of images in the list that the store was created for."""
+        """Returns the number of images in the list that the store is for."""
         return len(self._all_ids)
 
     def all_ids(self) -> tuple[str, ...]:
-        """Returns the list that the store was created for, failed images included."""
+        """Returns the list that the store is for, failed images included."""
         return self._all_ids
 
     def ids(self) -> tuple[str, ...]:
@@ -112,6 +114,15 @@ class FeatureStore:
         block, row = self._find(name)
         return self.codec.decode(block.read_fields(row))
 
+    def read_row(self, name: str) -> Row:
+        """Returns all that is stored of the image whose id is `name`, as it is encoded.
+
+        Raises:
+          InputError: as `read`.
+        """
+        block, row = self._find(name)
+        return block.read_row(row)
+
     def global_blocks(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
         """Yields (n ids, float32 [n, D]) block by block; together they are `ids()` in order.
 
@@ -124,10 +135,20 @@ class FeatureStore:
             hint="Extract with use_global_features.",
             path=self.path,
         )
-        for index, (start, stop) in enumerate(self._bounds):
-            block, ids = self._open(index), self._all_ids[start:stop]
-            keep = [row for row, one in enumerate(ids) if one not in block.failures]
-            yield tuple(ids[row] for row in keep), block.read_vectors()[keep]
+        ids: list[str] = []
+        parts: list[np.ndarray] = []
+        for run in self._runs():
+            # A block's rows are neighbours, but for those that failed.
+            rows = [row for row in run.tolist() if self._all_ids[row] not in self._failed]
+            ids.extend(self._all_ids[row] for row in rows)
+            if rows:
+                parts.append(self._block(rows[0]).read_vectors()[self._rows[rows]])
+            # Where images have come and gone, neighbours lie in blocks far apart.
+            if ids and 2 * len(ids) >= self.block_size:
+                yield tuple(ids), np.concatenate(parts)
+                ids, parts = [], []
+        if ids:
+            yield tuple(ids), np.concatenate(parts)
 
     def global_descriptors(self) -> GlobalDescriptors:
         """Returns the global descriptors of `ids()`, all in memory.
@@ -148,8 +169,8 @@ class FeatureStore:
         Raises:
           InputError: damage.
         """
-        for index in range(len(self._bounds)):
-            yield from self._open_block(index).sources().items()
+        for run in self._runs():
+            yield from self._known(run.tolist())
 
     def sources_of(self, names: Iterable[str]) -> dict[str, Source]:
         """Returns which files the features of some images were made from, where that is known.
@@ -157,16 +178,11 @@ class FeatureStore:
         Raises:
           InputError: as `read`; an image may have failed.
         """
-        rows: dict[int, list[str]] = {}
+        rows: dict[Block, list[int]] = {}
         for name in names:
-            rows.setdefault(self._find_block(name), []).append(name)
-        found = {index: self._open(index).sources() for index in rows}
-        return {
-            one: found[index][one]
-            for index, some in rows.items()
-            for one in some
-            if one in found[index]
-        }
+            row = self._row(name)
+            rows.setdefault(self._block(row), []).append(row)
+        return {one: source for some in rows.values() for one, source in self._known(some)}
 
     def identity(self, names: Iterable[str] | None = None) -> str:
         """Returns what changes with the features: the fingerprint, with the images' hashes.
@@ -190,14 +206,14 @@ class FeatureStore:
         Returns:
           {"global": …, "local": …}; 0 for what the store does not hold.
         """
-        sizes = [self._open(index).num_bytes() for index in range(len(self._bounds))]
         num = max(1, len(self.ids()))
-        total = np.sum(sizes, axis=0) if sizes else (0, 0)
+        sizes = [one.num_bytes() for one in self._generations]
+        total = np.sum(sizes, axis=0)
         return {"global": float(total[0]) / num, "local": float(total[1]) / num}
 
     def verify(self) -> list[str]:
         """Reads every byte; returns the names of the damaged files."""
-        return [name for index, name in enumerate(self._names) if not self._is_whole(index)]
+        return [name for one in self._generations for name in one.damaged()]
 
     def writer(self, shard: int = 0, num_shards: int = 1) -> ShardWriter:
         """Opens one shard for writing; see `writer.writer`."""
@@ -205,78 +221,109 @@ class FeatureStore:
 
     @functools.cached_property
     def _failed(self) -> dict[str, str]:
-        failed: dict[str, str] = {}
-        for index in range(len(self._bounds)):
-            failed.update(self._open_block(index).failures)
-        return failed
+        """Why images failed, by id."""
+        reasons: dict[str, str] = {}
+        for number, one in enumerate(self._generations):
+            told = one.failures()
+            for row in np.flatnonzero(self._generation_of == number).tolist() if told else ():
+                stored = one.ids[self._positions[row]]
+                if stored in told:
+                    reasons[self._all_ids[row]] = told[stored]
+        return {one: reasons[one] for one in self._all_ids if one in reasons} if reasons else {}
 
     @functools.cached_property
     def _ids(self) -> tuple[str, ...]:
         failed = self._failed
-        return tuple(
-            one
-            for start, stop in self._bounds
-            for one in self._all_ids[start:stop]
-            if one not in failed
+        there = zip(self._all_ids, self._blocks >= 0)
+        return tuple(one for one, is_there in there if is_there and one not in failed)
+
+    @functools.cached_property
+    def _row_by_id(self) -> dict[str, int]:
+        return {one: row for row, one in enumerate(self._all_ids)}
+
+    def _open_collection(self) -> tuple[list[Generation], tuple[str, ...], np.ndarray]:
+        """Returns the generations, the ids, and for each its generation and position, [N, 2]."""
+        told = collection.read(self.path)
+        if told is None:
+            root = Generation(self.path, self._manifest, self.codec)
+            positions = np.arange(len(root.ids))
+            return [root], root.ids, np.stack([np.zeros_like(positions), positions], axis=1)
+        opened = [
+            collection.open_generation(self.path, name, self._manifest, self.codec)
+            for name in told.generations
+        ]
+        rows = np.array(told.rows, np.int64).reshape(-1, 2)
+        sizes = np.array([len(one.ids) for one in opened])
+        require(
+            bool((rows[:, 1] < sizes[rows[:, 0]]).all()),
+            f"{collection.NAME} must name images of its generations.",
+            path=self.path,
         )
+        return opened, tuple(told.ids), rows
 
-    @functools.cached_property
-    def _positions(self) -> dict[str, int]:
-        return {one: position for position, one in enumerate(self._all_ids)}
+    def _locate(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns each image's block in its generation, -1 where missing, and its row there."""
+        blocks, rows = np.full((2, len(self._all_ids)), -1, np.int64)
+        for number, one in enumerate(self._generations):
+            mine = self._generation_of == number
+            blocks[mine], rows[mine] = one.locate(self._positions[mine])
+        return blocks, rows
 
-    @functools.cached_property
-    def _starts(self) -> np.ndarray:
-        return np.array([start for start, _ in self._bounds], np.int64)
+    def _missing(self) -> dict[int, int]:
+        """Returns by shard how many blocks are missing that the images of now need."""
+        lacking = np.unique(self._generation_of[self._blocks < 0])
+        missing: dict[int, int] = {}
+        for number in lacking.tolist():
+            for shard, num in self._generations[number].missing.items():
+                missing[shard] = missing.get(shard, 0) + num
+        return missing
 
-    def _open_block(self, index: int) -> Block:
-        start, stop = self._bounds[index]
-        path = self.path / self._names[index]
-        return Block(path, self._all_ids[start:stop], self._manifest, self.codec)
+    def _runs(self) -> Iterator[np.ndarray]:
+        """Yields the rows of neighbours that lie in one block, which is there."""
+        keys = np.stack([self._generation_of, self._blocks])
+        starts = np.flatnonzero(np.diff(keys, axis=1, prepend=-2).any(axis=0))
+        for run in np.split(np.arange(len(self._all_ids)), starts[1:]):
+            if len(run) and self._blocks[run[0]] >= 0:
+                yield run
 
-    def _is_whole(self, index: int) -> bool:
-        try:
-            self._open_block(index).verify()
-        except InputError:
-            return False
-        return True
+    def _known(self, rows: Sequence[int]) -> Iterator[tuple[str, Source]]:
+        """Yields the images whose files are known, of rows in one block."""
+        told = self._block(rows[0]).sources()
+        for row in rows:
+            stored = self._stored_id(row)
+            if stored in told:
+                yield self._all_ids[row], told[stored]
+
+    def _block(self, row: int) -> Block:
+        return self._generations[self._generation_of[row]].block(int(self._blocks[row]))
 
     def _find(self, name: str) -> tuple[Block, int]:
-        index = self._find_block(name)
-        block = self._open(index)
-        if name in block.failures:
-            reason = block.failures[name]
+        row = self._row(name)
+        block, stored = self._block(row), self._stored_id(row)
+        if stored in block.failures:
+            reason = block.failures[stored]
             raise invalid("The image must not have failed.", id=name, reason=reason)
-        return block, self._positions[name] - self._bounds[index][0]
+        return block, int(self._rows[row])
 
-    def _find_block(self, name: str) -> int:
-        position = self._positions.get(name)
-        if position is None:
+    def _row(self, name: str) -> int:
+        row = self._row_by_id.get(name)
+        if row is None:
             raise invalid(
                 "The image's id must be in the store.",
                 hint=did_you_mean(name, self._all_ids[:10_000]),
                 id=name,
                 path=self.path,
             )
-        index = int(np.searchsorted(self._starts, position, side="right")) - 1
-        if index < 0 or position >= self._bounds[index][1]:
+        if self._blocks[row] < 0:
             raise invalid("The image's block must have been written.", id=name, path=self.path)
-        return index
+        return row
 
-    def _find_blocks(self) -> tuple[list[str], list[tuple[int, int]], dict[int, int]]:
-        present = {entry.name for entry in os.scandir(self.path)}
-        names, bounds, missing = [], [], {}
-        for shard in range(self.num_shards):
-            for number, start, stop in self._manifest.blocks(shard):
-                name = self._manifest.block_name(shard, number)
-                if name in present:
-                    names.append(name)
-                    bounds.append((start, stop))
-                else:
-                    missing[shard] = missing.get(shard, 0) + 1
-        return names, bounds, missing
+    def _stored_id(self, row: int) -> str:
+        return self._generations[self._generation_of[row]].ids[self._positions[row]]
 
     def _incomplete(self, missing: dict[int, int]) -> InputError:
-        num, total = self.num_missing_blocks, self.num_missing_blocks + len(self._names)
+        num = self.num_missing_blocks
+        total = sum(len(one) + sum(one.missing.values()) for one in self._generations)
         shards = ", ".join(map(str, list(missing)[:8])) + (", …" if len(missing) > 8 else "")
         return invalid(
             f"The store must be complete; {num} of {total} blocks are missing, in shards {shards}.",

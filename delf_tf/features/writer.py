@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from absl import logging
@@ -13,7 +13,7 @@ from delf_tf.checks import InputError, invalid, require
 from delf_tf.features import codecs, manifest
 from delf_tf.features.blocks import Block, ImageFeatures, Row, encode_row, write_block
 from delf_tf.features.disk import FileLock, explained
-from delf_tf.features.sources import Source, find_changed
+from delf_tf.features.sources import Source
 
 
 def writer(path: StrPath, shard: int = 0, num_shards: int = 1) -> ShardWriter:
@@ -64,7 +64,11 @@ class ShardWriter:
                 stale.unlink(missing_ok=True)
 
     def pending(
-        self, *, retry_failures: bool = True, verify: bool = True
+        self,
+        *,
+        retry_failures: bool = True,
+        verify: bool = True,
+        among: Collection[str] | None = None,
     ) -> list[tuple[int, tuple[str, ...]]]:
         """Returns what is left to do: (block number, ids to compute) in order.
 
@@ -74,14 +78,16 @@ class ShardWriter:
         Args:
           retry_failures: whether images that failed before are to be tried again.
           verify: whether every byte of the finished blocks is checked, or only their headers.
+          among: ids that can be computed; a block that wants others as well is left out if it must
+            be written whole. None: all can.
         """
         work = []
         for number, ids in self._blocks.items():
             block = self._finished(number, verify=verify)
-            if block is None:
-                work.append((number, ids))
-            elif retry_failures and block.failures:
-                work.append((number, tuple(one for one in ids if one in block.failures)))
+            wanted = ids if block is None else tuple(one for one in ids if one in block.failures)
+            mine = tuple(one for one in wanted if among is None or one in among)
+            if mine and (mine == ids if block is None else retry_failures):
+                work.append((number, mine))
         return work
 
     def write(
@@ -114,34 +120,38 @@ class ShardWriter:
         known = {one: sources[one] for one in ids if sources and one in sources}
         if len(rows) < len(all_ids):
             self._keep_finished(block, rows, reasons, known)
-        path = self._path(block)
+        return self.write_rows(block, rows, reasons, known)
+
+    def write_rows(
+        self,
+        block: int,
+        rows: Mapping[str, Row | None],
+        failures: Mapping[str, str],
+        sources: Mapping[str, Source],
+    ) -> Path:
+        """Writes one block of encoded rows, whole and synced, and returns its path.
+
+        Args:
+          block: number from `pending`.
+          rows: of all the block's images by id; None for those in `failures`.
+          failures: id -> why it has no features, one line.
+          sources: id -> which file the features were made from, where that is known.
+
+        Raises:
+          InputError: a full disk; the block is then as it was before.
+        """
+        all_ids, path = self._blocks[block], self._path(block)
         with explained(self._folder), artifacts.atomic_write(path) as file:
             write_block(
                 file,
                 all_ids,
                 [rows[one] for one in all_ids],
-                failures=reasons,
+                failures=failures,
                 manifest=self._manifest,
                 codec=self._codec,
-                sources=known,
+                sources=sources,
             )
         return path
-
-    def find_changed(self, paths: Mapping[str, Path], times: Mapping[str, int]) -> list[str]:
-        """Returns the finished images whose files have changed since.
-
-        Args:
-          paths: file by id, of all the shard's images.
-          times: when files were last written that this writer was given, by id, nanoseconds.
-        """
-        recorded: dict[str, Source] = {}
-        for number in self._blocks:
-            block = self._finished(number, verify=False)
-            if block is not None:
-                recorded.update(block.sources())
-        name = f".times-{manifest.shard_prefix(self._shard, self._manifest.num_shards)}.json"
-        with explained(self._folder):
-            return find_changed(recorded, paths, self._folder / name, times)
 
     def close(self) -> None:
         """Gives the shard's lock back."""

@@ -82,7 +82,10 @@ def extract(
     store_dir: artifacts.StrPath,
     sharding: Sharding = Sharding(),  # noqa: B008 - immutable
 ) -> Path:
-    """Extracts `refs` with the experiment's model into a store and returns the store's path."""
+    """Extracts `refs` with the experiment's model into a store and returns the store's path.
+
+    A store that is there follows `refs`; see engine.extract_to_store.
+    """
     from delf_tf.extraction import engine  # noqa: PLC0415 - TensorFlow takes seconds to load
 
     start = time.monotonic()
@@ -138,7 +141,7 @@ def extract_collections(
       InputError: not one image of a collection could be read.
     """
     if runtime.needs_local_pca:
-        fit_local_pca(runtime, _distractors(collections), output_dir)
+        fit_local_pca(runtime, _distractors(collections), output_dir, overwrite=sharding.overwrite)
     stores = []
     for name, refs in (("database", collections.database), ("queries", collections.queries)):
         if refs is not None:
@@ -157,13 +160,17 @@ def extract_collections(
     return stores[0], stores[1] if len(stores) > 1 else None
 
 
-def fit_local_pca(runtime: Runtime, refs: Sequence[ImageRef], output_dir: Path) -> None:
+def fit_local_pca(
+    runtime: Runtime, refs: Sequence[ImageRef], output_dir: Path, *, overwrite: bool = False
+) -> None:
     """Gives the experiment the PCA of local descriptors that its config asks for.
 
     Args:
       runtime: the experiment.
       refs: images to fit on.
-      output_dir: receives the fit; one of the same images that it holds is taken from there.
+      output_dir: receives the fit; one that it holds is taken from there, also when images have
+        come and gone, so that the features made before stay comparable.
+      overwrite: fit anew, whatever output_dir holds.
 
     Raises:
       InputError: the images give fewer than two features; failed_images.csv is then written.
@@ -171,8 +178,8 @@ def fit_local_pca(runtime: Runtime, refs: Sequence[ImageRef], output_dir: Path) 
     from delf_tf.extraction import engine  # noqa: PLC0415 - TensorFlow takes seconds to load
 
     settings = runtime.message.extraction.local_pca
-    path = output_dir / f"local_pca-{runtime.fingerprint(*(ref.id for ref in refs))}.npz"
-    if not path.is_file():
+    path = output_dir / f"local_pca-{runtime.fingerprint()}.npz"
+    if overwrite or not path.is_file():
         descriptors, failed = engine.sample_descriptors(
             refs,
             runtime.extractor(use_global=False),

@@ -15,6 +15,7 @@ from delf_tf.checks import require, require_absent
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import local_search, search
+from delf_tf.retrieval.changes import compare_images
 from delf_tf.retrieval.vectors import expansion, first_stage, index, superglobal
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
 from delf_tf.retrieval.vectors.whitening import load_whitening
@@ -66,7 +67,9 @@ def build(
     overwrite: bool = False,
     **kwargs: Any,
 ) -> Path:
-    """Builds the index that the config names, of a store's features.
+    """Builds the index that the config names, of a store's features, or makes it follow the store.
+
+    An index that is there keeps what it learned: cells, codes, a codebook.
 
     Args:
       message: the experiment.
@@ -80,12 +83,20 @@ def build(
       `path`.
 
     Raises:
-      InputError: a store without the features or without images, settings that do not fit.
+      InputError: a store without the features or without images, settings that do not fit, an
+        index that was made with other settings.
     """
     if by_local_features(message):
         return _build_local(message, store, path, overwrite)
-    _require_new(path, overwrite)
-    return _build_global(message, store, **kwargs).save(path)
+    if overwrite or not Path(path).is_file() or message.index.type == "milvus":
+        _require_new(path, overwrite)
+        return _build_global(message, store, **kwargs).save(path)
+    before = index.load_index(path, fingerprint=store.fingerprint)
+    made = _build_global(message, store, learned=before, **kwargs)
+    _require_same_settings(message, made, before, path)
+    changes = compare_images(before.ids, before.contents, made.ids, made.contents)
+    logging.info("%s: %s.", path, changes)
+    return made.save(path)
 
 
 def open_index(
@@ -147,7 +158,11 @@ def add(
             output=output,
         )
         folder, num_added = local_search.add_to_local(
-            path, store.ids(), search.local_descriptors(store), fingerprint=store.fingerprint
+            path,
+            store.ids(),
+            search.local_descriptors(store),
+            contents=_contents(store),
+            fingerprint=store.fingerprint,
         )
         _log_added(num_added, store)
         return folder
@@ -155,6 +170,7 @@ def add(
         _require_new(output, overwrite)
     made = index.load_index(path, fingerprint=store.fingerprint)
     known, before = set(made.ids), len(made)
+    made.contents = {**_contents(store), **made.contents}
     for ids, vectors in store.global_blocks():
         new = [row for row, one in enumerate(ids) if one not in known]
         if new:
@@ -191,6 +207,34 @@ def refuse_global_stages(message: experiment_pb2.Experiment) -> None:
     )
 
 
+def _require_same_settings(
+    message: experiment_pb2.Experiment, made: VectorIndex, before: VectorIndex, path: StrPath
+) -> None:
+    """Refuses to replace an index by one of another kind, but for what "auto" chooses by size."""
+    if message.index.type == "auto":
+        return
+    kinds = [
+        {"kind": one.kind, **one.parameters(), "num_probes": 0, "num_rescored": 0}
+        for one in (before, made)
+    ]
+    differing = {
+        name: f"{kinds[0].get(name)} there, {kinds[1].get(name)} now"
+        for name in kinds[1]
+        if kinds[0].get(name) != kinds[1].get(name)
+    }
+    require(
+        not differing,
+        "An index that follows its store must be built with the settings of before.",
+        hint="Give --overwrite to replace it.",
+        path=Path(path),
+        **differing,
+    )
+
+
+def _contents(store: FeatureStore) -> dict[str, str]:
+    return {one: source.digest for one, source in store.sources()}
+
+
 def _build_global(
     message: experiment_pb2.Experiment, store: FeatureStore, **kwargs: Any
 ) -> VectorIndex:
@@ -207,6 +251,7 @@ def _build_global(
         **kwargs,
     )
     made.set_effort(**{n: given[n] for n in ("num_probes", "num_rescored") if n in given})
+    made.contents = _contents(store)
     return made
 
 
@@ -215,7 +260,11 @@ def _build_local(
 ) -> Path:
     refuse_global_stages(message)
     require(bool(store.ids()), "An index must be built of at least one image.", path=store.path)
-    common = {"fingerprint": store.fingerprint, "overwrite": overwrite}
+    common = {
+        "fingerprint": store.fingerprint,
+        "contents": _contents(store),
+        "overwrite": overwrite,
+    }
     images = store.ids(), search.local_descriptors(store)
     if message.index.type == "asmk":
         settings = config.arguments(message.index.asmk, local_search.build_asmk, AsmkIndex)

@@ -12,6 +12,7 @@ from delf_tf import tensor_file
 from delf_tf.artifacts import StrPath, atomic_write
 from delf_tf.checks import invalid, require
 
+_UNKNOWN = "0" * 32
 _REBUILD = "Build the index again, or give the one that fits."
 
 
@@ -23,6 +24,7 @@ def write_index(
     ids: Sequence[str],
     arrays: Mapping[str, tensor_file.Tensor],
     parameters: Mapping[str, Any],
+    contents: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes an index atomically; equal content gives equal bytes.
 
@@ -34,6 +36,7 @@ def write_index(
       arrays: little-endian float32, float16, int64, uint32, uint16 or uint8 arrays of one axis or
         more, in pieces if they are large.
       parameters: JSON-able.
+      contents: by id 32 hex digits of the image's file that was indexed, where that is known.
 
     Returns:
       `path`.
@@ -44,6 +47,9 @@ def write_index(
         "ids": np.frombuffer(b"".join(encoded), np.uint8),
         "id_ends": np.cumsum([len(one) for one in encoded], dtype=np.int64),
     }
+    if contents:
+        digests = bytes.fromhex("".join(contents.get(one, _UNKNOWN) for one in ids))
+        tensors["contents"] = np.frombuffer(digests, np.uint8).reshape(-1, len(_UNKNOWN) // 2)
     metadata = {"kind": kind, "fingerprint": fingerprint, "parameters": dict(parameters)}
     with atomic_write(path) as file:
         tensor_file.write(file, tensors, metadata)
@@ -57,6 +63,7 @@ class IndexContent:
       kind: as written.
       fingerprint: as written.
       ids: image ids in row order, unique.
+      contents: by id hex digits of the image's file that was indexed, where that is known.
       parameters: as written; the reader of the kind checks them.
       path: where it came from.
     """
@@ -69,6 +76,7 @@ class IndexContent:
         self.parameters: dict[str, Any] = parameters if isinstance(parameters, dict) else {}
         self._arrays = arrays
         self.ids = self._decode_ids()
+        self.contents = self._decode_contents()
 
     def __contains__(self, name: str) -> bool:
         """Tells whether the file has an array of this name."""
@@ -129,6 +137,13 @@ class IndexContent:
                 fingerprint=self.fingerprint,
                 expected=wanted,
             )
+
+    def _decode_contents(self) -> dict[str, str]:
+        if "contents" not in self:
+            return {}
+        rows = self.array("contents", np.uint8, (len(self.ids), len(_UNKNOWN) // 2))
+        told = zip(self.ids, (row.tobytes().hex() for row in rows))
+        return {one: digest for one, digest in told if digest != _UNKNOWN}
 
     def _decode_ids(self) -> tuple[str, ...]:
         ends = self.array("id_ends", np.int64, (None,))

@@ -133,6 +133,23 @@ def remove_features(codes: faiss.Index, first: int, end: int) -> None:
             packer.pack_1(zeros, place, blocks)
 
 
+def renumber_features(codes: faiss.Index, starts: np.ndarray, shifts: np.ndarray) -> None:
+    """Adds to the number of each feature what its image's are shifted by.
+
+    Args:
+      codes: as `train_codes` makes it.
+      starts: int64 [images + 1], the number of each image's first feature, ascending.
+      shifts: int64 [images].
+    """
+    inner, _ = _parts(codes)
+    lists: Any = faiss.downcast_InvertedLists(inner.invlists)
+    for cell in range(inner.nlist):
+        size = lists.list_size(cell)
+        if size:
+            numbers = faiss.rev_swig_ptr(lists.get_ids(cell), size)
+            numbers += shifts[np.searchsorted(starts, numbers, side="right") - 1]
+
+
 def read_codes(content: IndexContent) -> faiss.Index:
     """Returns the index that a file holds as "codes".
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from delf_tf.artifacts import StrPath, write_json
 from delf_tf.checks import invalid, require, require_choice
 from delf_tf.retrieval import resumable_build
+from delf_tf.retrieval.changes import compare_images
 from delf_tf.retrieval.rankings import Selves, cut, num_selves, without_self
 from delf_tf.retrieval.votes import LocalIndex
 from delf_tf.retrieval.words.asmk import AsmkIndex
@@ -47,18 +49,21 @@ def build_asmk(
     fingerprint: str,
     codebook: np.ndarray | None = None,
     num_words: int = 65536,
+    contents: Mapping[str, str] | None = None,
     overwrite: bool = False,
     **kwargs: Any,
 ) -> Path:
     """Builds an `AsmkIndex`, after training its codebook if none is given.
 
     Args:
-      folder: of the index; a build that was killed goes on there.
+      folder: of the index; a build that was killed goes on there, and a finished index follows
+        the images: it loses those that are gone, and gets those that are new or have changed.
       ids: the images.
       read: gives an image's descriptors.
       fingerprint: of the features.
       codebook: float32 [K, D]; None trains one on all images.
       num_words: K, if it is trained.
+      contents: by id hex digits of the images' files, where that is known: what has changed.
       overwrite: replace an index in `folder`.
       **kwargs: of `AsmkIndex`.
 
@@ -66,15 +71,18 @@ def build_asmk(
       `folder`.
 
     Raises:
-      InputError: an index in `folder` already or one begun with other settings, fewer features than
+      InputError: an index in `folder` that was begun with other settings, fewer features than
         words, or as `AsmkIndex`.
     """
     folder = Path(folder)
     made_by = f"{num_words} words" if codebook is None else codebook_fingerprint(codebook)
     _begin(folder, "asmk", fingerprint, {"codebook": made_by, **kwargs}, overwrite)
+    if (folder / "index").is_file():
+        return _follow(folder, ids, read, fingerprint, contents or {})
     if codebook is None:
         codebook = _trained_codebook(folder, ids, read, num_words)
     empty = AsmkIndex(codebook, **kwargs)
+    empty.contents = dict(contents or {})
     resumable_build.build(folder / "index", empty, AsmkIndex.load, ids, read)
     return folder
 
@@ -86,17 +94,20 @@ def build_local(
     *,
     fingerprint: str,
     factory: str,
+    contents: Mapping[str, str] | None = None,
     overwrite: bool = False,
     **kwargs: Any,
 ) -> Path:
     """Builds a `LocalIndex`, after training its cells and codes on a sample of the features.
 
     Args:
-      folder: of the index; a build that was killed goes on there.
+      folder: of the index; a build that was killed goes on there, and a finished index follows
+        the images: it loses those that are gone, and gets those that are new or have changed.
       ids: the images.
       read: gives an image's descriptors.
       fingerprint: of the features.
       factory: see `LocalIndex.train`.
+      contents: by id hex digits of the images' files, where that is known: what has changed.
       overwrite: replace an index in `folder`.
       **kwargs: of `LocalIndex.train`: num_neighbors, num_probes.
 
@@ -104,22 +115,30 @@ def build_local(
       `folder`.
 
     Raises:
-      InputError: an index in `folder` already or one begun with other settings, too few features.
+      InputError: an index in `folder` that was begun with other settings, too few features.
     """
     folder = Path(folder)
     _begin(folder, "local", fingerprint, {"factory": factory, **kwargs}, overwrite)
+    if (folder / "index").is_file():
+        return _follow(folder, ids, read, fingerprint, contents or {})
     learned = folder / "quantizer"
     if not learned.exists():
         samples, num_features = _sample(ids, read)
         trained = LocalIndex.train(samples, factory, num_features=num_features, **kwargs)
         trained.save(learned)
     empty = LocalIndex.load(learned)
+    empty.contents = dict(contents or {})
     resumable_build.build(folder / "index", empty, LocalIndex.load, ids, read)
     return folder
 
 
 def add_to_local(
-    folder: StrPath, ids: Sequence[str], read: Reader, *, fingerprint: str
+    folder: StrPath,
+    ids: Sequence[str],
+    read: Reader,
+    *,
+    contents: Mapping[str, str] | None = None,
+    fingerprint: str,
 ) -> tuple[Path, int]:
     """Adds the images that an index lacks, and writes it; returns the folder and their number.
 
@@ -130,25 +149,40 @@ def add_to_local(
     known = set(index.ids)
     new = [one for one in ids if one not in known]
     index.add_all((one, read(one)) for one in new)
+    index.contents = {**(contents or {}), **index.contents}
     index.save(Path(folder) / "index")
     return Path(folder), len(new)
 
 
+def _follow(
+    folder: Path, ids: Sequence[str], read: Reader, fingerprint: str, contents: Mapping[str, str]
+) -> Path:
+    """Makes a finished index hold the images of now; what was learned stays.
+
+    Its rows are then in the order of `ids`, as in an index that is built anew.
+    """
+    index = load_local(folder, fingerprint=fingerprint)
+    changes = compare_images(index.ids, index.contents, ids, contents)
+    if index.ids != tuple(ids) or changes.changed:
+        index.arrange([one for one in index.ids if one in changes.kept])
+        index.add_all((one, read(one)) for one in ids if one not in changes.kept)
+        index.arrange(ids)
+        index.contents = dict(contents)
+        index.save(folder / "index")
+    logging.info("%s: %s.", folder, changes)
+    return folder
+
+
 def remove_from_local(folder: StrPath, ids: Sequence[str]) -> Path:
-    """Takes images and their features out of an index of kind "local", and writes it.
+    """Takes images and their features out of an index, and writes it.
 
     Raises:
-      InputError: no index, one of another kind, or one that lacks an image.
+      InputError: no index, or one that lacks an image.
     """
     index = load_local(folder)
-    if not isinstance(index, LocalIndex):
-        raise invalid(
-            "Images can be taken out of an index of type local alone.",
-            hint="Build an index of another type again, without them.",
-            path=Path(folder),
-        )
-    for one in ids:
-        index.remove(one)
+    unknown = sorted(set(ids) - set(index.ids))
+    require(not unknown, "The index must hold the images that are taken out.", ids=unknown[:3])
+    index.arrange([one for one in index.ids if one not in set(ids)])
     index.save(Path(folder) / "index")
     return Path(folder)
 
@@ -233,9 +267,9 @@ def _begin(
         shutil.rmtree(folder)
     if is_local(folder):
         require(
-            _read_manifest(folder) == facts and not (folder / "index").exists(),
-            "The index must not exist yet, nor have been begun with other settings.",
-            hint="Give --overwrite to replace it, or --add_to to add to it.",
+            _read_manifest(folder) == facts,
+            "The index must not have been begun with other settings.",
+            hint="Give --overwrite to replace it.",
             path=folder,
         )
         return

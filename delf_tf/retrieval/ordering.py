@@ -7,7 +7,11 @@ where rounding is near 1e-16, and what differs by less than `TOLERANCE` counts a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+
+from delf_tf.checks import require
 
 TOLERANCE = 1e-10
 
@@ -26,3 +30,15 @@ def descending(scores: np.ndarray) -> np.ndarray:
 def first_largest(scores: np.ndarray) -> np.ndarray:
     """Returns int64 [...], the first position of the largest of float64 [..., N], N at least 1."""
     return (scores >= scores.max(axis=-1, keepdims=True) - TOLERANCE).argmax(axis=-1)
+
+
+def arranged_rows(before: Sequence[str], after: Sequence[str]) -> np.ndarray:
+    """Returns the row in `after` of each id of `before`, int64; -1 for one that is not there.
+
+    Raises:
+      InputError: an id in `after` twice, or not in `before`.
+    """
+    rows = {one: row for row, one in enumerate(after)}
+    known = rows.keys() <= set(before) and len(rows) == len(after)
+    require(known, "Images that are arranged must be in the index, each once.", num=len(after))
+    return np.array([rows.get(one, -1) for one in before], np.int64)

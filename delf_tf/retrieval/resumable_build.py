@@ -22,6 +22,7 @@ class LocalFeatureIndex(Protocol):
     """What `AsmkIndex` and `LocalIndex` have in common."""
 
     fingerprint: str
+    contents: dict[str, str]
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -97,6 +98,9 @@ def _resumed(partial: Path, empty: I, load: Callable[[StrPath, str], I], ids: Se
             "The partial index must hold the first images of the list.",
             path=partial,
         )
+        told = {one: empty.contents[one] for one in index.ids if one in empty.contents}
+        require(index.contents == told, "The images must be those of before.", path=partial)
+        index.contents = empty.contents
     except InputError as error:
         logging.warning("The index is built from the start: %s", error)
         return empty

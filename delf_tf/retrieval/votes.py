@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import array
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import faiss
@@ -26,10 +26,17 @@ from delf_tf.retrieval.local_codes import (
     learned_arrays,
     read_codes,
     remove_features,
+    renumber_features,
     set_search,
     train_codes,
 )
-from delf_tf.retrieval.query_batch import Queries, checked_k, checked_queries, rank_scores
+from delf_tf.retrieval.ordering import arranged_rows
+from delf_tf.retrieval.query_batch import (
+    Queries,
+    checked_k,
+    checked_queries,
+    rank_scores,
+)
 from delf_tf.types import Ranking
 
 KIND = "local"
@@ -85,6 +92,8 @@ class LocalIndex:
         )
         self._ids: list[str] = []
         self._known: set[str] = set()
+        # By id which file's content was added; whoever knows it fills it in, and the file keeps it.
+        self.contents: dict[str, str] = {}
         # The number of each image's first feature, and that of the next one to be added.
         self._starts = array.array("q", [0])
         self._lock = threading.Lock()
@@ -176,6 +185,32 @@ class LocalIndex:
             del self._ids[row], self._starts[row]
             self._known.remove(image_id)
 
+    def arrange(self, ids: Sequence[str]) -> None:
+        """Keeps the images that are named, in this order, and takes all others out.
+
+        Features that are equally far from a query's keep the order in which they were added, where
+        they are more than `num_neighbors`.
+
+        Args:
+          ids: of images in the index, unique.
+
+        Raises:
+          InputError: an image that is not in the index, or twice.
+        """
+        gone = np.flatnonzero(arranged_rows(self._ids, ids) < 0)
+        for one in [self._ids[row] for row in gone]:
+            self.remove(one)
+        with self._lock:
+            rows, starts = arranged_rows(self._ids, ids), np.array(self._starts)
+            order = np.argsort(rows)
+            lengths = np.diff(starts)
+            ends = np.cumsum(lengths[order])
+            shifts = np.empty_like(lengths)
+            shifts[order] = ends - lengths[order] - starts[order]
+            renumber_features(self._codes, starts, shifts)
+            self._starts = array.array("q", [0, *ends.tolist()])
+            self._ids = list(ids)
+
     def neighbors(self, descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Finds the nearest features of each descriptor.
 
@@ -249,6 +284,7 @@ class LocalIndex:
                 "num_probes": self.num_probes,
                 "vote_radius": self.vote_radius,
             },
+            contents=self.contents,
         )
 
     @classmethod
@@ -274,6 +310,7 @@ class LocalIndex:
         ordered = bool(starts[0] >= 0) and bool((np.diff(starts) >= 0).all())
         require(ordered, "The index's images must follow each other.", path=content.path)
         index._ids, index._known = list(content.ids), set(content.ids)
+        index.contents = content.contents
         index._starts = array.array("q", starts.tobytes())
         return index
 

@@ -8,7 +8,14 @@ import pytest
 
 from delf_tf.checks import InputError
 from delf_tf.features import sources
-from delf_tf.features.sources import Source, find_changed, read_source
+from delf_tf.features.sources import (
+    Source,
+    add_times,
+    find_changed,
+    read_source,
+    read_times,
+    replace_times,
+)
 from delf_tf.features.store import FeatureStore, create, writer
 from tests.features.samples import DIMS, names, sample, tree
 
@@ -39,30 +46,42 @@ def test_files_are_hashed_only_when_their_time_is_another(tmp_path, monkeypatch)
         return read_source(path)
 
     monkeypatch.setattr(sources, "read_source", reading)
-    kept = tmp_path / "times"
     times = {"a": paths["a"].stat().st_mtime_ns}
-    assert find_changed(recorded, paths, kept, times) == []
-    assert hashed == ["b", "c"]
-    assert find_changed(recorded, paths, kept, {}) == []
+    changed, times = find_changed(recorded, paths, times)
+    assert (changed, hashed) == ([], ["b", "c"])
+    assert find_changed(recorded, paths, times) == ([], times)
     assert hashed == ["b", "c"]
     paths["a"].write_bytes(b"two")
     os.utime(paths["a"], ns=(0, 0))
     paths["b"].write_bytes(b"longer")
-    assert find_changed(recorded, paths, kept, {}) == ["a", "b"]
-    assert hashed == ["b", "c", "a"]
+    changed, times = find_changed(recorded, paths, times)
+    assert (changed, hashed) == (["a", "b"], ["b", "c", "a"])
+    assert times.keys() == {"c"}
     # They are told again, and found again when the old files come back; gone ones are passed over.
     paths["c"].unlink()
-    assert find_changed(recorded, paths, kept, {}) == ["a", "b"]
     paths["b"].write_bytes(b"two")
-    assert find_changed(recorded, paths, kept, {}) == ["a"]
+    assert find_changed(recorded, paths, times)[0] == ["a"]
+
+
+def test_times_are_kept_together(tmp_path):
+    assert read_times(tmp_path) == {}
+    add_times(tmp_path, "one", {"a": 1, "b": 1})
+    add_times(tmp_path, "two", {"b": 1, "c": 3})
+    add_times(tmp_path, "none", {})
+    assert read_times(tmp_path) == {"a": 1, "b": 1, "c": 3}
+    replace_times(tmp_path, {"a": 2})
+    assert read_times(tmp_path) == {"a": 2}
+    assert [path.name for path in tmp_path.iterdir()] == [".times.json"]
+    add_times(tmp_path, "one", {"a": 3})
+    assert read_times(tmp_path) == {"a": 3}
 
 
 @pytest.mark.parametrize("content", [b"", b"5", b"[" * 100_000, b'{"a": "never"}', b"\xff"])
 def test_damaged_times_only_cost_time(tmp_path, content):
     paths = _times(tmp_path, a=b"one")
-    (tmp_path / "times").write_bytes(content)
+    (tmp_path / ".times.json").write_bytes(content)
     recorded = {"a": read_source(paths["a"])}
-    assert find_changed(recorded, paths, tmp_path / "times", {}) == []
+    assert find_changed(recorded, paths, read_times(tmp_path))[0] == []
 
 
 def test_sources_lie_in_the_blocks(tmp_path):

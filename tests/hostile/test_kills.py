@@ -33,7 +33,7 @@ training {
 }
 """
 # They tell seconds, or when the images were last written.
-_OF_THE_CLOCK = ("report.html", "metrics.json", "metrics.csv", "tensorboard/", ".times-")
+_OF_THE_CLOCK = ("report.html", "metrics.json", "metrics.csv", "tensorboard/", ".times")
 _IMPORTS = (
     "delf_tf.extraction.engine",
     "delf_tf.pipelines.retrieve",

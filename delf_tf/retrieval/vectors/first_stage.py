@@ -34,6 +34,7 @@ def build_first_stage(
     *,
     num_images: int,
     database_augmentation: Arguments | None = None,
+    learned: VectorIndex | None = None,
     **kwargs: Any,
 ) -> VectorIndex:
     """Builds an index, of augmented descriptors if that is asked for.
@@ -44,13 +45,14 @@ def build_first_stage(
       num_images: how many there are in all.
       database_augmentation: arguments of `augment_database`, which needs all descriptors in memory
         at once; None leaves it out.
+      learned: see `build_index`.
       **kwargs: see `create_index`.
 
     Raises:
       InputError: no images, or as `build_index` and `augment_database`.
     """
     if database_augmentation is None:
-        return build_index(blocks, type_, num_images=num_images, **kwargs)
+        return build_index(blocks, type_, num_images=num_images, learned=learned, **kwargs)
     ids: list[str] = []
     vectors: list[np.ndarray] = []
     for some, block in blocks():
@@ -59,6 +61,8 @@ def build_first_stage(
     require(bool(ids), "An index must be built of at least one image.", num_images=len(ids))
     descriptors = GlobalDescriptors(tuple(ids), np.concatenate(vectors))
     index = create_index(type_, num_images=len(ids), dim=descriptors.vectors.shape[1], **kwargs)
+    if learned is not None:
+        index.train_as(learned)
     augmented = augment_database(index.whiten(descriptors), **database_augmentation)
     index.add(augmented, whitened=True)
     return index

@@ -107,6 +107,7 @@ def build_index(
     type_: str = "auto",
     *,
     num_images: int,
+    learned: VectorIndex | None = None,
     **kwargs: Any,
 ) -> VectorIndex:
     """Builds an index from blocks of descriptors, such as `FeatureStore.global_blocks`.
@@ -118,6 +119,7 @@ def build_index(
       blocks: gives an iterable of (n ids, float32 [n, D]) each time it is called.
       type_: see `create_index`.
       num_images: how many there are in all.
+      learned: an index whose training is taken over, if it is of the same kind.
       **kwargs: see `create_index`.
 
     Raises:
@@ -126,7 +128,7 @@ def build_index(
     dim = next((vectors.shape[1] for _, vectors in blocks() if len(vectors)), 0)
     require(dim > 0, "An index must be built of at least one image.", num_images=num_images)
     index = create_index(type_, num_images=num_images, dim=dim, **kwargs)
-    if index.learns:
+    if index.learns and not (learned is not None and index.train_as(learned)):
         index.train(_sample(blocks(), num_images))
     with Progress(num_images, "images", "Indexing") as progress:
         for ids, vectors in _merged(blocks()):

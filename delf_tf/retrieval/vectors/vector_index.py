@@ -54,6 +54,8 @@ class VectorIndex:
         self.whitening = whitening
         self.already_whitened = already_whitened
         self.fingerprint = fingerprint
+        # By id which file's content was added; whoever knows it fills it in, and the file keeps it.
+        self.contents: dict[str, str] = {}
         self._ids: list[str] = []
         self._known: set[str] = set()
         # As rankings want them: checked once, not with every search.
@@ -175,21 +177,33 @@ class VectorIndex:
         if self.whitening is not None:
             arrays["mean"] = self.whitening.mean
             arrays["projection"] = self.whitening.projection
-        parameters = {
-            "dim": self._table.dim,
-            "dtype": self._table.dtype.name,
-            "already_whitened": self.already_whitened,
-            "whitening": self.whitening.kind if self.whitening is not None else None,
-            **self._parameters(),
-        }
         return write_index(
             path,
             self.kind,
             fingerprint=self.fingerprint,
             ids=self._ids,
             arrays=arrays,
-            parameters=parameters,
+            parameters=self.parameters(),
+            contents=self.contents,
         )
+
+    def parameters(self) -> dict[str, Any]:
+        """Returns what the index was made with, JSON-able."""
+        return {
+            "dim": self._table.dim,
+            "dtype": self._table.dtype.name,
+            "already_whitened": self.already_whitened,
+            "whitening": self.whitening.kind if self.whitening is not None else None,
+            **self._parameters(),
+        }
+
+    def train_as(self, other: VectorIndex) -> bool:
+        """Takes over what another index learned; returns whether there is anything of use.
+
+        Most kinds learn nothing.
+        """
+        del other
+        return False
 
     @classmethod
     def load(
@@ -223,6 +237,7 @@ class VectorIndex:
         try:
             index = cls._from_parameters(content)
             index._ids, index._known = list(content.ids), set(content.ids)
+            index.contents = content.contents
             index._restore(content)
         except InputError:
             raise

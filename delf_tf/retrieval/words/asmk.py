@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import numpy as np
 from delf_tf.artifacts import StrPath, fingerprint
 from delf_tf.checks import as_array, require
 from delf_tf.retrieval.index_file import read_index, write_index
+from delf_tf.retrieval.ordering import arranged_rows
 from delf_tf.retrieval.query_batch import (
     Queries,
     blocks,
@@ -127,6 +128,8 @@ class AsmkIndex:
         self._lists = PostingLists(num_words, width, dtype)
         self._ids: list[str] = []
         self._known: set[str] = set()
+        # By id which file's content was added; whoever knows it fills it in, and the file keeps it.
+        self.contents: dict[str, str] = {}
         self._kernel = self._binary_kernel()
         self._lock = threading.Lock()
         self._last: _Snapshot | None = None
@@ -173,7 +176,7 @@ class AsmkIndex:
             require(
                 image_id not in self._known,
                 "An image must be added once.",
-                hint="Build a new index to replace an image.",
+                hint="Take the one that is in the index out first.",
                 image_id=image_id,
             )
             self._lists.append(unique, np.full(len(unique), len(self._ids)), payload)
@@ -184,6 +187,22 @@ class AsmkIndex:
         """Adds (id, descriptors [N, D]) pairs as `add` does, in order."""
         for image_id, descriptors in images:
             self.add(image_id, descriptors)
+
+    def arrange(self, ids: Sequence[str]) -> None:
+        """Keeps the images that are named, in this order, and takes all others out.
+
+        Args:
+          ids: of images in the index, unique.
+
+        Raises:
+          InputError: an image that is not in the index, or twice.
+        """
+        with self._lock:
+            rows = arranged_rows(self._ids, ids)
+            self._lists.renumber(rows)
+            self._ids[:] = ids
+            self._known.intersection_update(ids)
+            self._last = None
 
     def scores(self, descriptors: np.ndarray) -> np.ndarray:
         """Returns float64 [images], the score of every database image in order of adding.
@@ -246,6 +265,7 @@ class AsmkIndex:
             ids=ids,
             arrays=arrays,
             parameters=self._parameters(),
+            contents=self.contents,
         )
 
     @classmethod
@@ -272,6 +292,7 @@ class AsmkIndex:
         content.require_fingerprint(expected_fingerprint, index.fingerprint)
         index._lists.read(content, len(content.ids))
         index._ids, index._known = list(content.ids), set(content.ids)
+        index.contents = content.contents
         return index
 
     def _parameters(self) -> dict[str, Any]:

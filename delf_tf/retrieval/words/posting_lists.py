@@ -80,6 +80,22 @@ class PostingLists:
                 self._pending = []
             return self._offsets, self._owners, self._payload
 
+    def renumber(self, owners: np.ndarray) -> None:
+        """Gives owners other numbers, and sorts every list by them.
+
+        Args:
+          owners: int64 [N], the new number of each, -1 to take its postings out.
+        """
+        offsets, old, payload = self.compact()
+        new = owners[old]
+        lists = np.repeat(np.arange(self.num_lists), np.diff(offsets))
+        kept = np.flatnonzero(new >= 0)
+        order = kept[np.lexsort((new[kept], lists[kept]))]
+        counts = np.bincount(lists[order], minlength=self.num_lists)
+        with self._lock:
+            self._offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+            self._owners, self._payload = new[order].astype(np.uint32), payload[order]
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns the arrays by name, as `read` takes them from a file."""
         offsets, owners, payload = self.compact()
