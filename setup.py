@@ -44,6 +44,8 @@ REQUIRED = [
 # protobuf and break stack A.
 EXTRAS = {
     "beam": ["apache-beam>=2.60"],
+    # COLMAP's database, see `delf_tf pairs`.
+    "colmap": ["pycolmap>=3.12"],
     # pyarrow 26 needs NumPy 2 and does not declare it.
     "databases": [
         "milvus-lite>=3",
@@ -66,7 +68,11 @@ EXTRAS = {
         'httpx2; python_version >= "3.11"',
         'httpx>=0.24; python_version < "3.11"',
         "hypothesis>=6",
+        # The notebook docs/tour.ipynb.
+        "ipykernel>=6",
         "mypy>=1.8",
+        "nbclient>=0.8",
+        "nbformat>=5.9",
         "playwright>=1.40",
         "pytest>=8",
         "pytest-xdist>=3",
@@ -77,7 +83,7 @@ EXTRAS = {
     ],
 }
 EXTRAS["test"] += EXTRAS["beam"] + EXTRAS["peers"] + EXTRAS["databases"] + EXTRAS["serve"]
-EXTRAS["test"] += EXTRAS["openvino"]
+EXTRAS["test"] += EXTRAS["openvino"] + EXTRAS["colmap"]
 
 setuptools.setup(
     name="delf_tf",

@@ -59,6 +59,29 @@ def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
+def atomic_path(path: StrPath) -> Iterator[Path]:
+    """Yields a path for a library to write a file to; it takes `path`'s place when that is done.
+
+    Args:
+      path: final path; its folder is made if missing.
+
+    Yields:
+      The path of the temporary file, which does not exist yet.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def atomic_folder(path: StrPath) -> Iterator[Path]:
     """Yields a folder to fill that appears under `path` only when the block ends without error.
 

@@ -28,6 +28,8 @@ TOOLS = {
     "export": "an experiment in, a SavedModel out that TensorFlow Serving takes",
     "build_index": "a feature store in, an index to search out",
     "search": "a feature store or an index in, a ranking out: the first stage alone",
+    "pairs": "a ranking in; pairs and matches for COLMAP, hloc or a table out",
+    "group": "a feature store in; near-duplicates and groups of one place out, as labels",
     "evaluate": "a ranking and a ground truth in, scores out",
     "compare": "one stage or two: any list of pipelines on the same images, side by side",
     "serve": "a page and a JSON API: drop a picture, see what one and two stages find",

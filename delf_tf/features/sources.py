@@ -7,6 +7,7 @@ When the files were last written is kept beside the blocks, where it only saves 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from delf_tf import artifacts
 from delf_tf.checks import InputError
 
 _TIMES = ".times.json"
+# The coarsest steps in which file systems tell time.
+_CLOCK_STEP_NS = 2_000_000_000
 
 
 class Source(NamedTuple):
@@ -101,7 +104,7 @@ def add_times(folder: Path, name: str, times: Mapping[str, int]) -> None:
       times: nanoseconds by id.
     """
     if times:
-        artifacts.write_json(folder / f".times-{name}.json", dict(times))
+        artifacts.write_json(folder / f".times-{name}.json", _settled(times))
 
 
 def read_times(folder: Path) -> dict[str, int]:
@@ -118,6 +121,12 @@ def read_times(folder: Path) -> dict[str, int]:
 
 def replace_times(folder: Path, times: Mapping[str, int]) -> None:
     """Keeps these times in place of all that were kept."""
-    artifacts.write_json(folder / _TIMES, dict(times))
+    artifacts.write_json(folder / _TIMES, _settled(times))
     for path in folder.glob(".times-*.json"):
         path.unlink(missing_ok=True)
+
+
+def _settled(times: Mapping[str, int]) -> dict[str, int]:
+    """Leaves out files of just now: written once more at once, their time may stay the same."""
+    latest = time.time_ns() - _CLOCK_STEP_NS
+    return {one: time_ns for one, time_ns in times.items() if time_ns < latest}

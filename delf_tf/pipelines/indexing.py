@@ -11,7 +11,7 @@ from absl import logging
 
 from delf_tf import config
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import require, require_absent
+from delf_tf.checks import InputError, invalid, require, require_absent
 from delf_tf.features.store import FeatureStore
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import local_search, search
@@ -90,9 +90,20 @@ def build(
         return _build_local(message, store, path, overwrite)
     if overwrite or not Path(path).is_file() or message.index.type == "milvus":
         _require_new(path, overwrite)
-        return _build_global(message, store, **kwargs).save(path)
-    before = index.load_index(path, fingerprint=store.fingerprint)
+        made = _build_global(message, store, **kwargs)
+        made.contents = _contents(store)
+        return made.save(path)
+    try:
+        before = index.load_index(path, fingerprint=store.fingerprint)
+    except InputError as error:
+        raise invalid(
+            "A file that is there must be an index of these features, to follow its store.",
+            hint="--overwrite replaces it.",
+            path=Path(path),
+            fault=str(error),
+        ) from None
     made = _build_global(message, store, learned=before, **kwargs)
+    made.contents = _contents(store)
     _require_same_settings(message, made, before, path)
     changes = compare_images(before.ids, before.contents, made.ids, made.contents)
     logging.info("%s: %s.", path, changes)
@@ -251,7 +262,6 @@ def _build_global(
         **kwargs,
     )
     made.set_effort(**{n: given[n] for n in ("num_probes", "num_rescored") if n in given})
-    made.contents = _contents(store)
     return made
 
 

@@ -1,10 +1,11 @@
-"""Features to rankings: the first stage, and a trial run of a config's stages."""
+"""Features to rankings: the first stage, a trial run of a config's stages, and groups."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from absl import logging
@@ -16,8 +17,11 @@ from delf_tf.features.sources import Source
 from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import indexing, reranking
 from delf_tf.protos import experiment_pb2
+from delf_tf.report import groups_page
 from delf_tf.retrieval import ranking_file
 from delf_tf.retrieval.search import Index
+from delf_tf.retrieval.second_stage import rerank as second_stage
+from delf_tf.retrieval.second_stage.groups import Groups, each_pair_once, find_groups
 from delf_tf.types import GlobalDescriptors, LocalFeatures, Ranking
 
 _SAMPLE_IDS = ("0", "1", "2")
@@ -149,6 +153,85 @@ def require_same_features(
         queries=queries.fingerprint,
         database=database.fingerprint,
     )
+
+
+class Grouped(NamedTuple):
+    """What `group` wrote: the table, the page (None without images), and what was found."""
+
+    labels: Path
+    page: Path | None
+    groups: Groups
+
+
+def group(
+    message: experiment_pb2.Experiment,
+    database: FeatureStore,
+    output_dir: StrPath,
+    *,
+    images_dir: StrPath | None = None,
+    num_neighbors: int = 20,
+    min_inliers: int = 30,
+    duplicate_similarity: float = 0.97,
+    num_threads: int = 2,
+) -> Grouped:
+    """Groups images by place: neighbours by the index, pairs of them verified, what they join.
+
+    Memory grows with images times neighbours, never with images times images.
+
+    Args:
+      message: the experiment: index and re-ranking.
+      database: features, local ones as well.
+      output_dir: receives labels.csv (image; place, empty for an image of its own; duplicate_of),
+        index.html and the verifications, from which a run that was killed goes on.
+      images_dir: of the images, for the page; None writes none.
+      num_neighbors: images that each one is compared with.
+      min_inliers: that join two images.
+      duplicate_similarity: of the first stage, from which on a joined pair is a near-duplicate.
+      num_threads: that verify pairs.
+
+    Raises:
+      InputError: fewer than two images, no local features, a setting out of range.
+    """
+    require(len(database.ids()) >= 2, "There must be two images to group.", path=database.path)
+    require(
+        images_dir is None or any(Path(images_dir, one).is_file() for one in database.ids()),
+        "The images must be where they were.",
+        hint="Name the folder that the store was extracted from.",
+        images_dir=images_dir,
+        id=database.ids()[0],
+    )
+    folder, settings = Path(output_dir), experiment_pb2.Experiment()
+    settings.CopyFrom(message)
+    settings.index.max_results = settings.rerank.num_candidates = num_neighbors
+    ranking = rank(settings, indexing.index_store(settings, database), database, None)
+    ranking = each_pair_once(ranking)
+    read = reranking.cached_reader(database)
+    _, found = second_stage.rerank(
+        ranking,
+        read,
+        read,
+        num_candidates=num_neighbors,
+        num_threads=num_threads,
+        verifications_dir=folder / "verifications",
+        fingerprint=reranking.features_fingerprint(settings, ranking, database, database),
+        **reranking.verify_options(settings),
+    )
+    by_content: dict[object, list[str]] = {}
+    for one, source in database.sources():
+        if one not in database.failed():
+            by_content.setdefault(source, []).append(one)
+    groups = find_groups(
+        ranking,
+        found,
+        min_inliers=min_inliers,
+        duplicate_similarity=duplicate_similarity,
+        same_content=[some for some in by_content.values() if len(some) > 1],
+    )
+    labels = groups_page.write_labels(folder / "labels.csv", database.ids(), groups)
+    page = None
+    if images_dir is not None:
+        page = groups_page.write_page(folder / "index.html", groups, images_dir)
+    return Grouped(labels, page, groups)
 
 
 def rehearse(message: experiment_pb2.Experiment) -> None:

@@ -66,6 +66,7 @@ def write_report(
     notes: Sequence[str] = (),
     plots: Sequence[Picture] = (),
     queries: Sequence[QuerySection] = (),
+    nouns: tuple[str, str] = ("query", "Queries"),
     has_labels: bool = False,
     footer: str = "",
 ) -> Path:
@@ -79,6 +80,7 @@ def write_report(
       notes: paragraphs below the tables.
       plots: figures.
       queries: one section each.
+      nouns: what a section is of, and the heading of all.
       has_labels: explain the green and red frames.
       footer: what made the page.
 
@@ -94,6 +96,8 @@ def write_report(
         notes=notes,
         plots=plots,
         queries=queries,
+        noun=nouns[0],
+        heading=nouns[1],
         has_labels=has_labels,
         footer=footer,
     )

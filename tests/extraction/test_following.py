@@ -263,7 +263,8 @@ class Following(stateful.RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp())
         self.num_shards, self.made = num_shards, False
         (self.root / "photos").mkdir()
-        _write(self.root / "photos" / "g.png", 9)
+        for number, name in enumerate("gabc"):
+            _write(self.root / "photos" / f"{name}.png", number)
 
     def teardown(self):
         shutil.rmtree(self.root)
@@ -291,6 +292,11 @@ class Following(stateful.RuleBasedStateMachine):
         _extract_shards(self.root / "photos", self.root / "store", self.num_shards)
         self.made = True
         _assert_equal(_content(self.root / "store"), self._anew())
+
+    @stateful.rule(name=NAMES, content=CONTENTS)
+    def write_and_run(self, name, content):
+        self.write(name, content)
+        self.run()
 
     @stateful.rule(step=st.integers(0, 14))
     def run_killed(self, step):
@@ -320,4 +326,4 @@ class Following(stateful.RuleBasedStateMachine):
 
 
 TestFollowing = Following.TestCase
-TestFollowing.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
+TestFollowing.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)

@@ -144,11 +144,14 @@ def test_images_are_taken_out(database, queries, tmp_path, capsys):
         assert ranking.database_ids[ranking.indices[place, 0]] == left
     assert main.main(remove) == 2
     assert main.main([*remove, "--ids=3_0"]) == 1
-    assert "must hold the image" in capsys.readouterr().err
+    assert "must hold the images" in capsys.readouterr().err
     words = tmp_path / "words"
     assert _build(database, f"--output={words}", *TYPES["asmk"]) == 0
-    assert main.main([*remove[:2], f"--remove_from={words}", "--ids=3_0"]) == 1
-    assert "type local alone" in capsys.readouterr().err
+    assert main.main([*remove[:2], f"--remove_from={words}", "--ids=3_0,5_1"]) == 0
+    ranking = _search(tmp_path / "w.npz", f"--index={words}", f"--query_store={queries}")
+    assert len(ranking.database_ids) == 15
+    assert not {"3_0", "5_1"} & set(ranking.database_ids)
+    assert ranking.database_ids[ranking.indices[3, 0]] == "3_1"
 
 
 @pytest.mark.parametrize(

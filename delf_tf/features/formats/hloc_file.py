@@ -9,13 +9,12 @@ is that pixel's corner.) `scales` [N] is added for the way back; hloc ignores it
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from delf_tf import artifacts
 from delf_tf.checks import InputError, invalid, require
 from delf_tf.features.blocks import ImageFeatures
 from delf_tf.features.formats.exchange_index import Source, require_relative, unit
@@ -46,18 +45,10 @@ def export_hloc(store: FeatureStore, path: Path) -> Path:
     for one in ids:
         # In a group's name a backslash is a character as any other.
         require_relative(one.replace("\\", "_"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with h5py.File(temporary, "x", libver="latest") as file:
-            file.attrs["delf_tf_fingerprint"] = store.fingerprint
-            for one in track(ids, len(ids), "images", "Exporting"):
-                _write_image(_group(file, one), store.read(one))
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with artifacts.atomic_path(path) as new, h5py.File(new, "x", libver="latest") as file:
+        file.attrs["delf_tf_fingerprint"] = store.fingerprint
+        for one in track(ids, len(ids), "images", "Exporting"):
+            _write_image(_group(file, one), store.read(one))
     return path
 
 

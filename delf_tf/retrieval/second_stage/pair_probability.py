@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from delf_tf.checks import require
+from delf_tf.retrieval.second_stage.groups import connected
 from delf_tf.types import Ranking
 
 if TYPE_CHECKING:
@@ -175,8 +176,6 @@ def scene_pairs(
     Raises:
       InputError: a query that is no image of the database.
     """
-    from scipy import sparse  # noqa: PLC0415 - slow to import
-
     row_of = {name: row for row, name in enumerate(ranking.database_ids)}
     found = []
     for query, (name, heads) in enumerate(zip(ranking.query_ids, verifications)):
@@ -200,9 +199,7 @@ def scene_pairs(
         rows = np.stack([first, second], axis=1)
         return LabelledPairs(table[:, 4], inliers, matches, is_match.astype(bool), rows)
     joined = inliers >= JOINING_INLIERS
-    size = len(ranking.database_ids)
-    graph = sparse.coo_matrix((joined[joined], (first[joined], second[joined])), (size, size))
-    _, scene = sparse.csgraph.connected_components(graph, directed=False)
+    scene = connected(len(ranking.database_ids), first[joined], second[joined])
     is_match = scene[first] == scene[second]
     clear = is_match | (inliers < DOUBTFUL_INLIERS)
     rows = np.stack([first, second], axis=1)
