@@ -4,8 +4,8 @@ delf_tf serve --index=OUT                          (a folder that retrieve made)
 delf_tf serve --index=INDEX --database_store=STORE --images_dir=DIR --config=CONFIG [--weights=PATH]
 
 The page is at http://127.0.0.1:8000 and answers this machine alone unless --host says otherwise.
-What is uploaded is searched with and forgotten; nothing is written. The JSON API describes itself
-at /api and /openapi.json. Needs pip install 'delf_tf[serve]'.
+What is uploaded is searched with and forgotten; nothing is written, but with --follow, before the
+server starts. The JSON API describes itself at /api and /openapi.json. Needs 'delf_tf[serve]'.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ command_line.define_count(
     FLAGS, "max_queries", 4, "concurrent queries; further ones are answered 429"
 )
 
+flags.DEFINE_boolean("follow", False, "first follow the images of retrieve", flag_values=FLAGS)
 flags.DEFINE_boolean(
     "allow_mixed",
     False,
@@ -91,6 +92,8 @@ def open_photos(flag_values: flags.FlagValues) -> photos.Photos:
             config.apply_override(message, override)
         config.check_imports(message, flag_values.allow_import)
         command_line.override_by_flags(flag_values, message.model, "weights")
+        if flag_values.follow:
+            return photos.Model(Runtime(message)).extract(images_dir, path, num_threads=num_threads)
         path = None
     else:
         store, images_dir = command_line.required(flag_values, "database_store", "images_dir")

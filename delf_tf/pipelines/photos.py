@@ -76,12 +76,12 @@ class Model:
         num_threads: int = 2,
         overwrite: bool = False,
     ) -> Photos:
-        """Extracts a folder of images, as `delf_tf retrieve` does; run again, it goes on.
+        """Extracts a folder of images, as `delf_tf retrieve` does; run again, it follows it.
 
         Args:
           images_dir: searched recursively.
           features_dir: receives the features; `delf_tf serve --index=features_dir` opens it, too.
-          num_threads: that decode images.
+          num_threads: that decode images, and verify pairs.
           overwrite: start anew, whatever features_dir holds.
 
         Raises:
@@ -95,7 +95,7 @@ class Model:
             runtime, collections, Path(features_dir), sharding
         )
         retrieve.write_facts(Path(features_dir), runtime.message, collections.database_dir)
-        return Photos(runtime, store, images_dir)
+        return Photos(runtime, store, images_dir, num_threads=num_threads)
 
 
 def open_photos(features_dir: StrPath, *, allow_imports: Sequence[str] = ()) -> Photos:

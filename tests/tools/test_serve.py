@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import urllib.request
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
 from delf_tf.checks import InputError
 from delf_tf.pipelines import retrieve
@@ -67,6 +69,24 @@ def _query_and_stop(process, address, content):
     finally:
         process.kill()
         process.communicate()
+
+
+def test_the_folder_is_followed_before_it_is_served(retrieved, tmp_path, monkeypatch):
+    for name in ("images", "out"):
+        shutil.copytree(retrieved / name, tmp_path / name)
+    facts = tmp_path / "out" / "retrieval.json"
+    told = json.loads(facts.read_text())
+    facts.write_text(json.dumps({**told, "images_dir": str(tmp_path / "images")}))
+    (tmp_path / "images" / "0.png").rename(tmp_path / "images" / "4.png")
+    (tmp_path / "images" / "1.png").unlink()
+    served = []
+    monkeypatch.setattr("delf_tf.serving.server.run", lambda app, *_, **__: served.append(app))
+    for follow, ids in ((False, "0123"), (True, "234")):
+        argv = [f"--index={tmp_path / 'out'}", f"--follow={follow}"]
+        assert main.main(["delf_tf", "serve", *argv]) == 0
+        client = TestClient(served[-1], base_url="http://localhost")
+        images = client.get("/api/collection").json()["images"]
+        assert [one["id"] for one in images] == [f"{one}.png" for one in ids]
 
 
 def test_a_folder_of_retrieve_is_served_by_its_name_alone(retrieved):
