@@ -9,6 +9,7 @@ import tensorflow as tf
 from delf_tf.checks import require, require_choice
 from delf_tf.models.backbones.create import create_backbone
 from delf_tf.models.backbones.xfeat import STRIDE_PX, XFeat
+from delf_tf.models.delf import Attention, attention_pool
 from delf_tf.models.geometry import CellGrid
 from delf_tf.models.layers import GeneralizedMean, dense, l2_normalize, register
 from delf_tf.models.retrieval_model import RetrievalModel
@@ -23,7 +24,8 @@ class CompactLite(RetrievalModel):
     The deepest map separates classes of things, the stride-16 map their appearance: each
     is pooled by its own generalised mean, whitened on its own, and the unit vectors are joined.
     (Whitened together, the map with the larger variance takes the components.) The local features
-    are computed from the same pixels by their own branch.
+    are computed from the same pixels by their own branch; DELF's attention on the stride-16 map,
+    which learns from classes what of a picture tells its place, weighs their scores.
 
     Args:
       backbone: a name of backbones.create.BACKBONES whose levels are stride 16 and 32.
@@ -32,6 +34,7 @@ class CompactLite(RetrievalModel):
         as their maps.
       gem_power: exponent p of the stride-32 map's pooling, a constant.
       fine_gem_power: that of the stride-16 map.
+      attention_dim: hidden channels of the attention; 0 leaves it out.
       backbone_scale: factor of the images that the backbone sees, whose sides are then multiples
         of 32: classification needs fewer pixels than keypoints do.
       preprocessing: arguments of layers.Preprocessing for the backbone; None: its usual ones.
@@ -48,6 +51,7 @@ class CompactLite(RetrievalModel):
         embedding_dim: int = 0,
         gem_power: float = 2.0,
         fine_gem_power: float = 2.5,
+        attention_dim: int = 0,
         backbone_scale: float = 1.0,
         preprocessing: dict[str, Any] | None = None,
     ):
@@ -71,6 +75,7 @@ class CompactLite(RetrievalModel):
         )
         self.whitening = dense(embedding_dim) if embedding_dim else None
         self.fine_whitening = dense(embedding_dim) if embedding_dim else None
+        self.attention = Attention(attention_dim) if attention_dim else None
         self.local_network = XFeat()
 
     @property
@@ -98,10 +103,13 @@ class CompactLite(RetrievalModel):
         """See RetrievalModel.local_grid."""
         return self.local_network.local_grid(size)
 
-    def parts(self, images: tf.Tensor, training: bool) -> list[tf.Tensor]:
-        """Returns the unit vector [B, D] float32 of each map, stride 32 first."""
+    def maps(self, images: tf.Tensor, training: bool, last: str) -> dict[str, tf.Tensor]:
+        """Returns the backbone's maps up to `last`, "stride16" or "stride32"."""
         images = _shrunk(tf.cast(images, tf.float32), self.backbone_scale)
-        maps = self.backbone(self.preprocess(images), training=training, last="stride32")
+        return self.backbone(self.preprocess(images), training=training, last=last)
+
+    def parts(self, maps: dict[str, tf.Tensor]) -> list[tf.Tensor]:
+        """Returns the unit vector [B, D] float32 of each map, stride 32 first."""
         pooled = [self.pooling(maps["stride32"])]
         if self.descriptor == "pooled":
             pooled.append(self.fine_pooling(maps["stride16"]))
@@ -114,11 +122,18 @@ class CompactLite(RetrievalModel):
         self, images: tf.Tensor, training: bool, outputs: tuple[str, ...]
     ) -> dict[str, tf.Tensor]:
         """See RetrievalModel.call."""
-        result = {}
+        result, maps = {}, {}
+        if "global" in outputs or self.attention is not None:
+            last = "stride32" if "global" in outputs else "stride16"
+            maps = self.maps(images, training, last)
         if "global" in outputs:
-            result["global"] = l2_normalize(tf.concat(self.parts(images, training), axis=-1))
+            result["global"] = l2_normalize(tf.concat(self.parts(maps), axis=-1))
         if "local" in outputs:
             result.update(self.local_network.infer(images, training, ("local",)))
+        if "local" in outputs and self.attention is not None:
+            attention = self.attention(maps["stride16"], training=training)[..., tf.newaxis]
+            cells = tf.shape(result["scores"])[1:]
+            result["scores"] *= tf.image.resize(attention, cells, method="bilinear")[..., 0]
         return result
 
     def initialize(self, seed: int | None = None) -> None:
@@ -129,8 +144,22 @@ class CompactLite(RetrievalModel):
         super().initialize(seed)
 
     def training_outputs(self, images: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
-        """Returns {"embedding": [B, D] float32}: the joined descriptor before it is normalised."""
-        return {"embedding": tf.concat(self.parts(images, training), axis=-1)}
+        """Computes what the losses need.
+
+        Batch normalisation of the backbone keeps its statistics: fine-tuning has few images, and
+        the whitenings were fitted to what the network gives by them.
+
+        Returns:
+          "embedding" [B, D]: the joined descriptor before it is normalised; "attention_pooled"
+          [B, C], whose gradient reaches the attention alone, if there is one. All float32.
+        """
+        maps = self.maps(images, False, "stride32")
+        result = {"embedding": tf.concat(self.parts(maps), axis=-1)}
+        if self.attention is not None:
+            fine = tf.stop_gradient(maps["stride16"])
+            scores = self.attention(fine, training=training)
+            result["attention_pooled"] = attention_pool(fine, scores)
+        return result
 
 
 def _shrunk(images: tf.Tensor, scale: float) -> tf.Tensor:
