@@ -8,7 +8,8 @@ delf_tf convert_weights --source=SOURCE --input=PATH --output=WEIGHTS.npz
 delf_tf convert_weights --source=delf_tf --input=WEIGHTS.npz --output=HALF.npz
     writes our own file again in float16, half as large.
 delf_tf convert_weights --source=compact_parts --input=LITE.npz --local=XFEAT.npz --output=PARTS.npz
-    joins weights of gem_efficientnet_lite2 and xfeat to those of compact_efficientnet_lite2.
+    joins weights of gem_efficientnet_lite2 and xfeat to those of compact_efficientnet_lite2, whose
+    attention is random: train it by --config=compact_attention.
 delf_tf convert_weights … --reference=REFERENCE.npz
     compares with the other program's own output; REFERENCE holds "image" [H, W, 3] uint8 RGB,
     "network_input" [H, W, 3] (what it made of the image) and "descriptor" [D].
@@ -48,7 +49,9 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
     if source == joined.SOURCE:
         (local,) = command_line.required(flag_values, "local")
         require_absent("The output", output_path, flag_values.overwrite)
-        path = joined.join_files(joined.NAME, input_path, local, output_path)
+        path = joined.join_files(
+            joined.NAME, input_path, local, output_path, attention_dim=joined.ATTENTION_DIM
+        )
         command_line.write_result(
             json.dumps({"path": str(path)}) if flag_values.json else str(path)
         )

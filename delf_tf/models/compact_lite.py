@@ -12,9 +12,12 @@ from delf_tf.models.backbones.xfeat import STRIDE_PX, XFeat
 from delf_tf.models.delf import Attention, attention_pool
 from delf_tf.models.geometry import CellGrid
 from delf_tf.models.layers import GeneralizedMean, dense, l2_normalize, register
+from delf_tf.models.masking import masked, spatial_mean
 from delf_tf.models.retrieval_model import RetrievalModel
 
 DESCRIPTORS = ("pooled", "deepest")
+# Of a cell of the stride-16 map without any attention; one of the mean attention weighs 1 more.
+_LEAST_WEIGHT = 0.1
 
 
 @register
@@ -24,8 +27,8 @@ class CompactLite(RetrievalModel):
     The deepest map separates classes of things, the stride-16 map their appearance: each
     is pooled by its own generalised mean, whitened on its own, and the unit vectors are joined.
     (Whitened together, the map with the larger variance takes the components.) The local features
-    are computed from the same pixels by their own branch; DELF's attention on the stride-16 map,
-    which learns from classes what of a picture tells its place, weighs their scores.
+    are computed from the same pixels by their own branch. DELF's attention on the stride-16 map,
+    which learns from classes what of a picture tells its place, weighs the cells that are pooled.
 
     Args:
       backbone: a name of backbones.create.BACKBONES whose levels are stride 16 and 32.
@@ -34,7 +37,7 @@ class CompactLite(RetrievalModel):
         as their maps.
       gem_power: exponent p of the stride-32 map's pooling, a constant.
       fine_gem_power: that of the stride-16 map.
-      attention_dim: hidden channels of the attention; 0 leaves it out.
+      attention_dim: hidden channels of the attention; 0 leaves it out, and all cells count alike.
       backbone_scale: factor of the images that the backbone sees, whose sides are then multiples
         of 32: classification needs fewer pixels than keypoints do.
       preprocessing: arguments of layers.Preprocessing for the backbone; None: its usual ones.
@@ -103,37 +106,45 @@ class CompactLite(RetrievalModel):
         """See RetrievalModel.local_grid."""
         return self.local_network.local_grid(size)
 
-    def maps(self, images: tf.Tensor, training: bool, last: str) -> dict[str, tf.Tensor]:
-        """Returns the backbone's maps up to `last`, "stride16" or "stride32"."""
+    def maps(self, images: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
+        """Returns the backbone's maps, "stride16" and "stride32"."""
         images = _shrunk(tf.cast(images, tf.float32), self.backbone_scale)
-        return self.backbone(self.preprocess(images), training=training, last=last)
+        return self.backbone(self.preprocess(images), training=training, last="stride32")
 
     def parts(self, maps: dict[str, tf.Tensor]) -> list[tf.Tensor]:
         """Returns the unit vector [B, D] float32 of each map, stride 32 first."""
-        pooled = [self.pooling(maps["stride32"])]
+        weights, fine_weights = self._cell_weights(maps["stride16"])
+        pooled = [self.pooling(maps["stride32"], weights)]
         if self.descriptor == "pooled":
-            pooled.append(self.fine_pooling(maps["stride16"]))
+            pooled.append(self.fine_pooling(maps["stride16"], fine_weights))
         vectors = [l2_normalize(one) for one in pooled]
         if self.whitening is None:
             return vectors
         return [l2_normalize(layer(one)) for layer, one in zip(self.whitenings, vectors)]
 
+    def _cell_weights(self, fine: tf.Tensor) -> tuple[tf.Tensor | None, tf.Tensor | None]:
+        """Returns what the cells of the stride-32 and stride-16 maps weigh, [B, h, w]; or None.
+
+        At stride 32 the attention's square. At stride 16, where details of the surroundings help,
+        too, all cells of the mean attention and more weigh alike, and none weighs nothing.
+        """
+        if self.attention is None:
+            return None, None
+        attention = tf.stop_gradient(self.attention(fine))[..., tf.newaxis]
+        relative = attention / tf.maximum(spatial_mean(attention, keepdims=True), 1e-12)
+        coarse = _quartered(tf.square(attention))
+        return coarse[..., 0], (_LEAST_WEIGHT + tf.minimum(relative, 1.0))[..., 0]
+
     def infer(
         self, images: tf.Tensor, training: bool, outputs: tuple[str, ...]
     ) -> dict[str, tf.Tensor]:
         """See RetrievalModel.call."""
-        result, maps = {}, {}
-        if "global" in outputs or self.attention is not None:
-            last = "stride32" if "global" in outputs else "stride16"
-            maps = self.maps(images, training, last)
+        result = {}
         if "global" in outputs:
+            maps = self.maps(images, training)
             result["global"] = l2_normalize(tf.concat(self.parts(maps), axis=-1))
         if "local" in outputs:
             result.update(self.local_network.infer(images, training, ("local",)))
-        if "local" in outputs and self.attention is not None:
-            attention = self.attention(maps["stride16"], training=training)[..., tf.newaxis]
-            cells = tf.shape(result["scores"])[1:]
-            result["scores"] *= tf.image.resize(attention, cells, method="bilinear")[..., 0]
         return result
 
     def initialize(self, seed: int | None = None) -> None:
@@ -153,13 +164,20 @@ class CompactLite(RetrievalModel):
           "embedding" [B, D]: the joined descriptor before it is normalised; "attention_pooled"
           [B, C], whose gradient reaches the attention alone, if there is one. All float32.
         """
-        maps = self.maps(images, False, "stride32")
+        maps = self.maps(images, False)
         result = {"embedding": tf.concat(self.parts(maps), axis=-1)}
         if self.attention is not None:
             fine = tf.stop_gradient(maps["stride16"])
             scores = self.attention(fine, training=training)
             result["attention_pooled"] = attention_pool(fine, scores)
         return result
+
+
+def _quartered(x: tf.Tensor) -> tf.Tensor:
+    """Returns the means of 2x2 cells of a map [B, h, w, 1]; of those inside, at its edges."""
+    size = {"ksize": 2, "strides": 2, "padding": "SAME"}
+    inside = tf.nn.avg_pool2d(masked(tf.ones_like(x)), **size)
+    return tf.nn.avg_pool2d(masked(x), **size) / tf.maximum(inside, 1e-6)
 
 
 def _shrunk(images: tf.Tensor, scale: float) -> tf.Tensor:

@@ -203,13 +203,15 @@ class GeneralizedMean(tf.keras.layers.Layer):
     """Generalised-mean pooling over H and W: `(mean(max(x, 1e-6)^p))^(1/p)`.
 
     Radenović, Tolias, Chum: Fine-tuning CNN Image Retrieval with No Human Annotation, TPAMI 2019,
-    equation 2. p = 1 averages, p towards infinity takes the maximum.
+    equation 2. p = 1 averages, p towards infinity takes the maximum. With weights, the means are
+    weighted.
 
     Args:
       power: p, positive.
       learnable: whether p is a variable (DOLG) or a constant (DELG).
 
-    Input shape: [B, H, W, C]. Output shape: [B, C] float32.
+    Input shape: [B, H, W, C], and weights [B, H, W], at least 0, or none. Output shape: [B, C]
+    float32.
     """
 
     def __init__(self, power: float = 3.0, learnable: bool = False, **kwargs: Any):
@@ -230,11 +232,15 @@ class GeneralizedMean(tf.keras.layers.Layer):
             )
         super().build(input_shape)
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
+    def call(self, x: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
         """See the class."""
         power = tf.cast(self.power, tf.float32)
-        x = tf.maximum(tf.cast(x, tf.float32), 1e-6)
-        return tf.pow(spatial_mean(tf.pow(x, power)), 1.0 / power)
+        raised = tf.pow(tf.maximum(tf.cast(x, tf.float32), 1e-6), power)
+        if weights is None:
+            return tf.pow(spatial_mean(raised), 1.0 / power)
+        weights = tf.cast(weights, tf.float32)[..., tf.newaxis]
+        total = tf.maximum(spatial_mean(weights), 1e-12)
+        return tf.pow(spatial_mean(raised * weights) / total, 1.0 / power)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -9,6 +9,7 @@ import tensorflow as tf
 from delf_tf.checks import InputError
 from delf_tf.extraction.extractor import Extractor
 from delf_tf.models import create
+from delf_tf.models.variables import variables_by_path
 from delf_tf.models.zoo import checkpoint, joined, whitened
 from delf_tf.retrieval.vectors.whitening import fit_pca
 
@@ -83,6 +84,59 @@ def test_the_backbone_sees_a_smaller_image(parts, images, static):
     np.testing.assert_allclose(found["scores"], alone["xfeat"](images)["scores"], atol=1e-5)
     with pytest.raises(InputError, match="backbone_scale"):
         create.create_model(NAME, seed=0, backbone_scale=1.5)
+
+
+def test_attention_weighs_the_cells_that_are_pooled(parts, images):
+    path, _ = parts
+    model = create.create_model(NAME, seed=5, attention_dim=8)
+    joined.assign(model.backbone, create.create_model(NAME, path).backbone)
+    maps = model.maps(images, False)
+    fine = maps["stride16"].numpy().astype(np.float64)
+    attention = model.attention(maps["stride16"]).numpy().astype(np.float64)
+    assert attention.std() > 0
+    mean = attention.mean(axis=(1, 2), keepdims=True)
+    # 96 x 64 pixels: 6 x 4 cells of 16 pixels, 3 x 2 of 32.
+    coarse = (attention**2.0).reshape(2, 3, 2, 2, 2).mean(axis=(2, 4))
+    pooled = [
+        _unit(_weighted_gem(maps["stride32"].numpy().astype(np.float64), coarse, 2)),
+        _unit(_weighted_gem(fine, 0.1 + np.minimum(attention / mean, 1), 2.5)),
+    ]
+    expected = np.concatenate(pooled, axis=1) / np.sqrt(2)
+    np.testing.assert_allclose(model(images)["global"], expected, atol=1e-5)
+    outputs = model.training_outputs(images, training=False)
+    weighed = (_unit(fine) * attention[..., np.newaxis]).mean(axis=(1, 2))
+    np.testing.assert_allclose(outputs["attention_pooled"], weighed, atol=1e-4)
+
+
+def _weighted_gem(maps, weights, power):
+    weights = weights[..., np.newaxis]
+    total = np.sum(weights * np.maximum(maps, 1e-6) ** power, axis=(1, 2))
+    return (total / np.sum(weights, axis=(1, 2))) ** (1 / power)
+
+
+def test_classes_train_the_attention_alone(parts, images):
+    path, _ = parts
+    model = create.create_model(NAME, seed=5, attention_dim=8)
+    joined.assign(model.backbone, create.create_model(NAME, path).backbone)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model.training_outputs(images)["attention_pooled"] ** 2)
+    learns = {
+        name: gradient is not None
+        for name, gradient in zip(
+            variables_by_path(model), tape.gradient(loss, list(variables_by_path(model).values()))
+        )
+    }
+    assert {name for name, does in learns.items() if does} == {
+        f"attention.{part}"
+        for part in (
+            "hidden.conv.bias",
+            "hidden.conv.kernel",
+            "hidden.norm.beta",
+            "hidden.norm.gamma",
+            "score.bias",
+            "score.kernel",
+        )
+    }
 
 
 def test_each_part_has_its_own_whitening(parts, images):

@@ -13,15 +13,18 @@ from delf_tf.models.retrieval_model import RetrievalModel
 from delf_tf.models.variables import variables_by_path
 from delf_tf.models.zoo import checkpoint
 
-# What `convert_weights --source` calls it, and what it makes.
+# What `convert_weights --source` calls it, and what it makes; its attention is yet to be trained.
 SOURCE = "compact_parts"
 NAME = "compact_efficientnet_lite2"
+ATTENTION_DIM = 128
 
 
 def join_files(
     name: str, backbone_path: StrPath, local_path: StrPath, output: StrPath, **options: Any
 ) -> Path:
     """Writes the weights of a CompactLite whose parts stand in two files; nothing is trained.
+
+    An attention, if the options ask for one, is random (seed 0).
 
     Args:
       name: of the network, such as "compact_efficientnet_lite2".
