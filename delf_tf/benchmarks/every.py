@@ -87,6 +87,10 @@ BENCHMARKS = {
 }
 
 
+# What must be given to `run` for those that have no data of their own.
+_DATA = {"pairs": ("pairs",), "photos": ("photos", "labels")}
+
+
 def function(name: str) -> Callable[..., dict[str, Any]]:
     """Returns a benchmark's function by its name in BENCHMARKS."""
     module, attribute, *_ = BENCHMARKS[name]
@@ -147,9 +151,10 @@ def run(
     rows = []
     for name, arguments in given.items():
         if None in arguments.values():
-            needed = ", ".join(f"--set={one}=…" for one in ("photos", "labels")[: len(arguments)])
-            needed = needed if name == "photos" else "--set=pairs=…"
-            rows.append({"benchmark": name, "status": f"left out: it needs {needed}"})
+            needed = " and ".join(f"--set={one}=…" for one in _DATA[name])
+            rows.append(
+                {"benchmark": name, "seconds": 0.0, "status": f"left out: it needs {needed}"}
+            )
             continue
         quick_ones = BENCHMARKS[name].quick if quick else {}
         rows.append(_run_one(name, {**arguments, **quick_ones}, folder))
@@ -173,7 +178,7 @@ def _run_one(name: str, arguments: Mapping[str, Any], folder: Path) -> dict[str,
     except Exception as error:  # Whatever it is, the others go on.
         what = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         status = f"failed: {what}"
-    return {"benchmark": name, "status": status, "seconds": time.perf_counter() - started}
+    return {"benchmark": name, "seconds": time.perf_counter() - started, "status": status}
 
 
 def keep(name: str, result: Mapping[str, Any], folder: Path) -> None:

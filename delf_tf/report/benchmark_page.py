@@ -42,6 +42,9 @@ class Figure(NamedTuple):
     quality: str
 
 
+_NOTHING = Figure(None, None, "")
+
+
 def read_results(folder: artifacts.StrPath, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Returns the results in a folder by benchmark.
 
@@ -86,7 +89,7 @@ def write(
         summary=[
             "Medians of one run. “/ first” is the time over that of the setting's first contender "
             "in the same run: below 1 is faster. It says more than milliseconds where other "
-            "programs ran beside."
+            "programs ran beside. Of scale, it is the time of processors."
         ],
         tables=[
             _machines(machines),
@@ -104,11 +107,16 @@ def figures(result: Mapping[str, Any]) -> dict[Key, Figure]:
     first: dict[str, float] = {}
     for setting, contender, record in _records(result):
         ms = next(
-            (scale * record[key] for key, scale in _MILLISECONDS.items() if key in record), None
+            (
+                scale * record[key]
+                for key, scale in _MILLISECONDS.items()
+                if _number_at(record, key)
+            ),
+            None,
         )
         relative = None if ms is None else ms / (first.setdefault(setting, ms) or ms or 1)
-        known = [name for name in _QUALITIES if isinstance(record.get(name), (int, float))]
-        quality = f"{known[0]} {record[known[0]]:.3f}" if known else ""
+        known = [name for name in _QUALITIES if _number_at(record, name)]
+        quality = f"{known[0].replace('_', ' ')} {record[known[0]]:.3f}" if known else ""
         found[setting, contender] = Figure(ms, relative, quality)
     return found
 
@@ -126,7 +134,7 @@ def _records(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             else:
                 yield _labelled(record, prefix)
     for key, value in result.items():
-        if key.endswith("_ms") and isinstance(value, (int, float)):
+        if key.endswith("_ms") and _number_at(result, key):
             recall = {name: result[name] for name in _QUALITIES if name in result}
             mine = {} if key.startswith(("faiss", "exact")) else recall
             yield prefix, key.removesuffix("_ms").replace("_", " "), {"ms": value, **mine}
@@ -147,30 +155,41 @@ def _words(prefix: str, labels: Sequence[Any]) -> str:
     return ", ".join(str(one).replace("_", " ") for one in (prefix, *labels) if one != "")
 
 
+def _number_at(record: Mapping[str, Any], name: str) -> bool:
+    return isinstance(record.get(name), (int, float))
+
+
 def _is_records(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def _comparison(name: str, machines: Mapping[str, Mapping[Key, Figure]]) -> Table:
-    keys = dict.fromkeys(key for rows in machines.values() for key in rows)
-    header = ["setting", "contender"]
-    for machine in machines:
-        header += [f"{machine}: ms", "/ first"]
-    rows = []
-    for key in keys:
-        cells = list(key)
-        for figures_ in machines.values():
-            one = figures_.get(key, Figure(None, None, ""))
-            cells += [_number(one.ms), "" if one.relative is None else f"{one.relative:.2f}"]
-        quality = next((rows_[key].quality for rows_ in machines.values() if key in rows_), "")
-        rows.append([*cells, quality])
-    return Table(name, [*header, "quality"], rows)
+    keys = list(dict.fromkeys(key for rows in machines.values() for key in rows))
+    several = len(keys) > len({setting for setting, _ in keys})
+    header = ["setting and contender" if several else "setting"]
+    rows = [[_label(key)] for key in keys]
+    for machine, found in machines.items():
+        header += [f"{machine}: ms", "/ first"] if several else [f"{machine}: ms"]
+        for key, row in zip(keys, rows):
+            ms, relative, _ = found.get(key, _NOTHING)
+            row.extend([_number(ms), _number(relative)] if several else [_number(ms)])
+    qualities = [
+        next((one[key].quality for one in machines.values() if key in one), "") for key in keys
+    ]
+    if any(qualities):
+        header.append("quality")
+        rows = [[*row, quality] for row, quality in zip(rows, qualities)]
+    return Table(name, header, rows)
+
+
+def _label(key: Key) -> str:
+    return " · ".join(filter(None, key))
 
 
 def _number(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def _cells(records: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
@@ -179,16 +198,19 @@ def _cells(records: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], Sequenc
 
 
 def _machines(machines: Mapping[str, Results]) -> Table:
-    rows = []
-    for name, results in machines.items():
+    columns = []
+    for results in machines.values():
         facts = max((one["machine"] for one in results.values()), key=len)
-        versions = ", ".join(f"{one} {value}" for one, value in facts.get("versions", {}).items())
-        load = ", ".join(f"{one:.1f}" for one in facts.get("load_average", []))
-        accelerators = ", ".join(facts.get("accelerators", [])) or "none"
-        processor, cpus = (str(facts.get(one, "")) for one in ("processor", "num_cpus"))
-        rows.append([name, processor, cpus, accelerators, load, versions])
-    header = ["machine", "processor", "CPUs", "accelerators", "load", "versions"]
-    return Table("Machines", header, rows)
+        shown = {
+            "processor": facts.get("processor", ""),
+            "CPUs": facts.get("num_cpus", ""),
+            "accelerators": ", ".join(facts.get("accelerators", [])) or "none",
+            "load": ", ".join(f"{one:.1f}" for one in facts.get("load_average", [])),
+        }
+        columns.append({**shown, **facts.get("versions", {})})
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = [[name, *(str(column.get(name, "")) for column in columns)] for name in names]
+    return Table("Machines", ["", *machines], rows)
 
 
 def _plots(
@@ -199,7 +221,7 @@ def _plots(
             yield html.plot(name, draw(here[name]["rows"]), f"Plot of the benchmark {name}")
     for name, machines in comparisons.items():
         bars = {
-            machine: {" · ".join(filter(None, key)): one.ms for key, one in rows.items() if one.ms}
+            machine: {_label(key): one.ms for key, one in rows.items() if one.ms}
             for machine, rows in machines.items()
         }
         most = max(map(len, bars.values()))

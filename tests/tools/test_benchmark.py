@@ -56,7 +56,7 @@ def test_all_go_on_after_one_that_fails(tmp_path, capsys):
     assert main.main([*argv, names, f"--set=pairs={tmp_path / 'none'}", "--json"]) == 1
     rows = {row["benchmark"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
     assert rows["pairs"]["status"].startswith("failed: The folder must hold NAME.txt")
-    assert rows["photos"]["status"] == "left out: it needs --set=photos=…, --set=labels=…"
+    assert rows["photos"]["status"] == "left out: it needs --set=photos=… and --set=labels=…"
     assert rows["search"]["status"] == rows["local"]["status"] == "done"
     assert json.loads((folder / "search.json").read_text())["machine"]["num_cpus"] >= 1
     shutil.copytree(folder, other)
