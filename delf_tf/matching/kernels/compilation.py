@@ -8,9 +8,34 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from absl import logging
+from numba.core import event
 
 _FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 _REORDERED: Any = {"reassoc", "contract", "nsz"}
+
+
+class _Notice(event.Listener):
+    """Says once in a process why it pauses, if it compiles: what is on disk is not compiled."""
+
+    def __init__(self) -> None:
+        self._given = False
+
+    def on_start(self, event: event.Event) -> None:
+        """Called as Numba begins to compile a function of any package."""
+        module = event.data["dispatcher"].py_func.__module__
+        if not self._given and module.startswith(__package__):
+            self._given = True
+            logging.info(
+                "Compiling the inner loops of matching for this processor: 10 s or more, once for "
+                "an installation."
+            )
+
+    def on_end(self, event: event.Event) -> None:
+        """Called when it is done."""
+
+
+event.register("numba:compile", _Notice())
 
 
 def sources_digest() -> int:
