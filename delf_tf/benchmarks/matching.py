@@ -25,6 +25,8 @@ from delf_tf.matching.nearest import match
 from delf_tf.matching.verification import verify, verify_many
 from delf_tf.threads import default_num_threads
 
+PRODUCT = "product"
+_USAC = "OpenCV USAC_ACCURATE"
 KINDS = ("affine", "homography", "none")
 
 # A verifier takes a pair and returns its inliers as rows (query row, database row).
@@ -86,7 +88,8 @@ def run(
 
     Returns:
       {"machine", "versions", "rows"}: JSON-ready. A row has the setting, `stage` ("whole pair" =
-      matching and verification, "mutual" or "one-way" = verification alone of such putative
+      matching and verification, "product" = NumPy's product of the descriptors and nothing else,
+      the yardstick of a processor; "mutual" or "one-way" = verification alone of such putative
       matches), `contender`, `ms`, `ms_without_match`, `recall` of the true matches, `worst_recall`
       and `worst_false`, the largest inlier count of a pair without a match.
     """
@@ -97,6 +100,7 @@ def run(
     for setting in settings:
         pairs = _pairs(setting, _num_pairs(setting, num_pairs))
         verifiers = _whole_pair(threshold_px, max_distance, threads)
+        verifiers[PRODUCT, "NumPy"] = product_alone
         verifiers.update(_estimators(pairs, threshold_px))
         if contenders is not None:
             for one in contenders:
@@ -165,6 +169,23 @@ def original_path(pair: SyntheticPair, threshold_px: float, max_distance: float)
     return matches[mask]
 
 
+def product_alone(pair: SyntheticPair) -> np.ndarray:
+    """NumPy's product of all descriptors with all; finds nothing."""
+    np.matmul(pair.query.descriptors, pair.database.descriptors.T)
+    return np.empty((0, 2), np.int64)
+
+
+def numpy_path(pair: SyntheticPair, threshold_px: float) -> np.ndarray:
+    """NumPy's product, mutual nearest neighbours of it, and OpenCV's best RANSAC."""
+    cosines = pair.query.descriptors @ pair.database.descriptors.T
+    nearest = cosines.argmax(axis=1)
+    rows = np.flatnonzero(cosines.argmax(axis=0)[nearest] == np.arange(len(nearest)))
+    matches = np.stack([rows, nearest[rows]], axis=1)
+    if len(matches) <= 4:
+        return matches[:0]
+    return matches[matching_peers.estimator(_USAC)(*_points(pair, matches), threshold_px, 0)]
+
+
 def _num_pairs(setting: Setting, num_pairs: int) -> int:
     fewer = num_pairs * _FULL_COUNT_FEATURES // max(setting.num_features, _FULL_COUNT_FEATURES)
     return min(num_pairs, max(fewer, _MIN_PAIRS))
@@ -195,6 +216,8 @@ def _whole_pair(
         return found.matches[found.inlier_mask]
 
     verifiers: dict[tuple[str, str], Verifier] = {("whole pair", "ours"): ours}
+    if _USAC in matching_peers.available():
+        verifiers["whole pair", f"NumPy, {_USAC}"] = lambda pair: numpy_path(pair, threshold_px)
     if "skimage affine" in matching_peers.available():
         verifiers["whole pair", "original"] = lambda pair: original_path(
             pair, threshold_px, max_distance
@@ -252,16 +275,17 @@ def _measure(
                     falses[key] = max(falses[key], len(inliers))
                 else:
                     recalls[key].append(_recall(pair, inliers))
-    return {
-        key: {
+    figures: dict[tuple[str, str], dict[str, Any]] = {}
+    for key in verifiers:
+        figures[key] = {
             "ms": statistics.median(times[key][True]),
             "ms_without_match": statistics.median(times[key][False]),
-            "recall": statistics.fmean(recalls[key]),
-            "worst_recall": min(recalls[key]),
-            "worst_false": falses[key],
         }
-        for key in verifiers
-    }
+        if key[0] != PRODUCT:
+            figures[key]["recall"] = statistics.fmean(recalls[key])
+            figures[key]["worst_recall"] = min(recalls[key])
+            figures[key]["worst_false"] = falses[key]
+    return figures
 
 
 def _best_time(verifier: Verifier, pair: SyntheticPair, repeats: int) -> tuple[float, np.ndarray]:

@@ -36,15 +36,20 @@ def test_unknown_and_missing_are_named(monkeypatch):
 
 def test_benchmark_measures_every_contender():
     settings = [benchmark.Setting(num_features=200, dim=16)]
-    names = ["ours", "ours affine", "OpenCV USAC_FAST"]
+    peers = ["ours affine", "OpenCV USAC_FAST"]
+    whole = "NumPy, OpenCV USAC_ACCURATE"
+    names = ["ours", "NumPy", whole, *peers]
     result = benchmark.run(settings, num_pairs=2, repeats=1, num_threads=1, contenders=names)
     rows = {(row["stage"], row["contender"]): row for row in result["rows"]}
     assert set(rows) == {
         ("whole pair", "ours"),
+        ("whole pair", whole),
+        ("product", "NumPy"),
         ("100 candidates, each", "ours"),
-        *((stage, name) for stage in ("mutual", "one-way") for name in names[1:]),
+        *((stage, name) for stage in ("mutual", "one-way") for name in peers),
     }
-    assert rows["whole pair", "ours"]["recall"] >= 0.9
+    assert all(rows["whole pair", name]["recall"] >= 0.9 for name in ("ours", whole))
+    assert "recall" not in rows["product", "NumPy"]
     assert all(row["ms"] > 0 for row in result["rows"])
     text = benchmark.table(result)
     assert len(text.splitlines()) == 2 + len(rows)
