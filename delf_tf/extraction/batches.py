@@ -66,8 +66,8 @@ class BatchExtractor(tf.Module):
             model=type(model).__name__,
         )
         self.extractor, self.batch_size, self.bucket_px = extractor, batch_size, bucket_px
-        self._network = tf.function(self._run, jit_compile=jit_compile)
-        self._finish = tf.function(self._select, reduce_retracing=True)
+        self._network = tf.function(self._run, jit_compile=jit_compile, autograph=False)
+        self._finish = tf.function(self._select, reduce_retracing=True, autograph=False)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, tf.Tensor]]:
         """Extracts images; the result's order is theirs.

@@ -150,9 +150,8 @@ class CompactLite(RetrievalModel):
     def initialize(self, seed: int | None = None) -> None:
         """See RetrievalModel.initialize; makes what "deepest" does not use, too."""
         chosen, self.descriptor = self.descriptor, "pooled"
-        self.call(tf.zeros([1, 32, 32, 3]))
-        self.descriptor = chosen
         super().initialize(seed)
+        self.descriptor = chosen
 
     def training_outputs(self, images: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
         """Computes what the losses need.

@@ -46,6 +46,20 @@ def test_scales_compete_and_only_asked_for_outputs_are_computed():
     assert (features["locations"].numpy()[:, 0] < 40).all()
 
 
+def test_the_network_is_traced_as_it_stands():
+    """AutoGraph takes two seconds to find nothing to convert in a network of ours."""
+    statuses = []
+
+    class Watching(ToyModel):
+        def __call__(self, *args, **kwargs):
+            statuses.append(tf.__internal__.autograph.control_status_ctx().status.name)
+            return super().__call__(*args, **kwargs)
+
+    Extractor(Watching())(coordinates_image(64, 64))
+    assert statuses
+    assert "ENABLED" not in statuses
+
+
 def test_scales_without_a_use_are_skipped():
     model = ToyModel()
     Extractor(model, image_scales=[0.5, 1.0], global_scales_ind=[1])(coordinates_image(32, 32))

@@ -41,7 +41,7 @@ def write_saved_model(model: RetrievalModel, path: Path) -> Path:
         found = folded(images, training=False, outputs=outputs)
         return {name: tf.cast(values, tf.float32) for name, values in found.items()}
 
-    graph = tf.function(run).get_concrete_function(images=IMAGES)
+    graph = tf.function(run, autograph=False).get_concrete_function(images=IMAGES)
     root = tf.Module(name="network")
     root.weights = list(graph.variables)
     tf.saved_model.save(root, str(path), signatures=graph)
