@@ -110,7 +110,9 @@ def extract(extractor: Extractor) -> Any:
 
 def _trace(run: Callable[..., Tensors], specs: tuple[tf.TensorSpec, ...]) -> Any:
     # By keyword: a signature's inputs are called as the arguments are.
-    return tf.function(run, autograph=False).get_concrete_function(**{spec.name: spec for spec in specs})
+    return tf.function(run, autograph=False).get_concrete_function(
+        **{spec.name: spec for spec in specs}
+    )
 
 
 def _assertions(image: tf.Tensor, settings: Tensors) -> list[tf.Operation]:

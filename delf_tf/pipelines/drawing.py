@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from delf_tf import matching
 from delf_tf.artifacts import StrPath
 from delf_tf.datasets import images
-from delf_tf.pipelines import reranking
-from delf_tf.pipelines.runtime import Runtime
+from delf_tf.pipelines.runtime import Runtime, verify_options
 from delf_tf.report import maps, plots
 from delf_tf.types import ImageRef
 
@@ -72,7 +71,7 @@ def draw_matches(
     pictures = [images.read_image(ref) for ref in refs]
     extractor = runtime.extractor(use_global=False, use_local=True)
     features = [engine.extract_image(extractor, *loader.load(ref)).local for ref in refs]
-    found = matching.verify(*features, **reranking.verify_options(runtime.message))
+    found = matching.verify(*features, **verify_options(runtime.message))
     words = f"{found.num_inliers} inliers of {len(found.matches)} matches"
     figure = plots.matches_figure(
         *pictures,

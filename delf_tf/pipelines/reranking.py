@@ -17,6 +17,7 @@ from delf_tf.artifacts import StrPath
 from delf_tf.checks import require, require_choice
 from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import indexing
+from delf_tf.pipelines.runtime import verify_options
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import ranking_file
 from delf_tf.retrieval.second_stage import embedding
@@ -35,8 +36,6 @@ from delf_tf.types import LocalFeatures, Ranking
 _CACHED_IMAGES = 512
 # Method that compares local features by a learned similarity -> its score where none is named.
 _LEARNED_SCORES = {"learned": "learned", "fusion": "probability"}
-# Fields whose argument has another name.
-_ARGUMENTS = {"transform": "model", "max_descriptor_distance": "max_distance"}
 
 
 def rerank(
@@ -295,12 +294,3 @@ def _with_learned(
         others = [read(ids[row]) for row in pairs.rows[of_query, 1]]
         similarity[of_query] = learned.compare(read(ids[query]), others, num_threads=num_threads)
     return dataclasses.replace(pairs, learned=similarity)
-
-
-def verify_options(message: experiment_pb2.Experiment) -> dict[str, Any]:
-    """Returns the keyword arguments of `matching.verify`; what is not set keeps its default."""
-    names = ("transform", "max_descriptor_distance", "max_ratio", "mutual")
-    names += ("inlier_threshold_px", "inlier_threshold_share")
-    given = config.set_fields(message.rerank)
-    options = {_ARGUMENTS.get(name, name): given[name] for name in names if name in given}
-    return {"seed": message.rerank.seed, **options}

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # Features change with this number: raise it when the same config gives other features.
 FEATURES_VERSION = "2"
+# Fields of `rerank` whose argument of `matching.verify` has another name.
+_VERIFY_ARGUMENTS = {"transform": "model", "max_descriptor_distance": "max_distance"}
 
 
 class Runtime:
@@ -268,6 +270,15 @@ def create_model(message: experiment_pb2.Experiment) -> RetrievalModel:
             "No weights are given: %s starts from random ones, which find nothing.", name
         )
     return create.create_model(name, **options)
+
+
+def verify_options(message: experiment_pb2.Experiment) -> dict[str, Any]:
+    """Returns the keyword arguments of `matching.verify`; what is not set keeps its default."""
+    names = ("transform", "max_descriptor_distance", "max_ratio", "mutual")
+    names += ("inlier_threshold_px", "inlier_threshold_share")
+    given = config.set_fields(message.rerank)
+    options = {_VERIFY_ARGUMENTS.get(name, name): given[name] for name in names if name in given}
+    return {"seed": message.rerank.seed, **options}
 
 
 def load_extractor(
