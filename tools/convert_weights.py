@@ -8,8 +8,8 @@ delf_tf convert_weights --source=SOURCE --input=PATH --output=WEIGHTS.npz
 delf_tf convert_weights --source=delf_tf --input=WEIGHTS.npz --output=HALF.npz
     writes our own file again in float16, half as large.
 delf_tf convert_weights --source=compact_parts --input=LITE.npz --local=XFEAT.npz --output=PARTS.npz
-    joins weights of gem_efficientnet_lite2 and xfeat to those of compact_efficientnet_lite2, whose
-    attention is random: train it by --config=compact_attention.
+    joins weights of gem_efficientnet_lite2 and xfeat to those of compact_efficientnet_lite2. With
+    --attention_dim=128 it has a random attention for `train --config=compact_attention`.
 delf_tf convert_weights … --reference=REFERENCE.npz
     compares with the other program's own output; REFERENCE holds "image" [H, W, 3] uint8 RGB,
     "network_input" [H, W, 3] (what it made of the image) and "descriptor" [D].
@@ -30,6 +30,13 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string("source", None, "program that made the weights", flag_values=FLAGS)
 flags.DEFINE_string("input", None, "weights to convert", flag_values=FLAGS)
 flags.DEFINE_string("local", None, "weights of xfeat, for compact_parts", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "attention_dim",
+    0,
+    "hidden channels of a random attention, for compact_parts; 0: none",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
 flags.DEFINE_string("output", None, "weights file (.npz) to write", flag_values=FLAGS)
 flags.DEFINE_string(
     "reference", None, "reference outputs (.npz) to compare with", flag_values=FLAGS
@@ -50,7 +57,7 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
         (local,) = command_line.required(flag_values, "local")
         require_absent("The output", output_path, flag_values.overwrite)
         path = joined.join_files(
-            joined.NAME, input_path, local, output_path, attention_dim=joined.ATTENTION_DIM
+            joined.NAME, input_path, local, output_path, attention_dim=flag_values.attention_dim
         )
         command_line.write_result(
             json.dumps({"path": str(path)}) if flag_values.json else str(path)

@@ -115,4 +115,11 @@ def test_parts_are_joined(tmp_path, capsys):
     assert _run(*argv, f"--output={output}") == 2
     assert "--local" in capsys.readouterr().err
     assert _run(*argv, f"--local={parts['xfeat']}", f"--output={output}") == 0
-    assert create_model("compact_efficientnet_lite2", output).global_dim == 2000
+    model = create_model("compact_efficientnet_lite2", output)
+    assert model.global_dim == 2000
+    assert model.attention is None
+    argv += [f"--local={parts['xfeat']}", f"--output={output}", "--overwrite"]
+    assert _run(*argv, "--attention_dim=-1") == 2
+    assert "--attention_dim=-1" in capsys.readouterr().err
+    assert _run(*argv, "--attention_dim=8") == 0
+    assert create_model("compact_efficientnet_lite2", output).attention.hidden_dim == 8

@@ -13,10 +13,9 @@ from delf_tf.models.retrieval_model import RetrievalModel
 from delf_tf.models.variables import variables_by_path
 from delf_tf.models.zoo import checkpoint
 
-# What `convert_weights --source` calls it, and what it makes; its attention is yet to be trained.
+# What `convert_weights --source` calls it, and what it makes.
 SOURCE = "compact_parts"
 NAME = "compact_efficientnet_lite2"
-ATTENTION_DIM = 128
 
 
 def join_files(
