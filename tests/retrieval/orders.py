@@ -5,6 +5,7 @@ A script of its own, because a process chooses its BLAS kernels when it loads th
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
@@ -107,6 +108,7 @@ def second_stage() -> dict[str, list]:
     ranking = Ranking(["q"], [f"d{row}" for row in rows], [rows], [first])
     head = VerifiedHead(rows, np.full(8, 0.3, np.float32), tuple(verified))
     made = make_head(head, first, 0, PairProbability(1.0, 0.1))
+    made = dataclasses.replace(made, blend=(first.astype(np.float64) + np.log1p(counts)) / 3)
     found = {
         score: reorder(ranking, [rows], [made], score, 0.1).indices.tolist() for score in SCORES
     }

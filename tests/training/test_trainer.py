@@ -141,7 +141,7 @@ def test_another_run_is_refused(records_dir, tmp_path):
         _trainer(records_dir, tmp_path, num_steps=2, fingerprint="b").run()
     state = run_state.list_states(tmp_path / "checkpoints")[-1]
     state.write_bytes(state.read_bytes()[:-100])
-    with pytest.raises(InputError, match="must be whole"):
+    with pytest.raises(InputError, match="must be a whole"):
         _trainer(records_dir, tmp_path, num_steps=2, fingerprint="a").run()
 
 
