@@ -70,7 +70,7 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = _temporary_name(path)
     try:
         yield temporary
         with temporary.open("rb+") as written:
@@ -95,12 +95,17 @@ def atomic_folder(path: StrPath) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = _temporary_name(path)
     try:
         yield temporary
         _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary_name(path: Path) -> Path:
+    """Returns a new name beside `path`, of the form that `_remove_stale` knows."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def _replace_folder(new: Path, path: Path) -> None:
@@ -121,7 +126,7 @@ def _replace_folder(new: Path, path: Path) -> None:
 def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
     """Opens a new file beside `path`, locked while it is open: the sign that its writer lives."""
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        temporary = _temporary_name(path)
         file = temporary.open("xb")
         with contextlib.suppress(OSError):  # Not every file system has locks.
             fcntl.flock(file, fcntl.LOCK_EX)
