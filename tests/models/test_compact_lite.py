@@ -38,8 +38,10 @@ def _unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def _gem(maps, power):
-    return np.mean(np.maximum(maps, 1e-6) ** power, axis=(1, 2)) ** (1 / power)
+def _gem(maps, power, weights=None):
+    weights = np.ones(maps.shape[:3]) if weights is None else weights
+    weights = (weights / weights.sum(axis=(1, 2), keepdims=True))[..., np.newaxis]
+    return np.sum(weights * np.maximum(maps, 1e-6) ** power, axis=(1, 2)) ** (1 / power)
 
 
 def test_is_its_parts_put_together(parts, images):
@@ -98,20 +100,14 @@ def test_attention_weighs_the_cells_that_are_pooled(parts, images):
     # 96 x 64 pixels: 6 x 4 cells of 16 pixels, 3 x 2 of 32.
     coarse = (attention**2.0).reshape(2, 3, 2, 2, 2).mean(axis=(2, 4))
     pooled = [
-        _unit(_weighted_gem(maps["stride32"].numpy().astype(np.float64), coarse, 2)),
-        _unit(_weighted_gem(fine, 0.1 + np.minimum(attention / mean, 1), 2.5)),
+        _unit(_gem(maps["stride32"].numpy().astype(np.float64), 2, coarse)),
+        _unit(_gem(fine, 2.5, 0.1 + np.minimum(attention / mean, 1))),
     ]
     expected = np.concatenate(pooled, axis=1) / np.sqrt(2)
     np.testing.assert_allclose(model(images)["global"], expected, atol=1e-5)
     outputs = model.training_outputs(images, training=False)
     weighed = (_unit(fine) * attention[..., np.newaxis]).mean(axis=(1, 2))
     np.testing.assert_allclose(outputs["attention_pooled"], weighed, atol=1e-4)
-
-
-def _weighted_gem(maps, weights, power):
-    weights = weights[..., np.newaxis]
-    total = np.sum(weights * np.maximum(maps, 1e-6) ** power, axis=(1, 2))
-    return (total / np.sum(weights, axis=(1, 2))) ** (1 / power)
 
 
 def test_classes_train_the_attention_alone(parts, images):
