@@ -19,12 +19,14 @@ from delf_tf.features.blocks import ImageFeatures
 from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import extraction, indexing, reranking, retrieve, searching
 from delf_tf.pipelines.runtime import Runtime
+from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval.search import Index, OneQuery
 from delf_tf.types import ImageRef, LocalFeatures, Ranking, Verification
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from delf_tf.serving.collection import Collection
     from delf_tf.serving.service import RetrievalService
 
 # A picture to search with: its file, or uint8 RGB [H, W, 3].
@@ -154,6 +156,7 @@ class Photos:
         self._require_same_features(allow_mixed)
         self._by_id = {ref.id: ref for ref in self.refs}
         self.read_local = reranking.cached_reader(store)
+        self._rerankers: dict[str, reranking.Reranker] = {}
 
     def __len__(self) -> int:
         return len(self.refs)
@@ -212,39 +215,83 @@ class Photos:
         return engine.extract_image(self.runtime.extractor(), *self.runtime.loader().limit(image))
 
     def rank(
-        self, features: ImageFeatures, *, name: str | None = None, max_results: int = 100
+        self,
+        features: ImageFeatures,
+        *,
+        name: str | None = None,
+        leave_out: Sequence[str] = (),
+        max_results: int = 100,
     ) -> Ranking:
-        """Ranks the images for one query's features; `name` is its id in the collection."""
-        query = OneQuery(name or _UNNAMED, features)
-        return self.index.search(query, max_results, exclude_self=name is not None)
+        """Ranks the images for one query's features.
+
+        Args:
+          features: of the query.
+          name: its id, if it is an image of the collection, which is then left out.
+          leave_out: further ids that are.
+          max_results: results kept.
+        """
+        if not leave_out:
+            query = OneQuery(name or _UNNAMED, features)
+            return self.index.search(query, max_results, exclude_self=name is not None)
+        selves = {_UNNAMED: [*leave_out, *([] if name is None else [name])]}
+        return self.index.search(OneQuery(_UNNAMED, features), max_results, exclude_self=selves)
 
     def verify(
-        self, ranking: Ranking, local: LocalFeatures
+        self, ranking: Ranking, local: LocalFeatures, *, method: str | None = None
     ) -> tuple[Ranking, Mapping[int, Verification]]:
-        """Re-ranks one query's ranking; returns what was found for each verified row as well."""
-        reranked, found = self._rerank(
+        """Re-ranks one query's ranking; returns what was found for each verified row as well.
+
+        Args:
+          ranking: of the query.
+          local: its features.
+          method: a row of `reranking.METHODS`; None: the config's.
+
+        Raises:
+          InputError: a method that the config has no settings for.
+        """
+        reranked, found = self._reranker(method or self.runtime.message.rerank.method)(
             ranking, lambda name: local, self.read_local, num_threads=self._num_threads
         )
         return reranked, found[0]
 
-    @functools.cached_property
-    def _rerank(self) -> reranking.Reranker:
-        return reranking.method(self.runtime.message, self._store)
+    def _reranker(self, method: str) -> reranking.Reranker:
+        if method not in self._rerankers:
+            message = experiment_pb2.Experiment()
+            message.CopyFrom(self.runtime.message)
+            message.rerank.method = method
+            self._rerankers[method] = reranking.method(message, self._store)
+        return self._rerankers[method]
 
-    def service(self) -> RetrievalService:
-        """Returns what a page asks, network and index loaded."""
+    def collection(self, methods: Sequence[str] = ()) -> Collection:
+        """Returns what a page searches, the index loaded.
+
+        Args:
+          methods: of re-ranking that can be chosen beside the config's.
+
+        Raises:
+          InputError: a method that the config has no settings for.
+        """
+        from delf_tf.serving.collection import Collection  # noqa: PLC0415 - its home is serving
+
+        self.index  # noqa: B018 - builds it before the first visitor comes
+        rerank = self.runtime.message.rerank
+        names = [rerank.method, *methods] if self.runtime.message.HasField("rerank") else []
+        for name in names:
+            self._reranker(name)
+        return Collection(
+            self.refs,
+            self.rank,
+            {name: functools.partial(self.verify, method=name) for name in names},
+            self.read_local,
+            {one: source.digest for one, source in self._store.sources()},
+        )
+
+    def service(self, methods: Sequence[str] = ()) -> RetrievalService:
+        """Returns what a page asks, network and index loaded; see `collection`."""
         from delf_tf.serving.service import RetrievalService  # noqa: PLC0415 - its home is serving
 
         self.runtime.extractor()
-        self.index  # noqa: B018 - builds it before the first visitor comes
-        two_stages = self.runtime.message.HasField("rerank")
-        return RetrievalService(
-            self.refs,
-            self.describe,
-            self.rank,
-            rerank=self.verify if two_stages else None,
-            read_local=self.read_local if two_stages else None,
-        )
+        return RetrievalService(self.collection(methods), self.describe)
 
     def ref(self, name: str) -> ImageRef:
         """Returns the image of an id."""

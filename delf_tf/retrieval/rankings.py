@@ -39,7 +39,9 @@ def without_self(ranking: Ranking, selves: Selves = True) -> Ranking:
     else:
         lost = np.zeros(ranking.indices.shape, bool)
         for query, one in enumerate(ranking.query_ids):
-            lost[query] = np.isin(ranking.indices[query], [rows[x] for x in named.get(one, ())])
+            lost[query] = np.isin(
+                ranking.indices[query], [rows.get(x, -2) for x in named.get(one, ())]
+            )
     order = np.argsort(lost, axis=1, kind="stable")
     indices = np.take_along_axis(np.where(lost, -1, ranking.indices), order, axis=1)
     scores = np.take_along_axis(ranking.scores, order, axis=1)

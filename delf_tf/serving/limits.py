@@ -6,9 +6,11 @@ Connections are limited by `server`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -134,6 +136,21 @@ class Uploads:
 
     def _too_large(self) -> Response:
         return error(413, f"A picture must have at most {self._max_bytes} bytes.")
+
+
+class Turns:
+    """Lets so much work wait or be worked on at once."""
+
+    def __init__(self, most: int):
+        """Keeps the limit."""
+        self._free = asyncio.Semaphore(most)
+
+    async def run(self, work: Callable[[], Any]) -> Any:
+        """Returns what `work` gives in another thread, or the answer to one too many."""
+        if self._free.locked():
+            return error(429, "Too many queries at once; try again.", **_RETRY)
+        async with self._free:
+            return await run_in_threadpool(work)
 
 
 def _host(request: Request) -> str:

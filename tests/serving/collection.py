@@ -10,6 +10,7 @@ from PIL import Image
 from delf_tf import matching
 from delf_tf.features.blocks import ImageFeatures
 from delf_tf.retrieval.vectors.index import create_index
+from delf_tf.serving.collection import Collection
 from delf_tf.serving.service import RetrievalService
 from delf_tf.types import GlobalDescriptors, ImageRef, LocalFeatures, Ranking
 
@@ -57,9 +58,10 @@ def make(folder, *, two_stages=True, num_candidates=2, **options):
     vectors = np.stack([one.global_descriptor for one in features.values()])
     index.add(GlobalDescriptors(tuple(features), vectors))
 
-    def search(query, *, name):
-        asked = GlobalDescriptors((name or "upload",), query.global_descriptor[None])
-        return index.search(asked, 4, exclude_self=name is not None)
+    def search(query, *, leave_out, max_results):
+        asked = GlobalDescriptors(("query",), query.global_descriptor[None])
+        num = min(max_results, 4 - len(leave_out))
+        return index.search(asked, num, exclude_self={"query": leave_out})
 
     def rerank(ranking, local):
         rows = [row for row in ranking.indices[0] if row >= 0][:num_candidates]
@@ -72,7 +74,9 @@ def make(folder, *, two_stages=True, num_candidates=2, **options):
         scores[0, : len(rows)] = ranking.scores[0, order]
         return Ranking(ranking.query_ids, ranking.database_ids, indices, scores), found
 
-    if not two_stages:
-        return RetrievalService(refs, extract, search, **options)
-    read = lambda one: features[one].local  # noqa: E731
-    return RetrievalService(refs, extract, search, rerank=rerank, read_local=read, **options)
+    def keep(ranking, local):
+        return ranking, rerank(ranking, local)[1]
+
+    methods = {"verification": rerank, "none": keep} if two_stages else {}
+    made = Collection(refs, search, methods, lambda one: features[one].local)
+    return RetrievalService(made, extract, **options)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import io
 import struct
 import threading
 import zlib
@@ -7,7 +9,9 @@ import zlib
 import pytest
 from starlette.testclient import TestClient
 
+from delf_tf.serving.answers import Answer, Hit
 from delf_tf.serving.app import create_app
+from delf_tf.serving.queries import results_table
 from tests.serving import collection
 
 LIMIT = 50_000
@@ -63,6 +67,76 @@ def test_an_image_of_the_collection_as_query(client):
     assert "1.png" not in [hit["id"] for hit in answer["single_stage"]]
 
 
+def test_what_is_chosen_is_answered(client):
+    content = collection.png(collection.painting(3))
+    chosen = {"num_results": 2, "method": "none"}
+    answer = _upload(client, content, params=chosen).json()
+    assert answer["method"] == "none"
+    assert len(answer["single_stage"]) == len(answer["two_stage"]) == 2
+    assert client.get("/api/collection").json()["methods"] == ["verification", "none"]
+
+
+def test_several_pictures_are_one_query(client):
+    asked = [_upload(client, collection.png(collection.painting(one))).json() for one in (0, 3)]
+    tokens = [one["token"] for one in asked]
+    answer = client.post("/api/search", params={"token": tokens, "combine": "max"}).json()
+    assert answer["num_pictures"] == 2
+    assert {hit["id"] for hit in answer["single_stage"][:2]} == {"0.png", "3.png"}
+    assert answer["single_stage"][1]["similarity"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("params", "status"),
+    [
+        ({"num_results": 0}, 422),
+        ({"num_results": 201}, 422),
+        ({"method": "magic"}, 400),
+        ({"combine": "sum"}, 422),
+    ],
+)
+def test_choices_that_are_none(client, params, status):
+    content = collection.png(collection.painting(0))
+    assert _upload(client, content, params=params).status_code == status
+    token = _upload(client, content).json()["token"]
+    response = client.post("/api/search", params={"token": token, **params})
+    assert response.status_code == status
+    assert response.json()["error"]
+
+
+@pytest.mark.parametrize(("tokens", "status"), [([], 422), (["none"], 404), (["x"] * 9, 422)])
+def test_tokens_that_are_none(client, tokens, status):
+    assert client.post("/api/search", params={"token": tokens}).status_code == status
+
+
+def test_results_come_as_a_table(client):
+    answer = _upload(client, collection.png(collection.painting(3))).json()
+    response = client.get(f"/api/queries/{answer['token']}/results.csv")
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    assert "attachment" in response.headers["content-disposition"]
+    rows = list(csv.DictReader(io.StringIO(response.text)))
+    for stages, hits in (("1", answer["single_stage"]), ("2", answer["two_stage"])):
+        told = [row for row in rows if row["stages"] == stages]
+        assert [row["image"] for row in told] == [hit["id"] for hit in hits]
+        assert [row["rank"] for row in told] == ["1", "2", "3", "4"]
+        inliers = [None if row["inliers"] == "" else int(row["inliers"]) for row in told]
+        assert inliers == [hit["num_inliers"] for hit in hits]
+        for row, hit in zip(told, hits):
+            assert float(row["similarity"]) == pytest.approx(hit["similarity"], abs=1e-6)
+    assert client.get("/api/queries/none/results.csv").status_code == 404
+
+
+def test_a_table_holds_no_formula():
+    names = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", 'a,"b"', "a\nb", "\udcff.png", "ok"]
+    hits = [Hit(at, name, 0.5, None) for at, name in enumerate(names)]
+    table = results_table(Answer("t", 1, 1, (0, 0, 1, 1), 1, None, hits, None, {}))
+    shown = [row["image"] for row in csv.DictReader(io.StringIO(table))]
+    assert shown == [
+        *("'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\\t=1", "'\\r=1"),
+        *('a,"b"', "a\\nb", "\\udcff.png", "ok"),
+    ]
+    table.encode()
+
+
 def test_thumbnails(client):
     response = client.get("/api/images/0/thumbnail")
     assert response.headers["content-type"] == "image/jpeg"
@@ -78,7 +152,7 @@ def test_the_collections_pictures_obey_the_limit_of_uploads(service):
 
 
 def test_pages_need_nothing_from_elsewhere(client):
-    for path in ("/", "/api", "/static/page.js", "/static/matches.js", "/static/page.css"):
+    for path in ("/", "/api", "/static/page.js", "/static/box.js", "/static/page.css"):
         response = client.get(path)
         assert response.status_code == 200, path
         assert "default-src 'none'" in response.headers["content-security-policy"]
@@ -95,7 +169,9 @@ def test_the_api_describes_itself(client):
         "/api/images/{number}/thumbnail",
         "/api/query",
         "/api/images/{number}/query",
+        "/api/search",
         "/api/queries/{token}/matches/{number}",
+        "/api/queries/{token}/results.csv",
     }
 
 

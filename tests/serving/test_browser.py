@@ -6,6 +6,7 @@ import shutil
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import uvicorn
@@ -59,10 +60,12 @@ def page(browser, address):
     assert [one for one in faults if "status of 4" not in one] == []
 
 
+def _png(seed):
+    return collection.png(collection.painting(seed))
+
+
 def _upload(page, seed=3):
-    file = {"name": "q.png", "mimeType": "image/png"}
-    content = collection.png(collection.painting(seed))
-    page.set_input_files("#file", {**file, "buffer": content})
+    page.set_input_files("#file", {"name": "q.png", "mimeType": "image/png", "buffer": _png(seed)})
     sync_api.expect(page.locator("#two .card").first).to_be_visible()
 
 
@@ -97,7 +100,7 @@ def test_matches_are_drawn_on_demand(page):
 def test_a_box_searches_with_a_part(page):
     _upload(page)
     frame = page.locator("#picture").bounding_box()
-    with page.expect_response("**/api/query?box=*") as caught:
+    with page.expect_response("**/api/query?*box=*") as caught:
         page.mouse.move(frame["x"] + frame["width"] / 2, frame["y"] + 1)
         page.mouse.down()
         page.mouse.move(frame["x"] + frame["width"] - 1, frame["y"] + frame["height"] - 1)
@@ -105,7 +108,7 @@ def test_a_box_searches_with_a_part(page):
     y0, x0, y1, x1 = caught.value.json()["box"]
     assert (y0, x0) == pytest.approx((0, 40), abs=3)
     assert (y1, x1) == pytest.approx((60, 80), abs=3)
-    with page.expect_response("**/api/query") as caught:
+    with page.expect_response("**/api/query?*") as caught:
         page.click("#whole")
     assert caught.value.json()["box"] == [0, 0, 60, 80]
 
@@ -117,7 +120,7 @@ def test_an_image_of_the_collection_is_searched_with(page):
 
 
 def test_a_pasted_picture_is_searched_with(page):
-    content = list(collection.png(collection.painting(2)))
+    content = list(_png(2))
     page.evaluate(
         """bytes => {
           const data = new DataTransfer();
@@ -141,9 +144,152 @@ def test_what_is_no_picture_is_told_and_another_can_be_tried(page):
     _upload(page)
 
 
+def test_results_and_method_are_chosen(page):
+    _upload(page, seed=1)
+    sync_api.expect(page.locator("#used")).to_have_text("verification")
+    with page.expect_response("**/api/search?*method=none*") as caught:
+        page.select_option("#method", "none")
+    # The picture is not sent again.
+    assert caught.value.json()["seconds"].keys() == {"search", "verify"}
+    sync_api.expect(page.locator("#used")).to_have_text("none")
+    with page.expect_response("**/api/search?*num_results=12*"):
+        page.select_option("#count", "12")
+
+
+def test_several_pictures_are_one_query(page):
+    files = [
+        {"name": f"q{seed}.png", "mimeType": "image/png", "buffer": _png(seed)} for seed in (0, 3)
+    ]
+    with page.expect_response("**/api/search?*combine=mean*") as caught:
+        page.set_input_files("#file", files)
+    assert caught.value.json()["num_pictures"] == 2
+    names = page.locator("#chosen li button:first-child")
+    sync_api.expect(names).to_have_text(["q0.png", "q3.png"])
+    with page.expect_response("**/api/search?*combine=max*"):
+        page.get_by_label("Similarities of the pictures").select_option("max")
+    single = page.locator("#single .card")
+    sync_api.expect(single.nth(1)).to_contain_text("similarity 1.000")
+    # The match is drawn beside the picture that it was found for.
+    page.locator("#two .card", has_text="3.png").click()
+    sync_api.expect(page.locator("#pair svg line")).to_have_count(12)
+    shown = page.locator("#pair svg image").first.get_attribute("href")
+    assert shown == page.locator("#picture").get_attribute("src")
+    page.keyboard.press("Escape")
+    # A part of one of them.
+    with page.expect_response("**/api/query?*box=*"), page.expect_response("**/api/search?*"):
+        _type_part(page, "50")
+    with page.expect_response("**/api/query?*"), page.expect_response("**/api/search?*"):
+        page.click("#whole")
+    page.get_by_label("Add what I choose to the query").check()
+    with page.expect_response("**/api/search?*") as caught:
+        page.locator("#browse .card").nth(1).click()
+    assert caught.value.json()["num_pictures"] == 3
+    for name in ("q0.png", "q3.png"):
+        page.get_by_role("button", name=f"Remove {name}").click()
+    sync_api.expect(page.locator("#chosen")).to_be_hidden()
+    sync_api.expect(page.locator("#single .card")).to_have_count(3)
+    page.set_input_files("#file", [{**files[0], "name": f"{at}.png"} for at in range(8)])
+    sync_api.expect(page.locator("#message.error")).to_have_text("A query has at most 8 pictures.")
+
+
+def test_what_the_server_forgot_is_sent_again(page):
+    _upload(page)
+    page.route("**/api/search?*", lambda route: route.fulfill(status=404, json={"error": "old"}))
+    with page.expect_response("**/api/query?*num_results=48*") as caught:
+        page.select_option("#count", "48")
+    assert caught.value.status == 200
+
+
+def test_results_are_downloaded(page):
+    _upload(page)
+    with page.expect_download() as caught:
+        page.get_by_role("link", name="Results as CSV").click()
+    assert caught.value.suggested_filename == "results.csv"
+    lines = Path(caught.value.path()).read_text().splitlines()
+    assert lines[0] == "stages,rank,image,similarity,inliers"
+    assert lines[1] == "1,1,3.png,1.000000,12"
+    assert len(lines) == 9
+
+
+def _focused(page):
+    return page.evaluate(
+        "(e => e.id || e.textContent.trim() || e.getAttribute('aria-label'))"
+        "(document.activeElement)"
+    )
+
+
+def test_everything_is_reached_by_keys_in_the_order_of_the_page(page):
+    page.locator("#browse .card").nth(3).focus()
+    page.keyboard.press("Enter")
+    sync_api.expect(page.locator("#two .card")).to_have_count(3)
+    assert _focused(page) == "clear"
+    reached = []
+    while len(reached) < 40 and (not reached or reached[-1] != "0.png"):
+        page.keyboard.press("Tab")
+        reached.append(_focused(page))
+    assert reached[:5] == [
+        "add",
+        "method",
+        "count",
+        "Search with a part: draw a box, or type it",
+        "csv",
+    ]
+    assert [one.split("similarity")[0][:3] for one in reached[5:11]] == ["1. ", "2. ", "3. "] * 2
+    assert reached[11] == "0.png"
+    page.locator("#clear").focus()
+    page.keyboard.press("Shift+Tab")
+    assert _focused(page) == "file"
+    # A pair is opened and closed, and the focus is where it was.
+    page.locator("#two .card").first.focus()
+    page.keyboard.press("Enter")
+    sync_api.expect(page.get_by_role("dialog", name="inliers")).to_be_visible()
+    assert _focused(page) == "Close"
+    page.keyboard.press("Enter")
+    sync_api.expect(page.get_by_role("dialog")).to_be_hidden()
+    assert _focused(page).startswith("1. ")
+    page.locator("#clear").focus()
+    page.keyboard.press("Enter")
+    assert _focused(page) == "file"
+    sync_api.expect(page.locator("#results")).to_be_hidden()
+
+
+def _type_part(page, left):
+    if not page.locator("#edges").is_visible():
+        page.locator("#part summary").focus()
+        page.keyboard.press("Enter")
+    page.get_by_label("Left, %").fill(left)
+    page.keyboard.press("Enter")
+
+
+def test_a_part_is_typed(page):
+    _upload(page)
+    with page.expect_response("**/api/query?*box=*") as caught:
+        _type_part(page, "50")
+    assert caught.value.json()["box"] == [0, 40, 60, 80]
+    _type_part(page, "100")
+    sync_api.expect(page.locator("#message.error")).to_contain_text("Left must be less than right")
+
+
+def test_what_happens_is_told_to_who_does_not_see_it(page):
+    message = page.get_by_role("status")
+    assert message.get_attribute("aria-live") == "polite"
+    _upload(page)
+    sync_api.expect(message).to_have_text("4 results. The best: 3.png")
+    sync_api.expect(page.get_by_role("img", name="Query: q.png")).to_be_visible()
+    first = (
+        page.get_by_role("list", name="One stage global descriptors").get_by_role("button").first
+    )
+    sync_api.expect(first).to_have_accessible_name("1. 3.png similarity 1.000, 12 inliers")
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll("input, select")]
+          .filter(e => !e.labels.length).map(e => e.id)"""
+    )
+    assert unnamed == []
+
+
 def test_names_are_text_not_markup(page):
     hostile = "<img src=x onerror=alert(1)>"
-    listed = {"name": hostile, "num_images": 1, "two_stages": True}
+    listed = {"name": hostile, "num_images": 1, "two_stages": True, "methods": [hostile, "a"]}
     listed["images"] = [{"number": 0, "id": hostile}]
     page.route("**/api/collection*", lambda route: route.fulfill(json=listed))
     page.reload()

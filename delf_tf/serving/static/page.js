@@ -1,10 +1,13 @@
 import { drawMatches } from "/static/matches.js";
+import { showBox, watchBoxes } from "/static/box.js";
 
 const $ = (id) => document.getElementById(id);
 const PAGE = 48;
-const MIN_BOX_PX = 8;
-// The query: a File, or the number of an image of the collection; `url` shows it.
-let query = null;
+const MAX_PICTURES = 8;
+// Of the query: {file or number of an image of the collection, name, url that shows it, box (shares
+// of its sides, or null), token and height (of the server, when it has been searched with)}.
+let pictures = [];
+let active = 0;
 let answer = null;
 let latest = 0;
 let shown = 0;
@@ -12,7 +15,7 @@ let shown = 0;
 async function ask(path, options) {
   const response = await fetch(path, options);
   const content = await response.json().catch(() => ({ error: `The server answered ${response.status}.` }));
-  if (!response.ok) throw new Error(content.error);
+  if (!response.ok) throw Object.assign(new Error(content.error), { status: response.status });
   return content;
 }
 
@@ -28,7 +31,8 @@ function card(number, id, lines) {
   const picture = document.createElement("img");
   picture.loading = "lazy";
   picture.src = `/api/images/${number}/thumbnail`;
-  picture.alt = id;
+  // The text beside it names it.
+  picture.alt = "";
   made.append(picture);
   [id, ...lines].forEach((line, at) => {
     const text = document.createElement("span");
@@ -39,49 +43,125 @@ function card(number, id, lines) {
   return made;
 }
 
-function choose(next) {
-  if (query && query.file) URL.revokeObjectURL(query.url);
-  query = next;
-  answer = null;
-  $("hint").hidden = true;
-  $("preview").hidden = false;
-  $("box").hidden = true;
-  $("picture").src = query.url;
-  $("clear").hidden = false;
-  search(null);
+function drop(picture) {
+  if (picture.file) URL.revokeObjectURL(picture.url);
 }
 
-function chooseFile(file) {
-  if (file) choose({ file, url: URL.createObjectURL(file) });
+function choose(added) {
+  if (!added.length) return;
+  const kept = $("add").checked ? pictures.length : 0;
+  if (kept + added.length > MAX_PICTURES) {
+    added.forEach(drop);
+    say(`A query has at most ${MAX_PICTURES} pictures.`, true);
+    return;
+  }
+  if (!kept) pictures.splice(0).forEach(drop);
+  pictures.push(...added);
+  active = pictures.length - 1;
+  search();
 }
 
-async function search(box) {
-  const mine = ++latest;
-  say("Searching…");
-  $("whole").hidden = box === null;
-  const path = query.file ? "/api/query" : `/api/images/${query.number}/query`;
-  const part = box === null ? "" : `?box=${box.join(",")}`;
+function chooseFiles(files) {
+  choose([...files].map((file) => ({ file, name: file.name, url: URL.createObjectURL(file), box: null })));
+}
+
+function showQuery() {
+  const several = pictures.length > 1;
+  for (const id of ["preview", "clear", "part"]) $(id).hidden = !pictures.length;
+  $("hint").hidden = pictures.length > 0;
+  for (const id of ["chosen", "combining"]) $(id).hidden = !several;
+  $("chosen").replaceChildren(...pictures.map(chosenItem));
+  const picture = pictures[active];
+  $("whole").hidden = !picture || !picture.box;
+  if (!picture) return;
+  if ($("picture").src !== picture.url) $("picture").src = picture.url;
+  $("picture").alt = `Query: ${picture.name}`;
+  showBox(picture.box);
+}
+
+function chosenItem(picture, at) {
+  const item = document.createElement("li"), name = document.createElement("button"), remove = document.createElement("button");
+  name.textContent = picture.name;
+  name.setAttribute("aria-pressed", at === active);
+  name.addEventListener("click", () => {
+    active = at;
+    showQuery();
+    $("chosen").children[at].firstChild.focus();
+  });
+  remove.textContent = "×";
+  remove.setAttribute("aria-label", `Remove ${picture.name}`);
+  remove.addEventListener("click", () => {
+    pictures.splice(at, 1).forEach(drop);
+    active = Math.min(active, pictures.length - 1);
+    search();
+    $("clear").focus();
+  });
+  item.append(name, remove);
+  return item;
+}
+
+function choices() {
+  const chosen = new URLSearchParams({ num_results: $("count").value, combine: $("combine").value });
+  if ($("method").value) chosen.set("method", $("method").value);
+  return chosen;
+}
+
+// Sends a picture, and keeps what the server calls it.
+async function send(picture) {
+  const path = picture.file ? "/api/query" : `/api/images/${picture.number}/query`;
+  const asked = choices(), box = picture.box;
+  if (box !== null) asked.set("box", box.map((share, at) => (share * picture.size[at % 2]).toFixed(1)).join(","));
+  const found = await ask(`${path}?${asked}`, { method: "POST", body: picture.file });
+  if (picture.box === box) Object.assign(picture, { token: found.token, size: [found.height, found.width] });
+  return found;
+}
+
+async function results(asked) {
+  let found = null;
+  for (const picture of asked.filter((one) => !one.token)) found = await send(picture);
+  if (asked.length === 1 && found) return found;
+  const chosen = choices();
+  for (const picture of asked) chosen.append("token", picture.token);
   try {
-    const found = await ask(path + part, { method: "POST", body: query.file });
-    if (mine !== latest) return;
-    answer = found;
-    show();
+    return await ask(`/api/search?${chosen}`, { method: "POST" });
   } catch (fault) {
-    if (mine === latest) {
-      $("results").hidden = true;
-      say(fault.message, true);
-    }
+    if (fault.status !== 404 || found) throw fault;
+    // The server has forgotten a picture since.
+    for (const picture of asked) picture.token = null;
+    return results(asked);
   }
 }
 
-function show() {
-  say("");
-  $("results").hidden = false;
+async function search() {
+  const mine = ++latest;
+  showQuery();
+  if (!pictures.length) return clear();
+  say("Searching…");
+  $("results").setAttribute("aria-busy", "true");
+  const asked = [...pictures];
+  try {
+    const found = await results(asked);
+    if (mine === latest) show({ ...found, asked });
+  } catch (fault) {
+    if (mine !== latest) return;
+    for (const id of ["results", "csv"]) $(id).hidden = true;
+    say(fault.message, true);
+  }
+}
+
+function show(found) {
+  answer = found;
   const twoStages = answer.two_stage !== null;
+  for (const id of ["results", "csv"]) $(id).hidden = false;
+  $("results").setAttribute("aria-busy", "false");
   $("second").hidden = !twoStages;
+  $("used").textContent = answer.method || "";
   $("results").classList.toggle("one", !twoStages);
   fill($("single"), answer.single_stage);
   fill($("two"), answer.two_stage || []);
+  $("csv").href = `/api/queries/${answer.token}/results.csv`;
+  const best = (answer.two_stage || answer.single_stage)[0];
+  say(best ? `${answer.single_stage.length} results. The best: ${best.id}` : "No results.");
   $("times").replaceChildren();
   for (const [stage, seconds] of Object.entries(answer.seconds)) {
     const name = document.createElement("dt"), value = document.createElement("dd");
@@ -119,7 +199,8 @@ async function open(hit) {
   try {
     const matches = await ask(`/api/queries/${answer.token}/matches/${hit.number}`);
     $("pair-title").textContent = `${hit.id}: ${matches.num_inliers} inliers of ${matches.inliers.length} matches`;
-    const from = { url: query.url, height: answer.height };
+    const picture = answer.asked[matches.picture];
+    const from = { url: picture.url, height: picture.size[0] };
     $("pair-picture").append(await drawMatches(from, { url, height: matches.database_height }, matches));
   } catch (fault) {
     $("pair-title").textContent = fault.message;
@@ -128,58 +209,33 @@ async function open(hit) {
 
 function clear() {
   latest++;
-  if (query && query.file) URL.revokeObjectURL(query.url);
-  query = null;
-  for (const id of ["preview", "clear", "whole", "results"]) $(id).hidden = true;
-  $("hint").hidden = false;
+  pictures.splice(0).forEach(drop);
+  showQuery();
+  for (const id of ["results", "csv"]) $(id).hidden = true;
   $("times").replaceChildren();
   $("file").value = "";
   say("");
 }
 
-// A box is drawn in the shown picture's pixels and sent in those of the whole picture.
-function boxFrom(start, end) {
-  const frame = $("picture").getBoundingClientRect();
-  const inside = (value, most) => Math.min(Math.max(value, 0), most);
-  const xs = [start.clientX, end.clientX].map((x) => inside(x - frame.left, frame.width)).sort((a, b) => a - b);
-  const ys = [start.clientY, end.clientY].map((y) => inside(y - frame.top, frame.height)).sort((a, b) => a - b);
-  return { left: xs[0], top: ys[0], width: xs[1] - xs[0], height: ys[1] - ys[0], frame };
-}
-
-function drawBox(box) {
-  $("box").hidden = false;
-  for (const side of ["left", "top", "width", "height"]) $("box").style[side] = `${box[side]}px`;
-}
-
-function watchBoxes() {
-  let start = null;
-  $("preview").addEventListener("pointerdown", (event) => {
-    start = event;
-    $("preview").setPointerCapture(event.pointerId);
-  });
-  $("preview").addEventListener("pointermove", (event) => start && drawBox(boxFrom(start, event)));
-  $("preview").addEventListener("pointerup", (event) => {
-    if (!start) return;
-    const box = boxFrom(start, event);
-    start = null;
-    if (!answer || box.width < MIN_BOX_PX || box.height < MIN_BOX_PX) {
-      $("box").hidden = true;
-      return;
-    }
-    const y = answer.height / box.frame.height, x = answer.width / box.frame.width;
-    const edges = [box.top * y, box.left * x, (box.top + box.height) * y, (box.left + box.width) * x];
-    search(edges.map((edge) => edge.toFixed(1)));
-  });
+function searchPart(box) {
+  const picture = pictures[active];
+  if (!picture || !picture.size) return;
+  Object.assign(picture, { box, token: null });
+  search();
 }
 
 async function browse() {
   const page = await ask(`/api/collection?offset=${shown}&limit=${PAGE}`);
   $("collection").textContent = `${page.name}: ${page.num_images} images`;
+  $("methods").hidden = page.methods.length < 2;
+  if (!$("method").length) $("method").append(...page.methods.map((name) => new Option(name)));
   for (const image of page.images) {
     const made = card(image.number, image.id, []);
     made.addEventListener("click", () => {
-      window.scrollTo({ top: 0, behavior: "smooth" });
-      choose({ number: image.number, url: `/api/images/${image.number}/thumbnail?size=large` });
+      window.scrollTo({ top: 0 });
+      const url = `/api/images/${image.number}/thumbnail?size=large`;
+      choose([{ number: image.number, name: image.id, url, box: null }]);
+      $("clear").focus({ preventScroll: true });
     });
     $("browse").append(made);
   }
@@ -187,13 +243,18 @@ async function browse() {
   $("more").hidden = shown >= page.num_images;
 }
 
-$("file").addEventListener("change", () => chooseFile($("file").files[0]));
-$("clear").addEventListener("click", clear);
-$("whole").addEventListener("click", () => {
-  $("box").hidden = true;
-  search(null);
+$("file").addEventListener("change", () => {
+  chooseFiles($("file").files);
+  // The same file can be chosen again.
+  $("file").value = "";
 });
-$("more").addEventListener("click", browse);
+$("clear").addEventListener("click", () => {
+  clear();
+  $("file").focus();
+});
+$("whole").addEventListener("click", () => searchPart(null));
+for (const id of ["method", "count", "combine"]) $(id).addEventListener("change", () => pictures.length && search());
+$("more").addEventListener("click", () => browse().catch((fault) => say(fault.message, true)));
 for (const name of ["dragenter", "dragover"]) {
   $("drop").addEventListener(name, (event) => {
     event.preventDefault();
@@ -204,8 +265,11 @@ $("drop").addEventListener("dragleave", () => $("drop").classList.remove("over")
 $("drop").addEventListener("drop", (event) => {
   event.preventDefault();
   $("drop").classList.remove("over");
-  chooseFile([...event.dataTransfer.files][0]);
+  chooseFiles(event.dataTransfer.files);
 });
-document.addEventListener("paste", (event) => chooseFile([...event.clipboardData.files][0]));
-watchBoxes();
+document.addEventListener("paste", (event) => chooseFiles(event.clipboardData.files));
+watchBoxes(searchPart, (why) => {
+  showBox(pictures[active] ? pictures[active].box : null);
+  if (why) say(why, true);
+});
 browse().catch((fault) => say(fault.message, true));

@@ -158,6 +158,11 @@ def test_images_that_are_the_query_under_another_name_are_left_out(left_out):
     assert (index.search(queries, 1, exclude_self={"p": ["b", "c"]}).indices >= 0).all()
 
 
+def test_images_that_are_left_out_need_not_be_there():
+    ranking = Ranking(("q",), ("a", "b"), np.array([[1, 0]]), np.ones((1, 2)))
+    assert without_self(ranking, {"q": ["b", "gone"]}).indices.tolist() == [[0, -1]]
+
+
 def test_without_self_moves_the_others_up():
     ranking = Ranking(["b", "q"], ["a", "b", "c"], [[1, 0, 2], [2, 1, -1]], [[3, 2, 1], [9, 8, 0]])
     rest = without_self(ranking)

@@ -1,0 +1,85 @@
+"""What the JSON API answers."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from delf_tf.serving.service import Answer, Matches
+
+
+class HitModel(BaseModel):
+    """One result."""
+
+    number: int
+    id: str
+    similarity: float
+    num_inliers: int | None
+
+
+class AnswerModel(BaseModel):
+    """Both modes' results and what they took."""
+
+    token: str
+    height: int
+    width: int
+    box: tuple[float, float, float, float]
+    num_pictures: int
+    method: str | None
+    single_stage: list[HitModel]
+    two_stage: list[HitModel] | None
+    seconds: dict[str, float]
+
+    @classmethod
+    def of(cls, answer: Answer) -> AnswerModel:
+        """Returns an answer as the API gives it."""
+        fields = answer._asdict()
+        for stage in ("single_stage", "two_stage"):
+            if fields[stage] is not None:
+                fields[stage] = [HitModel(**hit._asdict()) for hit in fields[stage]]
+        return cls(**fields)
+
+
+class ItemModel(BaseModel):
+    """An image of the collection."""
+
+    number: int
+    id: str
+
+
+class CollectionModel(BaseModel):
+    """A page of the collection."""
+
+    name: str
+    num_images: int
+    two_stages: bool
+    methods: list[str]
+    images: list[ItemModel]
+
+
+class MatchesModel(BaseModel):
+    """A verified pair: which of the query's pictures, and [y, x] pixels, one row a match."""
+
+    picture: int
+    query_points: list[tuple[float, float]]
+    database_points: list[tuple[float, float]]
+    inliers: list[bool]
+    num_inliers: int
+    database_height: int
+
+    @classmethod
+    def of(cls, found: Matches, database_height: int) -> MatchesModel:
+        """Returns matches as the API gives them."""
+        return cls(
+            picture=found.picture,
+            query_points=found.query_points.tolist(),
+            database_points=found.database_points.tolist(),
+            inliers=found.inliers.tolist(),
+            num_inliers=int(found.inliers.sum()),
+            database_height=database_height,
+        )
+
+
+class ErrorModel(BaseModel):
+    """Why a request was refused."""
+
+    error: str
