@@ -235,14 +235,15 @@ def extract_to_store(
         overwrite=overwrite,
     )
     filler = _Filler(path, refs, extractor, loader, num_threads=num_threads, batch_size=batch_size)
+    new = updates.absent(path)
     for work in updates.unfinished(path, ids, shard_index, num_shards):
         filler.fill(work)
     # A part of an image is not known by its file.
     paths = {ref.id: ref.path for ref in refs if ref.box is None}
     options = {"num_shards": num_shards, "block_size": block_size}
-    update = updates.plan(path, ids, paths)
+    update = updates.plan(path, ids, paths, new)
     while update is not None and update.to_compute and not updates.begin(update, **options):
-        update = updates.plan(path, ids, paths)
+        update = updates.plan(path, ids, paths, new)
     if update is None:
         return path
     if update.to_compute:

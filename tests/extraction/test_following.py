@@ -99,6 +99,7 @@ def _told(caplog):
 def test_only_the_difference_is_computed_and_told(photos, tmp_path, caplog):
     caplog.set_level("INFO")
     path = _extract(photos, tmp_path / "store")
+    assert _told(caplog) == ["6 added, 0 kept."]
     _write(photos / "1.png", 11)
     (photos / "2.png").rename(photos / "9.png")
     (photos / "3.png").unlink()
@@ -122,6 +123,19 @@ def test_only_the_difference_is_computed_and_told(photos, tmp_path, caplog):
     _extract(photos, path, counted)
     assert counted.num_images == 3
     assert _told(caplog)[-1] == "1 added, 7 kept."
+
+
+def test_what_a_killed_run_left_is_told_as_kept(photos, tmp_path, caplog):
+    caplog.set_level("INFO")
+    with _killed_at(7):
+        _extract(photos, tmp_path / "store")
+    num_left = FeatureStore(tmp_path / "store", allow_incomplete=True).num_missing_blocks
+    assert 0 < num_left < 3
+    _write(photos / "7.png", -1)
+    _extract(photos, tmp_path / "store")
+    assert _told(caplog)[-1] == f"{2 * num_left + 1} added, {6 - 2 * num_left} kept."
+    _extract(photos, tmp_path / "store")
+    assert _told(caplog)[-1] == "7 kept."
 
 
 def test_other_shards_wait_for_each_other(photos, tmp_path):

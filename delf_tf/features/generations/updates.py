@@ -10,9 +10,11 @@ what it holds.
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
@@ -117,7 +119,20 @@ def unfinished(folder: Path, ids: Sequence[str], shard: int, num_shards: int) ->
     ]
 
 
-def plan(folder: Path, ids: Sequence[str], paths: Paths) -> Update | None:
+def absent(folder: Path) -> frozenset[str]:
+    """Returns the ids of a store's list whose blocks are not written yet."""
+    current, generations = _open(folder)
+    places = [one.locate(np.arange(len(one.ids)))[0] for one in generations]
+    return frozenset(
+        one
+        for one, (number, position) in zip(current.ids, current.rows)
+        if places[number][position] < 0
+    )
+
+
+def plan(
+    folder: Path, ids: Sequence[str], paths: Paths, new: Container[str] = ()
+) -> Update | None:
     """Compares a list of images with what a store holds.
 
     An image is the same if its file's size and time are, or else its content. One whose content the
@@ -127,6 +142,7 @@ def plan(folder: Path, ids: Sequence[str], paths: Paths) -> Update | None:
       folder: of the store.
       ids: of the images, unique, in order.
       paths: their files; one without is known by its id alone.
+      new: ids that count as added though the store holds them: this run has computed them.
 
     Returns:
       The difference; None while blocks of this very list are still to be written, by others.
@@ -147,7 +163,7 @@ def plan(folder: Path, ids: Sequence[str], paths: Paths) -> Update | None:
     for one in ids:
         if one in old and one not in replaced:
             after[one] = old[one]
-            counts["kept"] += 1
+            counts["added" if one in new else "kept"] += 1
             continue
         source, after[one] = pool.find(one, paths)
         moved = one not in old and source is not None and lost[source] > 0
