@@ -44,6 +44,7 @@ REQUIRED = [
 # protobuf and break stack A.
 EXTRAS = {
     "beam": ["apache-beam>=2.60"],
+    "dask": ["apache-beam[dask]>=2.60"],
     # COLMAP's database, see `delf_tf pairs`.
     "colmap": ["pycolmap>=3.12"],
     # pyarrow 26 needs NumPy 2 and does not declare it.
@@ -82,7 +83,7 @@ EXTRAS = {
         "wheel",
     ],
 }
-EXTRAS["test"] += EXTRAS["beam"] + EXTRAS["peers"] + EXTRAS["databases"] + EXTRAS["serve"]
+EXTRAS["test"] += EXTRAS["dask"] + EXTRAS["peers"] + EXTRAS["databases"] + EXTRAS["serve"]
 EXTRAS["test"] += EXTRAS["openvino"] + EXTRAS["colmap"]
 
 setuptools.setup(

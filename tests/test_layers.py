@@ -15,7 +15,7 @@ from delf_tf.tools.main import TOOLS
 LAYERS = {
     0: [
         *("types", "checks", "config", "options", "artifacts", "npz", "progress", "safe_pickle"),
-        *("protos", "quiet_tensorflow", "tensor_file", "threads"),
+        *("protos", "quiet_tensorflow", "tensor_file", "threads", "beam"),
     ],
     1: ["datasets", "synthetic", "models", "features", "matching", "evaluation"],
     2: ["extraction", "training", "retrieval"],

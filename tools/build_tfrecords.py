@@ -62,6 +62,7 @@ flags.DEFINE_float(
 )
 command_line.define_count(FLAGS, "num_shards", 128, "shards of a split; at most one an image")
 command_line.define_count(FLAGS, "num_processes", 1, "worker processes")
+command_line.define_beam_flag(FLAGS)
 flags.DEFINE_integer("seed", 0, "random seed of shuffling and splitting", flag_values=FLAGS)
 command_line.define_count(
     FLAGS,
@@ -94,6 +95,7 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
             split=split,
             num_shards=min(flag_values.num_shards, len(part)),
             num_processes=flag_values.num_processes,
+            beam_flags=flag_values.beam,
             seed=flag_values.seed,
             max_side_px=flag_values.max_image_size,
             max_failed_fraction=flag_values.max_failed_fraction,

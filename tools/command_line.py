@@ -185,6 +185,16 @@ def override_by_flags(flag_values: flags.FlagValues, section: Any, *names: str) 
             setattr(section, name, flag_values[name].value)
 
 
+def define_beam_flag(flag_values: flags.FlagValues) -> None:
+    """Adds --beam to a tool's flags."""
+    flags.DEFINE_multi_string(
+        "beam",
+        [],
+        "make all shards by Apache Beam: one of its flags, e.g. --runner=FlinkRunner; repeatable",
+        flag_values=flag_values,
+    )
+
+
 def define_failed_flag(flag_values: flags.FlagValues, default: float = 0.5) -> None:
     """Adds --max_failed_fraction to a tool's flags."""
     flags.DEFINE_float(

@@ -2,7 +2,7 @@
 
 delf_tf extract --config=CONFIG --weights=PATH --images_dir=DIR --output_dir=STORE
 delf_tf extract … --shard_index=3 --num_shards=16    (any scheduler; one process a shard)
-delf_tf extract … --num_shards=16 --beam=--runner=DataflowRunner --beam=--project=P …
+delf_tf extract … --num_shards=16 --beam=--runner=DaskRunner --beam=--dask_client_address=HOST:8786
 delf_tf extract … --precision=bfloat16 --local_codec=float16    (twice as fast; half as large)
 
 Run again, it follows the folder: it extracts what is new or has changed, and leaves out what is
@@ -43,12 +43,7 @@ flags.DEFINE_boolean("overwrite", False, "start again, replacing the store", fla
 flags.DEFINE_boolean(
     "compact", False, "rewrite the store without images that are gone", flag_values=FLAGS
 )
-flags.DEFINE_multi_string(
-    "beam",
-    [],
-    "extract all shards by Apache Beam: one of its flags, e.g. --runner=FlinkRunner; repeatable",
-    flag_values=FLAGS,
-)
+command_line.define_beam_flag(FLAGS)
 command_line.define_failed_flag(FLAGS)
 
 

@@ -1,35 +1,28 @@
-"""Extraction as an Apache Beam transform: on Dataflow, Flink, Spark or several local processes.
+"""Extraction by an Apache Beam pipeline, a shard of the store a part; see `delf_tf.beam`.
 
-Each element is a shard, extracted by the same `engine.extract_to_store` that one machine runs. The
-store must lie where every worker can write, such as a network file system. A bundle that Beam
-repeats continues where it broke off, and a shard that is run twice at once has one writer: the
-other is refused, and its retry finds the shard complete.
-
-Needs `pip install "delf_tf[beam]"`; nothing else of the package imports this module.
+Each shard is extracted by the same `engine.extract_to_store` that one machine runs. A shard that is
+repeated goes on where it broke off; one that is run twice at once has one writer: the other is
+refused, and its retry finds the shard complete.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from delf_tf import beam
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import invalid, require
+from delf_tf.checks import require
 from delf_tf.extraction import engine
 from delf_tf.extraction.engine import ImageLoader
-from delf_tf.extraction.extractor import Extractor
+from delf_tf.features import manifest
 from delf_tf.features.store import FeatureStore
 from delf_tf.types import ImageRef
 
-try:
-    import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
-except ImportError as error:
-    raise invalid(
-        "Apache Beam must be installed.", hint='Run: pip install "delf_tf[beam]".'
-    ) from error
+if TYPE_CHECKING:
+    from delf_tf.extraction.engine import AnyExtractor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,73 +35,41 @@ class ExtractionJob:
       make_loader: returns what decodes images.
       store_dir: the feature store.
       fingerprint: of everything that shapes the features.
-      num_shards: of the store, and elements of the pipeline; several a worker balance the load.
+      num_shards: of the store, and parts of the pipeline; several a worker balance the load.
       options: further arguments of engine.extract_to_store.
     """
 
     list_images: Callable[[], Sequence[ImageRef]]
-    make_extractor: Callable[[], Extractor]
+    make_extractor: Callable[[], AnyExtractor]
     make_loader: Callable[[], ImageLoader]
     store_dir: StrPath
     fingerprint: str
     num_shards: int
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    def open_worker(self) -> Callable[[int], Path]:
+        """Builds, once a worker, what takes seconds; returns what extracts a shard."""
+        refs, extractor = self.list_images(), self.make_extractor()
 
-class ExtractShards(beam.PTransform):
-    """From a pipeline's start to a PCollection of (shard index, images of the shard)."""
+        def extract(shard: int) -> Path:
+            return engine.extract_to_store(
+                refs,
+                extractor,
+                self.store_dir,
+                loader=self.make_loader(),
+                fingerprint=self.fingerprint,
+                shard_index=shard,
+                num_shards=self.num_shards,
+                **self.options,
+            )
 
-    def __init__(self, job: ExtractionJob):
-        """Keeps the job.
+        return extract
 
-        Raises:
-          InputError: num_shards below 1, or options that ask to overwrite.
-        """
-        super().__init__()
-        require(job.num_shards >= 1, "num_shards must be 1 or more.", num_shards=job.num_shards)
-        require(
-            not job.options.get("overwrite"),
-            "A job of many workers cannot overwrite.",
-            hint="Delete the store's folder first.",
-        )
-        self._job = job
-
-    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
-        """See the class."""
-        return (
-            pipeline
-            | "Shards" >> beam.Create(range(self._job.num_shards))
-            # Without it the shards would all go to the worker that made their numbers.
-            | "Spread" >> beam.Reshuffle()
-            | "Extract" >> beam.ParDo(_ExtractShard(self._job))
-        )
-
-
-class _ExtractShard(beam.DoFn):
-    """Extracts the shards that come to one worker; tells each and the number of images in all."""
-
-    def __init__(self, job: ExtractionJob):
-        super().__init__()
-        self._job = job
-
-    def setup(self) -> None:
-        """Builds, once a worker, what takes seconds."""
-        self._refs = self._job.list_images()
-        self._extractor = self._job.make_extractor()
-
-    def process(self, shard: int) -> Iterator[tuple[int, int]]:
-        """Extracts one shard."""
-        engine.extract_to_store(
-            self._refs,
-            self._extractor,
-            self._job.store_dir,
-            loader=self._job.make_loader(),
-            fingerprint=self._job.fingerprint,
-            shard_index=shard,
-            num_shards=self._job.num_shards,
-            **self._job.options,
-        )
-        yield shard, len(self._refs)
+    def count_left(self) -> int:
+        """Returns how many blocks of the store are not there."""
+        if not (Path(self.store_dir) / manifest.NAME).is_file():
+            return self.num_shards
+        return FeatureStore(self.store_dir, allow_incomplete=True).num_missing_blocks
 
 
 def run(job: ExtractionJob, pipeline_args: Sequence[str] = ()) -> Path:
@@ -116,17 +77,24 @@ def run(job: ExtractionJob, pipeline_args: Sequence[str] = ()) -> Path:
 
     Args:
       job: what to extract.
-      pipeline_args: Beam's own flags, such as "--runner=DataflowRunner".
+      pipeline_args: Beam's own flags, such as "--runner=FlinkRunner".
 
     Raises:
-      InputError: the store is not complete after the pipeline has ended.
+      InputError: num_shards below 1, options that ask to overwrite, a pipeline that breaks off, or
+        a store that is not complete at its end.
     """
-    with beam.Pipeline(options=PipelineOptions(list(pipeline_args))) as pipeline:
-        pipeline | ExtractShards(job)
+    require(job.num_shards >= 1, "num_shards must be 1 or more.", num_shards=job.num_shards)
+    require(
+        not job.options.get("overwrite"),
+        "A job of many workers cannot overwrite.",
+        hint="Delete the store's folder first.",
+    )
+    beam.run(job.open_worker, range(job.num_shards), pipeline_args, job.count_left)
     store = FeatureStore(job.store_dir)
     require(
         store.all_ids() == tuple(ref.id for ref in job.list_images()),
-        "The images must not come and go while they are extracted.",
+        "A store must hold the images of its folder in the end; some came or went meanwhile, or "
+        "not all shards of the change are done.",
         hint="Run the same command again: what was computed is kept.",
         path=store.path,
     )

@@ -114,7 +114,7 @@ def extract_by_beam(
     options = _store_options(runtime)
     job = beam.ExtractionJob(
         list_images=functools.partial(folder.list_images, images_dir),
-        make_extractor=runtime.extractor,
+        make_extractor=functools.partial(_same_extractor, runtime, options["fingerprint"]),
         make_loader=runtime.loader,
         store_dir=store_dir,
         fingerprint=options.pop("fingerprint"),
@@ -233,6 +233,17 @@ def _distractors(collections: Collections) -> list[ImageRef]:
         return refs
     places = folder.places([ref.id for ref in refs], collections.labels)
     return [ref for ref, place in zip(refs, places) if not place] or refs
+
+
+def _same_extractor(runtime: Runtime, fingerprint: str) -> Any:
+    """Returns a worker's extractor, if it computes what the others' do."""
+    require(
+        runtime.store_fingerprint() == fingerprint,
+        "All workers must have the same weights, and compute by the same backend and precision.",
+        hint="Set --backend and --precision, which are this machine's where they are auto.",
+        engine=runtime.engine,
+    )
+    return runtime.extractor()
 
 
 def _store_options(runtime: Runtime) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import io
 import json
 import multiprocessing
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def build_records(
     split: str = "train",
     num_shards: int = 128,
     num_processes: int = 1,
+    beam_flags: Sequence[str] = (),
     seed: int = 0,
     max_side_px: int = 0,
     max_failed_fraction: float = 0.01,
@@ -65,6 +66,8 @@ def build_records(
       split: train, validation, index, test, …
       num_shards: at most the number of images.
       num_processes: workers; 1 works in this process.
+      beam_flags: Apache Beam's own flags, such as "--runner=FlinkRunner", to build the shards by
+        its workers instead; see `delf_tf.beam`.
       seed: of the shuffling.
       max_side_px: images with a longer side are shrunk to it; 0 keeps them.
       max_failed_fraction: of the images that may fail before the result is refused.
@@ -95,7 +98,7 @@ def build_records(
             seed=seed,
             max_side_px=max_side_px,
         )
-        _run(tasks, num_processes)
+        _run(tasks, num_processes, beam_flags)
         _write_manifest(manifest, images, tasks, fingerprint, split)
         shutil.rmtree(notes)
     _write_failed(folder)
@@ -213,8 +216,17 @@ def _plan(
     return tasks
 
 
-def _run(tasks: Sequence[_ShardTask], num_processes: int) -> None:
-    missing = [task for task in tasks if not (task.note.is_file() and task.path.is_file())]
+def _missing(tasks: Sequence[_ShardTask]) -> list[_ShardTask]:
+    return [task for task in tasks if not (task.note.is_file() and task.path.is_file())]
+
+
+def _run(tasks: Sequence[_ShardTask], num_processes: int, beam_flags: Sequence[str]) -> None:
+    missing = _missing(tasks)
+    if beam_flags and missing:
+        from delf_tf import beam  # noqa: PLC0415 - an extra
+
+        beam.run(_open_worker, missing, beam_flags, lambda: len(_missing(tasks)))
+        return
     total = sum(len(task.images) for task in tasks)
     done = total - sum(len(task.images) for task in missing)
     with Progress(total, "images", "building records", done=done) as progress:
@@ -244,6 +256,10 @@ def _finished(tasks: Sequence[_ShardTask], num_processes: int) -> Iterator[tuple
         finally:
             for future in pending:
                 future.cancel()
+
+
+def _open_worker() -> Callable[[_ShardTask], tuple[int, int]]:
+    return _build_shard
 
 
 def _build_shard(task: _ShardTask) -> tuple[int, int]:

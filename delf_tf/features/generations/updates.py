@@ -130,9 +130,7 @@ def absent(folder: Path) -> frozenset[str]:
     )
 
 
-def plan(
-    folder: Path, ids: Sequence[str], paths: Paths, new: Container[str] = ()
-) -> Update | None:
+def plan(folder: Path, ids: Sequence[str], paths: Paths, new: Container[str] = ()) -> Update | None:
     """Compares a list of images with what a store holds.
 
     An image is the same if its file's size and time are, or else its content. One whose content the
