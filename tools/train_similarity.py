@@ -1,4 +1,4 @@
-"""train_similarity: a store of local features in, a learned similarity of them (ELViS) out.
+"""train_similarity: a store of local features in, ELViS or AMES, a learned similarity, out.
 
 delf_tf train_similarity --config=elvis --store=STORE --ranking=ranking.npz --labels=labels.csv
   --output_dir=RUN [--strategy=mirrored]

@@ -288,6 +288,30 @@ def conv1x1(filters: int) -> tf.keras.layers.Conv2D:
     return tf.keras.layers.Conv2D(filters, 1, kernel_initializer="zeros")
 
 
+def multi_head_attention(
+    qkv: tf.Tensor, num_heads: int, added: tf.Tensor | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Scaled dot-product attention of tokens to one another (Vaswani et al., NeurIPS 2017).
+
+    Args:
+      qkv: [B, T, 3 D], a token's query, key and value.
+      num_heads: a divisor of D.
+      added: float32, to the logits [B, num_heads, T, T], as far as it can be broadcast to them.
+
+    Returns:
+      [B, T, D] of qkv's type, and what each token attends to, float32 [B, num_heads, T, T].
+    """
+    shape = tf.shape(qkv)
+    head_dim = qkv.shape[-1] // 3 // num_heads
+    heads = tf.reshape(qkv, [shape[0], shape[1], 3, num_heads, head_dim])
+    query, key, value = tf.unstack(tf.transpose(heads, [2, 0, 3, 1, 4]))
+    logits = tf.cast(tf.matmul(query * head_dim**-0.5, key, transpose_b=True), tf.float32)
+    attention = tf.nn.softmax(logits if added is None else logits + added)
+    mixed = tf.matmul(tf.cast(attention, value.dtype), value)
+    mixed = tf.transpose(mixed, [0, 2, 1, 3])
+    return tf.reshape(mixed, [shape[0], shape[1], num_heads * head_dim]), attention
+
+
 def dense(units: int) -> tf.keras.layers.Dense:
     """Returns a linear layer with bias; its values are drawn after construction."""
     return tf.keras.layers.Dense(units, kernel_initializer="zeros")

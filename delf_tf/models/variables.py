@@ -14,6 +14,8 @@ from delf_tf.checks import require
 
 # Keras 2 and 3 call a depthwise kernel differently.
 _LEAF_NAMES = {"depthwise_kernel": "kernel"}
+# Variables that begin standard normal.
+_NORMAL = ("templates", "token")
 
 
 def variables_by_path(model: tf.keras.layers.Layer) -> dict[str, Any]:
@@ -46,7 +48,8 @@ def draw_values(model: tf.keras.layers.Layer, seed: int | None) -> None:
 
     Each value depends on the seed and the variable's path, not on the order of creation, the
     TensorFlow version or any global generator. Kernels get He et al.'s (ICCV 2015) variance
-    2 / fan-in, uniformly; `templates` a standard normal. Others keep what their layer gave them.
+    2 / fan-in, uniformly; `templates` and `token` a standard normal. Others keep what their layer
+    gave them.
 
     Args:
       model: built.
@@ -56,13 +59,13 @@ def draw_values(model: tf.keras.layers.Layer, seed: int | None) -> None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     for path, variable in variables_by_path(model).items():
         leaf = path.rsplit(".", 1)[-1]
-        if leaf in ("kernel", "templates"):
+        if leaf in ("kernel", *_NORMAL):
             random = np.random.RandomState(zlib.crc32(f"{seed}/{path}".encode()))
             variable.assign(_draw(leaf, tuple(variable.shape), random))
 
 
 def _draw(leaf: str, shape: tuple[int, ...], random: np.random.RandomState) -> np.ndarray:
-    if leaf == "templates":
+    if leaf in _NORMAL:
         return random.standard_normal(shape).astype(np.float32)
     # A depthwise kernel [K, K, C, 1] is recognised by its last axis: each output sees one channel.
     depthwise = len(shape) == 4 and shape[-1] == 1 and shape[0] > 1

@@ -81,11 +81,11 @@ def train_similarity(
     *,
     strategy: str = "default",
 ) -> Path:
-    """Trains ELViS on pairs of images; a run in `output_dir` is gone on with.
+    """Trains ELViS or AMES on pairs of images; a run in `output_dir` is gone on with.
 
     Args:
-      message: its model is "elvis"; its section training gives optimizer, schedule, run and
-        input.batch_size, in pairs.
+      message: its model is "elvis", "ames" or "ames_student"; its section training gives optimizer,
+        schedule, run, input.batch_size, in pairs, and in `losses` a teacher, if there is one.
       ranking_path: of the store's images searched among themselves, for hard negatives.
       store: local features.
       labels: place by image.
@@ -101,11 +101,10 @@ def train_similarity(
     """
     if not message.HasField("training"):
         raise UsageError("A config to train by must have a section training.")
-    require_choice("model.name", message.model.name, ("elvis",))
     # TensorFlow takes seconds to load.
     import tensorflow as tf  # noqa: PLC0415
 
-    from delf_tf.models.similarity.elvis import Elvis  # noqa: PLC0415
+    from delf_tf.models.similarity import create  # noqa: PLC0415
     from delf_tf.training import pairs, trainer  # noqa: PLC0415
     from delf_tf.training import strategy as strategies  # noqa: PLC0415
 
@@ -115,13 +114,19 @@ def train_similarity(
     tf.keras.mixed_precision.set_global_policy(POLICIES[options.run.precision])
     distribution = strategies.create_strategy(strategy)
     with distribution.scope():
-        model = Elvis(dim)
-        model.initialize(options.run.seed)
-        objective = pairs.PairObjective(model)
+        model = create.create(message.model.name, dim, options.run.seed)
+        taught = options.losses.distillation_weight
+        teacher = create.load(options.losses.teacher.weights) if taught else None
+        objective = pairs.PairObjective(model, teacher, taught)
         optimizer = _create_optimizer(options, objective.variables)
     read = functools.lru_cache(_CACHED_IMAGES)(store.read_local)
     pipeline = pairs.PairPipeline(
-        anchors, read, options.input.batch_size, dim, seed=options.run.seed
+        anchors,
+        read,
+        options.input.batch_size,
+        dim,
+        *create.SIMILARITIES[message.model.name].num_features,
+        seed=options.run.seed,
     )
     return trainer.Trainer(
         objective,

@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from delf_tf.checks import require
 from delf_tf.datasets import folder
-from delf_tf.models.similarity.elvis import Elvis
 from delf_tf.models.variables import variables_by_path
 from delf_tf.types import LocalFeatures, Ranking
 
@@ -175,15 +174,35 @@ class PairObjective:
     """Binary cross-entropy of a similarity's logit, as `training.trainer.Trainer` takes one.
 
     Attributes:
-      model: the network.
+      model: the network, of `models.similarity.create`.
       weights: of the losses.
       heads: none, as no classifier learns.
     """
 
-    def __init__(self, model: Elvis):
-        self.model = model
+    def __init__(
+        self,
+        model: tf.keras.layers.Layer,
+        teacher: tf.keras.layers.Layer | None = None,
+        distillation_weight: float = 0.0,
+    ):
+        """Takes a network and the teacher that it is to follow, if there is one.
+
+        Args:
+          model: built.
+          teacher: built; it does not learn.
+          distillation_weight: of the squared distance to the teacher's logits.
+
+        Raises:
+          InputError: a teacher of features of another width.
+        """
+        self.model, self._teacher = model, teacher
         self.weights = {"similarity": 1.0}
         self.heads: dict[str, Any] = {}
+        if teacher is not None:
+            self.weights["distillation"] = distillation_weight
+            dims = [one.options["kwargs"]["descriptor_dim"] for one in (model, teacher)]
+            must = "A teacher must have learned from features of the same width."
+            require(dims[0] == dims[1], must, descriptor_dim=dims[0], of_teacher=dims[1])
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -195,7 +214,10 @@ class PairObjective:
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """Returns the losses, each [B], and whether each pair is told right, float32 [B]."""
         del seed
-        logit = self.model.logit(self.model(pairs))
+        logit = self.model.logit(self.model(pairs, training=True))
         truth = tf.cast(labels, tf.float32)
-        loss = tf.nn.sigmoid_cross_entropy_with_logits(truth, logit)
-        return {"similarity": loss}, tf.cast((logit > 0) == (labels > 0), tf.float32)
+        losses = {"similarity": tf.nn.sigmoid_cross_entropy_with_logits(truth, logit)}
+        if self._teacher is not None:
+            wanted = tf.stop_gradient(self._teacher.logit(self._teacher(pairs)))
+            losses["distillation"] = tf.math.squared_difference(logit, wanted)
+        return losses, tf.cast((logit > 0) == (labels > 0), tf.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 
@@ -31,10 +33,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def _train(folder, output, *settings):
+def _train(folder, output, *settings, config="elvis", model=""):
     argv = [f"--set=training.{one}" for one in (*SETTINGS, *settings)]
     argv += [f"--{name}={folder / value}" for name, value in _INPUTS.items()]
-    argv += ["--config=elvis", f"--output_dir={output}"]
+    argv += [f"--config={config}", f"--output_dir={output}"]
+    argv += [f"--set=model.name={model}"] if model else []
     return main.main(["delf_tf", "train_similarity", *argv])
 
 
@@ -94,6 +97,24 @@ def test_a_stopped_run_ends_as_an_unbroken_one(folder, weights, tmp_path):
         for name in first.files:
             if not name.endswith(".json"):
                 np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_a_student_of_ames_follows_its_teacher(folder, tmp_path):
+    few = ("run.num_steps=2", "run.checkpoint_interval=2", "run.log_interval=1")
+    assert _train(folder, tmp_path / "teacher", *few, config="ames") == 0
+    taught = (*few, "losses.distillation_weight=10")
+    taught += (f"losses.teacher.weights={tmp_path / 'teacher/weights.npz'}",)
+    student = tmp_path / "student"
+    assert _train(folder, student, *taught, config="ames", model="ames_student") == 0
+    with (student / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        losses = [float(row[f"{name}_loss"]) for name in ("similarity", "distillation")]
+        assert float(row["loss"]) == pytest.approx(losses[0] + 10 * losses[1], rel=1e-4)
+    argv = _rerank(folder, student / "weights.npz", "method=learned", "learned.global_share=0")
+    assert main.main(["delf_tf", "rerank", *argv, f"--output={tmp_path / 'new.npz'}"]) == 0
+    found = load_verifications(tmp_path / "new.verifications")
+    assert len(set(found.heads(0)[0].learned)) > 1
 
 
 @pytest.mark.parametrize(

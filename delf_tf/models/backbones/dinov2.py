@@ -17,6 +17,7 @@ from delf_tf.models.layers import (
     cell_locations,
     dense,
     l2_normalize,
+    multi_head_attention,
     register,
     resize_to_multiple,
 )
@@ -66,21 +67,11 @@ class TransformerBlock(tf.keras.layers.Layer):
 
     def call(self, tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See the class."""
-        mixed, attention = self._attend(self.norm1(tokens))
-        tokens += self.scale1 * mixed
+        mixed, attention = multi_head_attention(self.qkv(self.norm1(tokens)), self.dim // _HEAD_DIM)
+        tokens += self.scale1 * tf.cast(self.out(mixed), tf.float32)
         hidden = tf.nn.gelu(self.hidden(self.norm2(tokens)), approximate=False)
-        return tokens + self.scale2 * tf.cast(self.shrink(hidden), tf.float32), attention
-
-    def _attend(self, tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        shape = tf.shape(tokens)
-        qkv = self.qkv(tokens)
-        heads = tf.reshape(qkv, [shape[0], shape[1], 3, self.dim // _HEAD_DIM, _HEAD_DIM])
-        query, key, value = tf.unstack(tf.transpose(heads, [2, 0, 3, 1, 4]))
-        logits = tf.matmul(query * _HEAD_DIM**-0.5, key, transpose_b=True)
-        attention = tf.nn.softmax(tf.cast(logits, tf.float32))
-        mixed = tf.matmul(tf.cast(attention, value.dtype), value)
-        mixed = tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [shape[0], shape[1], self.dim])
-        return tf.cast(self.out(mixed), tf.float32), tf.reduce_mean(attention[:, :, 0], axis=1)
+        tokens += self.scale2 * tf.cast(self.shrink(hidden), tf.float32)
+        return tokens, tf.reduce_mean(attention[:, :, 0], axis=1)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -1,7 +1,7 @@
 """ELViS: a learned similarity of two images' local features (ICLR 2026).
 
 Descriptors are projected and matched by optimal transport with a dustbin; each feature votes by its
-best match. `delf_tf.retrieval.second_stage.learned` computes the same without TensorFlow.
+best match. `delf_tf.retrieval.second_stage.elvis` computes the same without TensorFlow.
 """
 
 from __future__ import annotations
@@ -101,8 +101,9 @@ class Elvis(tf.keras.layers.Layer):
         self.logit_out.kernel.assign(np.abs(self.logit_out.kernel))
         self.logit_out.bias.assign([-1.0])
 
-    def call(self, pairs: tf.Tensor) -> tf.Tensor:
-        """See the class."""
+    def call(self, pairs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """See the class; training changes nothing."""
+        del training
         mask = tf.cast(tf.reduce_any(pairs != 0, axis=-1), tf.float32)
         encoded = l2_normalize(self.projection_norm(self.projection(pairs)))
         hidden = tf.nn.gelu(self.dustbin_hidden(encoded), approximate=False)

@@ -1,4 +1,4 @@
-"""ELViS in NumPy: the reference's numbers, and files that are none."""
+"""ELViS and AMES in NumPy: the references' numbers, and files that are none."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from delf_tf.retrieval.second_stage.learned import LearnedSimilarity
 from delf_tf.types import LocalFeatures
 
 OPTIONS = {"descriptor_dim": 16, "width": 32, "num_iterations": 10, "temperature": 0.1}
+AMES = {"descriptor_dim": 16, "width": 16, "num_layers": 2, "num_heads": 2, "hidden_dim": 24}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,53 @@ def test_the_strongest_features_are_compared(golden, tmp_path):
     mixed = second.take(np.random.default_rng(0).permutation(len(second)))
     np.testing.assert_allclose(few.compare(first, [mixed]), expected, rtol=1e-5)
     assert few.fingerprint != LearnedSimilarity(path).fingerprint
+
+
+@pytest.fixture(scope="module")
+def ames_golden(golden_dir):
+    with np.load(golden_dir / "models/ames.npz") as arrays:
+        return dict(arrays)
+
+
+def _ames(path, golden, form, num_bits, **changed):
+    arrays = {k.partition(".")[2]: v for k, v in golden.items() if k.startswith(f"{form}.")}
+    header = {"name": "ames", "kwargs": {**AMES, "num_bits": num_bits, **changed}}
+    return npz.write_with_text(path, arrays, "options.json", json.dumps(header))
+
+
+@pytest.mark.parametrize(("form", "num_bits"), [("teacher", 0), ("student", 24)])
+def test_the_reference_of_ames_gives_the_same(ames_golden, tmp_path, form, num_bits):
+    learned = LearnedSimilarity(_ames(tmp_path / "w.npz", ames_golden, form, num_bits))
+    for (first, second), expected in zip(ames_golden["pairs"], ames_golden[form]):
+        found = learned.compare(_features(first), [_features(second)] * 3, num_threads=2)
+        np.testing.assert_allclose(found, [expected] * 3, rtol=1e-5)
+        np.testing.assert_allclose(learned.logit(found), found)
+    none, some = _features(np.zeros((0, 16))), _features(ames_golden["pairs"][0, 0])
+    assert np.isfinite(learned.compare(none, [none, some])).all()
+
+
+def test_the_blend_takes_logits_of_any_size(ames_golden, tmp_path):
+    learned = LearnedSimilarity(_ames(tmp_path / "w.npz", ames_golden, "teacher", 0))
+    blended = learned.blend(np.array([0.4, 0.4, 0.4]), np.array([-1e6, 0, 1e6]))
+    np.testing.assert_allclose(blended, [0.2, 0.45, 0.7])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"num_heads": 3},
+        {"num_heads": 0},
+        {"num_layers": 10**6},
+        {"num_bits": -1},
+        {"width": "16"},
+        {"hidden_dim": 25},
+        {"more": 1},
+    ],
+)
+def test_other_files_of_ames_are_refused(ames_golden, tmp_path, changed):
+    path = _ames(tmp_path / "w.npz", ames_golden, "teacher", **{"num_bits": 0, **changed})
+    with pytest.raises(InputError):
+        LearnedSimilarity(path)
 
 
 def test_images_without_features(golden, tmp_path):
