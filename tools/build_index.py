@@ -15,7 +15,7 @@ Without --codebook the words are trained on the database. A build of these that 
 Run again, an index follows its store: images come and go, what was learned (words, cells) stays.
 --add_to adds the images that the index lacks; --remove_from takes some out of "asmk" and "local".
 Milvus runs embedded, in a file beside INDEX, or where the environment's MILVUS_URI (and
-MILVUS_TOKEN) say, at build and at search.
+MILVUS_TOKEN) say, at build and at search; `search` also takes its address as --index.
 """
 
 from __future__ import annotations

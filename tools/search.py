@@ -24,7 +24,12 @@ from delf_tf.tools import command_line
 FLAGS = flags.FlagValues()
 command_line.define_config_flags(FLAGS, weights=False)
 flags.DEFINE_string("database_store", None, "feature store of the database", flag_values=FLAGS)
-flags.DEFINE_string("index", None, "index that build_index wrote", flag_values=FLAGS)
+flags.DEFINE_string(
+    "index",
+    None,
+    "index that build_index wrote, or milvus://HOST:PORT/COLLECTION",
+    flag_values=FLAGS,
+)
 flags.DEFINE_string(
     "query_store",
     None,

@@ -31,7 +31,7 @@ command_line.define_config_flags(FLAGS)
 flags.DEFINE_string(
     "index",
     None,
-    "output folder of retrieve, or an index that build_index wrote",
+    "output folder of retrieve, an index that build_index wrote, or milvus://HOST:PORT/COLLECTION",
     flag_values=FLAGS,
 )
 flags.DEFINE_string("database_store", None, "feature store of the database", flag_values=FLAGS)

@@ -17,8 +17,9 @@ from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import local_search, search
 from delf_tf.retrieval.changes import compare_images
 from delf_tf.retrieval.vectors import expansion, first_stage, index, superglobal
+from delf_tf.retrieval.vectors.milvus_index import MilvusIndex
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
-from delf_tf.retrieval.vectors.whitening import load_whitening
+from delf_tf.retrieval.vectors.whitening import Whitening, load_whitening, same_whitening
 from delf_tf.retrieval.votes import LocalIndex
 from delf_tf.retrieval.words.asmk import AsmkIndex
 from delf_tf.retrieval.words.codebook import load_codebook
@@ -88,7 +89,7 @@ def build(
     """
     if by_local_features(message):
         return _build_local(message, store, path, overwrite)
-    if overwrite or not Path(path).is_file() or message.index.type == "milvus":
+    if overwrite or not Path(path).is_file():
         _require_new(path, overwrite)
         made = _build_global(message, store, **kwargs)
         made.contents = _contents(store)
@@ -102,6 +103,8 @@ def build(
             path=Path(path),
             fault=str(error),
         ) from None
+    if message.index.type == "milvus":
+        return _follow_in_engine(message, store, before, path)
     made = _build_global(message, store, learned=before, **kwargs)
     made.contents = _contents(store)
     _require_same_settings(message, made, before, path)
@@ -127,6 +130,7 @@ def open_index(
         fingerprint=fingerprint,
         database=database,
         effort={name: given[name] for name in names if name in given},
+        whitening=_whitening(message) if "://" in str(path) else None,
         **_stages(message),
     )
 
@@ -242,6 +246,27 @@ def _require_same_settings(
     )
 
 
+def _follow_in_engine(
+    message: experiment_pb2.Experiment, store: FeatureStore, before: VectorIndex, path: StrPath
+) -> Path:
+    """Makes an index in Milvus follow its store by adding and deleting rows of its collection."""
+    whitening = _whitening(message)
+    if not isinstance(before, MilvusIndex) or not (
+        _augmentation(message) is None and same_whitening(before.whitening, whitening)
+    ):
+        raise invalid(
+            "An index that follows its store in Milvus must be there already, with the same "
+            "whitening, and have no database augmentation.",
+            hint="Give --overwrite to replace it.",
+            path=Path(path),
+            kind=before.kind,
+            whitening=message.index.whitening,
+        )
+    changes = before.follow(store.ids(), _contents(store), store.global_blocks())
+    logging.info("%s: %s.", path, changes)
+    return before.save(path)
+
+
 def _contents(store: FeatureStore) -> dict[str, str]:
     return {one: source.digest for one, source in store.sources()}
 
@@ -256,13 +281,17 @@ def _build_global(
         num_images=len(store.ids()),
         database_augmentation=_augmentation(message),
         fingerprint=store.fingerprint,
-        whitening=load_whitening(message.index.whitening) if message.index.whitening else None,
+        whitening=_whitening(message),
         already_whitened=bool(message.extraction.global_pca.path),
         **{name: given[name] for name in ("dtype",) if name in given},
         **kwargs,
     )
     made.set_effort(**{n: given[n] for n in ("num_probes", "num_rescored") if n in given})
     return made
+
+
+def _whitening(message: experiment_pb2.Experiment) -> Whitening | None:
+    return load_whitening(message.index.whitening) if message.index.whitening else None
 
 
 def _build_local(

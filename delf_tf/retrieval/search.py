@@ -17,6 +17,7 @@ from delf_tf.retrieval.rankings import Selves
 from delf_tf.retrieval.vectors.first_stage import Arguments, search_first_stage
 from delf_tf.retrieval.vectors.index import load_index
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
+from delf_tf.retrieval.vectors.whitening import Whitening
 from delf_tf.types import GlobalDescriptors, LocalFeatures, Ranking
 
 
@@ -129,16 +130,19 @@ def open_index(
     fingerprint: str,
     database: FeatureStore | None = None,
     effort: Mapping[str, Any] | None = None,
+    whitening: Whitening | None = None,
     **stages: Arguments | None,
 ) -> Index:
     """Opens an index of any kind.
 
     Args:
-      path: the file or folder that `build_index` wrote.
+      path: the file or folder that `build_index` wrote, or the address of a collection in Milvus,
+        "milvus://HOST:PORT/COLLECTION".
       fingerprint: of the features that it is to be searched with.
       database: the store that it was built of, from which an index of codes alone takes its
-        vectors; None leaves it without.
+        vectors, and an address what its images are; None leaves it without.
       effort: arguments of `VectorIndex.set_effort`; None keeps what the index was saved with.
+      whitening: that a collection was built with; a file knows its own.
       **stages: of `GlobalSearch`; an index of local features has none.
 
     Raises:
@@ -146,7 +150,10 @@ def open_index(
     """
     if local_search.is_local(path):
         return LocalSearch(local_search.load_local(path, fingerprint=fingerprint))
-    index = load_index(path, fingerprint=fingerprint)
+    if "://" in str(path):
+        index = _open_address(str(path), database, fingerprint, whitening)
+    else:
+        index = load_index(path, fingerprint=fingerprint)
     index.set_effort(**(effort or {}))
     if database is not None and index.lacks_vectors:
         require(
@@ -157,6 +164,24 @@ def open_index(
         )
         index.attach(index.whiten(database.global_descriptors()).vectors)
     return GlobalSearch(index, **stages)
+
+
+def _open_address(
+    address: str, database: FeatureStore | None, fingerprint: str, whitening: Whitening | None
+) -> VectorIndex:
+    from delf_tf.retrieval.vectors import milvus_index  # noqa: PLC0415 - an extra
+
+    if database is None or database.fingerprint != fingerprint:
+        raise invalid(
+            "An index that is opened by its address must come with the store it was built of.",
+            hint="--database_store names it; its features must be made as the queries' are.",
+            index=address,
+        )
+    ids = database.ids()
+    ends = [database.read(one).global_descriptor for one in (*ids[:1], *ids[-1:])]
+    return milvus_index.open_address(
+        address, ids, np.array(ends), fingerprint=fingerprint, whitening=whitening
+    )
 
 
 def local_descriptors(queries: Queries) -> local_search.Reader:

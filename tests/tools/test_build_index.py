@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 import pytest
 
@@ -114,10 +112,8 @@ def test_images_are_added(tmp_path, type_):
     )
 
 
-@pytest.mark.skipif(
-    not importlib.util.find_spec("milvus_lite"), reason="needs delf_tf[databases]: Milvus Lite"
-)
 def test_milvus_keeps_an_index(database, tmp_path, monkeypatch, capsys):
+    server_manager = pytest.importorskip("milvus_lite.server_manager")
     monkeypatch.delenv("MILVUS_URI", raising=False)
     built = tmp_path / "x.index"
     assert _build(database, f"--output={built}", "--type=milvus") == 0
@@ -125,6 +121,15 @@ def test_milvus_keeps_an_index(database, tmp_path, monkeypatch, capsys):
     found = _search(tmp_path / "a.npz", f"--index={built}", f"--query_store={database}")
     exact = _search(tmp_path / "b.npz", f"--query_store={database}", f"--database_store={database}")
     np.testing.assert_array_equal(found.indices, exact.indices)
+    # Once more, it follows; and it is found by its address, without the file.
+    assert _build(database, f"--output={built}", "--type=milvus") == 0
+    address = server_manager.server_manager_instance.start_and_get_uri(f"{built}.db")
+    address = address.replace("http", "milvus") + "/delf_tf"
+    by_address = [f"--index={address}", f"--query_store={database}"]
+    found = _search(tmp_path / "c.npz", *by_address, f"--database_store={database}")
+    np.testing.assert_array_equal(found.indices, exact.indices)
+    assert main.main(["delf_tf", "search", *by_address, "--output=x.npz"]) == 1
+    assert "must come with the store" in capsys.readouterr().err
     argv = ["search", f"--index={built}", f"--query_store={database}", "--output=x.npz"]
     assert main.main(["delf_tf", *argv, "--set=global_rerank.num_candidates=5"]) == 1
     assert "must have the vectors" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -14,8 +15,9 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from delf_tf.checks import InputError
+from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import retrieve
-from delf_tf.tools import main
+from delf_tf.tools import main, serve
 
 CONFIG = """
 model { name: "gem_mobilenet_v2" width_multiplier: 0.35 seed: 1 }
@@ -108,6 +110,26 @@ def test_an_index_is_served_with_its_store_and_images(retrieved):
         f"--config={retrieved / 'c.textproto'}",
     )
     _query_and_stop(process, address, (retrieved / "images" / "2.png").read_bytes())
+
+
+def test_an_index_in_milvus_is_served_by_its_address(retrieved, tmp_path, monkeypatch):
+    server = pytest.importorskip("milvus_lite.server_manager").server_manager_instance
+    uri = server.start_and_get_uri(str(tmp_path / "server.db"))
+    store = f"--database_store={retrieved / 'out' / 'database'}"
+    monkeypatch.setenv("MILVUS_URI", uri)
+    argv = [store, "--type=milvus", "--collection=shown", f"--output={tmp_path / 'x'}"]
+    assert main.main(["delf_tf", "build_index", *argv]) == 0
+    monkeypatch.delenv("MILVUS_URI")
+    flag_values = copy.deepcopy(serve.FLAGS)
+    argv = [
+        f"--index={uri.replace('http', 'milvus')}/shown",
+        f"--config={retrieved / 'c.textproto'}",
+    ]
+    flag_values(["serve", *argv, store, f"--images_dir={retrieved / 'images'}"])
+    opened = serve.open_photos(flag_values)
+    found = opened.index.search(FeatureStore(retrieved / "out" / "database"), 2)
+    assert [one[0] for one in found.indices] == [0, 1, 2, 3]
+    server.release_server(str(tmp_path / "server.db"))
 
 
 def _refused(capsys, code, words, *argv):

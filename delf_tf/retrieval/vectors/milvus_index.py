@@ -1,9 +1,10 @@
 """Global descriptors in Milvus: embedded in a file (Milvus Lite) or on a cluster, by one client.
 
 The engine holds vectors and ids, so that other programs can search them too; the index's own file
-holds the ids in row order, the whitening, the fingerprint, and which collection is meant. The file
-never says which server is asked: that is the environment's MILVUS_URI (with MILVUS_TOKEN), so that
-a file from a stranger cannot send descriptors or a token elsewhere.
+holds the ids in row order and each one's key, the engine's field "row", the whitening, the
+fingerprint, and which collection is meant. The file never says which server is asked: that is the
+environment's MILVUS_URI (with MILVUS_TOKEN), so that a file from a stranger cannot send descriptors
+or a token elsewhere. Without the file a collection is opened by its address, see `open_address`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import importlib
 import logging.config
 import os
 import re
-from collections.abc import Iterator, Sequence
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,14 @@ from absl import logging as absl_logging
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import invalid, require
+from delf_tf.retrieval.changes import Changes, compare_images
 from delf_tf.retrieval.index_file import IndexContent
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
 from delf_tf.tensor_file import Tensor
+from delf_tf.types import GlobalDescriptors
 
 URI_VARIABLE, TOKEN_VARIABLE = "MILVUS_URI", "MILVUS_TOKEN"
+_SCHEMES = {"milvus": "http", "milvus+https": "https"}
 _COLLECTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}", re.ASCII)
 _MAX_ID_BYTES = 65535
 # The engine's own limit on results a query, and one on what a message may hold.
@@ -87,6 +92,11 @@ class MilvusIndex(VectorIndex):
         self._width = 0
         # The first and last vectors, by which its collection is known from another of that name.
         self._probe = np.zeros((0, 0), np.float32)
+        # By row the engine's key, which grows with each image that comes; and keys to be deleted.
+        self._keys = np.zeros(0, np.int64)
+        self._gone = np.zeros(0, np.int64)
+        # The rows in the order of their keys; searches make it when keys have come.
+        self._by_key = np.zeros(0, np.int64)
         self._num_rows = 0
         self._pymilvus = _import_pymilvus()
         self._open: Any = None
@@ -112,7 +122,48 @@ class MilvusIndex(VectorIndex):
         with self._explained() as client:
             if self._width:
                 client.flush(self.collection)
-        return super().save(path)
+            super().save(path)
+            # Not before the file lacks them: a killed update leaves an index that is whole.
+            self._delete(client)
+        return Path(path)
+
+    def follow(
+        self,
+        ids: Sequence[str],
+        contents: Mapping[str, str],
+        blocks: Iterable[tuple[Sequence[str], np.ndarray]],
+    ) -> Changes:
+        """Makes it hold other images, and tells the difference; `save` then takes out what is gone.
+
+        Only images that are new, or whose files' contents are known to have changed, are sent.
+
+        Args:
+          ids: all N images, in the rows' order.
+          contents: by id which file's content it is, where that is known.
+          blocks: (n ids, float32 [n, D]) of them all, in that order, before whitening.
+
+        Raises:
+          InputError: no images, descriptors of another width.
+        """
+        require(bool(ids), "An index must be built of at least one image.", num_images=len(ids))
+        changes = compare_images(self._ids, self.contents, ids, contents)
+        keys = dict(zip(self._ids, self._keys.tolist()))
+        sent = changes.added | changes.changed
+        next_key, ends = self._next_key, list[np.ndarray]()
+        for some, vectors in blocks:
+            found = self._prepare("descriptors", GlobalDescriptors(tuple(some), vectors), False)
+            ends = [ends[0] if ends else found[0], found[-1]]
+            rows = [row for row, one in enumerate(some) if one in sent]
+            names = [some[row] for row in rows]
+            self._send(names, found[rows], next_key)
+            keys.update(zip(names, range(next_key, next_key + len(rows))))
+            next_key += len(rows)
+        after = np.array([keys[one] for one in ids], np.int64)
+        self._gone = np.union1d(self._gone, np.setdiff1d(self._keys, after))
+        self._ids, self._known, self._keys = list(ids), set(ids), after
+        self._found_ids, self._by_key, self.contents = (), self._by_key[:0], dict(contents)
+        self._probe = np.stack(ends)
+        return changes
 
     def close(self) -> None:
         """Closes the connection; the next use opens it again."""
@@ -120,9 +171,21 @@ class MilvusIndex(VectorIndex):
             self._open.close()
             self._open = None
 
+    @property
+    def _next_key(self) -> int:
+        return int(self._keys.max()) + 1 if len(self._keys) else 0
+
     def _add_vectors(self, ids: Sequence[str], vectors: np.ndarray) -> None:
         if not len(vectors):
             return
+        start = self._next_key
+        self._send(ids, vectors, start)
+        self._keys = np.append(self._keys, np.arange(start, start + len(ids)))
+        first = self._probe[0] if len(self) else vectors[0]
+        self._probe = np.stack([first, vectors[-1]])
+
+    def _send(self, ids: Sequence[str], vectors: np.ndarray, first_key: int) -> None:
+        """Gives the engine vectors under consecutive keys."""
         long = [one for one in ids if len(one.encode("utf-8")) > _MAX_ID_BYTES]
         require(not long, f"Milvus takes ids of {_MAX_ID_BYTES} bytes at most.", ids=long[:1])
         with self._explained() as client:
@@ -131,14 +194,21 @@ class MilvusIndex(VectorIndex):
             step = max(1, _VALUES_A_CALL // vectors.shape[1])
             for start in range(0, len(ids), step):
                 rows = [
-                    {"row": len(self) + row, "id": ids[row], "vector": vectors[row]}
+                    {"row": first_key + row, "id": ids[row], "vector": vectors[row]}
                     for row in range(start, min(start + step, len(ids)))
                 ]
-                # What an interrupted run left under these rows is replaced.
+                # What an interrupted run left under these keys is replaced.
                 client.upsert(self.collection, rows)
-            self._num_rows = max(self._num_rows, len(self) + len(ids))
-        first = self._probe[0] if len(self) else vectors[0]
-        self._probe = np.stack([first, vectors[-1]])
+        self._num_rows = max(self._num_rows, first_key + len(ids))
+
+    def _delete(self, client: Any) -> None:
+        """Deletes the images that are gone, and what interrupted runs left behind."""
+        for start in range(0, len(self._gone), _MAX_RESULTS):
+            gone = self._gone[start : start + _MAX_RESULTS].tolist()
+            client.delete(self.collection, ids=gone)
+        if self._num_rows > len(self):
+            client.delete(self.collection, filter=f"row >= {self._next_key}")
+            self._num_rows = len(self)
 
     def _search_vectors(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         require(k <= _MAX_RESULTS, f"Milvus gives at most {_MAX_RESULTS} results a query.", k=k)
@@ -151,19 +221,29 @@ class MilvusIndex(VectorIndex):
                     self.collection,
                     data=list(queries[start : start + batch]),
                     limit=k,
-                    # Rows that an interrupted `add` left behind belong to no image.
-                    filter=f"row < {len(self)}" if self._num_rows > len(self) else "",
+                    # What an interrupted run left behind, or another process has added since.
+                    filter=f"row < {self._next_key}",
                     output_fields=["row"],
                     search_params={"metric_type": "IP"},
                     consistency_level="Strong",
                 )
                 for row, hits in enumerate(found, start):
-                    got = np.array([hit["entity"]["row"] for hit in hits], np.int64)
+                    keys = np.array([hit["entity"]["row"] for hit in hits], np.int64)
                     products = np.array([hit["distance"] for hit in hits], np.float32)
+                    rows = self._rows_of(keys)
+                    got, products = rows[rows >= 0], products[rows >= 0]
                     order = np.lexsort((got, -products))
                     indices[row, : len(got)] = got[order]
                     scores[row, : len(got)] = products[order]
         return indices, scores
+
+    def _rows_of(self, keys: np.ndarray) -> np.ndarray:
+        """Returns the rows, int64 [N], of the engine's keys; -1 where there is none."""
+        if len(self._by_key) != len(self._keys):
+            self._by_key = np.argsort(self._keys)
+        places = np.searchsorted(self._keys, keys, sorter=self._by_key)
+        rows = self._by_key[np.minimum(places, len(self._keys) - 1)]
+        return np.where(self._keys[rows] == keys, rows, -1)
 
     def _create(self, client: Any, width: int) -> None:
         if client.has_collection(self.collection):
@@ -220,7 +300,7 @@ class MilvusIndex(VectorIndex):
         }
 
     def _arrays(self) -> dict[str, Tensor]:
-        return {"probe": self._probe}
+        return {"probe": self._probe, "keys": self._keys, "gone": self._gone}
 
     def _restore(self, content: IndexContent) -> None:
         self._width = content.parameter("dim", int)
@@ -232,8 +312,15 @@ class MilvusIndex(VectorIndex):
         if not self._width:
             return
         self._probe = np.array(content.array("probe", np.float32, (2, self._width)))
+        self._keys = np.arange(len(self))
+        if "keys" in content:  # Else it was written when keys were the rows.
+            self._keys = np.array(content.array("keys", np.int64, (len(self),)))
+            self._gone = np.array(content.array("gone", np.int64, (None,)))
         with self._explained() as client:
             there = client.has_collection(self.collection)
+            if there:
+                # Of an update that was killed at its end.
+                self._delete(client)
             self._num_rows = self._count(client) if there else 0
             same = self._num_rows >= len(self) and self._holds_probe(client)
         require(
@@ -257,23 +344,83 @@ class MilvusIndex(VectorIndex):
         return int(counted[0]["count(*)"])
 
     def _holds_probe(self, client: Any) -> bool:
-        last = len(self) - 1
+        ends = [0, len(self) - 1]
         found = client.query(
             self.collection,
-            filter=f"row in [0, {last}]",
+            filter=f"row in {self._keys[ends].tolist()}",
             output_fields=["row", "id", "vector"],
             consistency_level="Strong",
         )
         held = {int(one["row"]): one for one in found}
-        return set(held) == {0, last} and all(
-            held[row]["id"] == self._ids[row]
-            and np.shape(held[row]["vector"]) == (self._width,)
-            and np.allclose(held[row]["vector"], vector, atol=1e-6)
-            for row, vector in zip((0, last), self._probe)
+        return set(held) == set(self._keys[ends].tolist()) and all(
+            held[self._keys[row]]["id"] == self._ids[row]
+            and np.shape(held[self._keys[row]]["vector"]) == (self._width,)
+            and np.allclose(held[self._keys[row]]["vector"], vector, atol=1e-6)
+            for row, vector in zip(ends, self._probe)
         )
+
+    def _take_up(self, client: Any, ids: Sequence[str]) -> bool:
+        """Takes over what a collection holds; returns whether that is these ids, each once."""
+        keys: dict[str, int] = {}
+        if client.has_collection(self.collection):
+            rows = client.query_iterator(
+                self.collection,
+                batch_size=_MAX_RESULTS,
+                output_fields=["row", "id"],
+                consistency_level="Strong",
+            )
+            while batch := rows.next():
+                keys.update((one["id"], int(one["row"])) for one in batch)
+                self._num_rows += len(batch)
+            rows.close()
+        if not self._num_rows == len(ids) == len(keys) or not keys.keys() >= set(ids):
+            return False
+        self._ids, self._known = list(ids), set(ids)
+        self._keys = np.array([keys[one] for one in ids], np.int64)
+        return True
+
+
+def open_address(address: str, ids: Sequence[str], ends: np.ndarray, **kwargs: Any) -> MilvusIndex:
+    """Opens a collection that `build_index` made, by its address alone.
+
+    Args:
+      address: "milvus://HOST:PORT/COLLECTION", or "milvus+https://…" for an encrypted connection.
+      ids: of the N images that it must hold, in the order of the index's rows.
+      ends: descriptors of the first and the last of them, float32 [2, D], before whitening.
+      **kwargs: of `VectorIndex`.
+
+    Raises:
+      InputError: no such address, a collection of other images or descriptors.
+    """
+    parts = urllib.parse.urlsplit(address)
+    require(
+        parts.scheme in _SCHEMES and bool(parts.netloc) and bool(ids),
+        "The address of an index in Milvus must be milvus://HOST:PORT/COLLECTION.",
+        address=address,
+    )
+    uri = f"{_SCHEMES[parts.scheme]}://{parts.netloc}"
+    index = MilvusIndex(uri, collection=parts.path.strip("/"), **kwargs)
+    index._probe = index.whiten(GlobalDescriptors(("first", "last"), ends)).vectors
+    index._width = index._probe.shape[1]
+    with index._explained() as client:
+        require(
+            index._take_up(client, ids) and index._holds_probe(client),
+            "The collection must hold the store's images and their descriptors, each once.",
+            hint="Run `delf_tf build_index --type=milvus` on the store, with the same config.",
+            address=address,
+            num_rows=index._num_rows,
+            num_images=len(ids),
+        )
+    return index
 
 
 def _import_pymilvus() -> Any:
+    # pymilvus reads it as well, when it is imported, and takes no file there.
+    require(
+        "://" in os.environ.get(URI_VARIABLE, "://"),
+        f"{URI_VARIABLE} must be an address, http://HOST:19530.",
+        uri=os.environ.get(URI_VARIABLE),
+    )
     try:
         with _logging_as_it_is():
             found = importlib.import_module("pymilvus")

@@ -82,6 +82,14 @@ def l2_normalize(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(norms, _EPSILON)
 
 
+def same_whitening(one: Whitening | None, other: Whitening | None) -> bool:
+    """Tells whether two are the same map, or both none."""
+    if one is None or other is None:
+        return one is other
+    pairs = (one.mean, other.mean), (one.projection, other.projection)
+    return all(np.array_equal(*pair) for pair in pairs)
+
+
 def fit_pca(
     vectors: np.ndarray, dim: int | None = None, *, whiten: bool = True, power: float = 0.5
 ) -> Whitening:
