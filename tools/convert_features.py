@@ -11,6 +11,11 @@ that was killed goes on.
 
 Without a format a store is copied with another --local_codec; of "pq16x8", 16 bytes a descriptor, a
 product quantizer is trained on it, whose file SMALLER/codec.safetensors other stores can use, too.
+
+delf_tf convert_features --input=STORE --output=CODES --local_codec=signs --student=weights.npz
+
+Of the strongest features the codes alone are kept that a student of AMES compares
+(rerank.learned.weights): 16 bytes and 7 for place, size and score of each.
 """
 
 from __future__ import annotations
@@ -22,9 +27,10 @@ from absl import flags
 
 from delf_tf.checks import UsageError
 from delf_tf.features.formats import interchange
-from delf_tf.features.recoding import recode
+from delf_tf.features.recoding import Change, recode
 from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import extraction
+from delf_tf.retrieval.second_stage.learned import LearnedSimilarity
 from delf_tf.tools import command_line
 
 FLAGS = flags.FlagValues()
@@ -47,8 +53,14 @@ flags.DEFINE_string("output", None, "converted features", flag_values=FLAGS)
 flags.DEFINE_string(
     "local_codec",
     "float32",
-    "storage of local features: float32, float16, int8, a trained codec's file, or, for a copy, "
-    "pqMxB to train one of M parts of B bits",
+    "storage of local features: float32, float16, int8, signs, a trained codec's file, or, for a "
+    "copy, pqMxB to train one of M parts of B bits",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "student",
+    "",
+    "weights of a student of AMES, whose codes a copy is to hold",
     flag_values=FLAGS,
 )
 flags.DEFINE_boolean("overwrite", False, "replace an existing output", flag_values=FLAGS)
@@ -74,7 +86,11 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
     if flag_values.import_format:
         path = interchange.import_features(source, output, flag_values.import_format, **storage)
     else:
-        path = recode(FeatureStore(source), output, **storage)
+        change = None
+        if flag_values.student:
+            learned = LearnedSimilarity(flag_values.student)
+            change = Change(learned.codes, learned.num_bits, learned.fingerprint)
+        path = recode(FeatureStore(source), output, change=change, **storage)
     store = FeatureStore(path)
     extraction.log_summary(store)
     extraction.write_failures(store.failed().items(), output)

@@ -11,9 +11,16 @@ from delf_tf.checks import invalid, require, require_choice
 from delf_tf.features import manifest
 from delf_tf.features.manifest import Manifest
 from delf_tf.features.product_quantization import NAME_PATTERN, ProductQuantizer
-from delf_tf.features.quantization import Codec, Fields, Float16Codec, Float32Codec, Int8Codec
+from delf_tf.features.quantization import (
+    Codec,
+    Fields,
+    Float16Codec,
+    Float32Codec,
+    Int8Codec,
+    SignsCodec,
+)
 
-UNTRAINED = {codec.name: codec for codec in (Float32Codec, Float16Codec, Int8Codec)}
+UNTRAINED = {codec.name: codec for codec in (Float32Codec, Float16Codec, Int8Codec, SignsCodec)}
 _FILE_SUFFIX = ".safetensors"
 
 
@@ -21,7 +28,7 @@ def get_codec(codec: str | Path | Codec, dim: int) -> Codec:
     """Returns a codec for descriptors of width `dim`.
 
     Args:
-      codec: "float32", "float16", "int8", the path of a codec's file, or a codec.
+      codec: "float32", "float16", "int8", "signs", the path of a codec's file, or a codec.
       dim: width D.
 
     Raises:

@@ -8,6 +8,7 @@ all but the descriptors by `geometry_codec`, in 7 bytes a feature:
 | float32 | 4 D | none; locations, scales and scores take 16 bytes |
 | float16 | 2 D | 2^-11 of each component |
 | int8 | D + 4 | 1/254 of the vector's largest component |
+| signs | D / 8 | all but the components' signs, which come back as a vector of length 1 |
 | pq10x5, pq32x8, pqMxB | M B / 8 | see `product_quantization`; must be trained |
 """
 
@@ -149,6 +150,35 @@ class Int8Codec:
     def decode(self, fields: Fields) -> LocalFeatures:
         """Returns the features."""
         return decode_geometry(fields, fields["descriptors"] * fields["descriptor_steps"])
+
+    def tensors(self) -> Fields:
+        """Returns nothing: there is nothing to train."""
+        return {}
+
+
+class SignsCodec:
+    """Keeps the signs of the descriptors' components: D / 8 + 7 bytes a feature."""
+
+    name = "signs"
+
+    def __init__(self, dim: int):
+        """Makes the codec for descriptors of width `dim`."""
+        self.dim = dim
+        signs = {"signs": (np.dtype(np.uint8), (-(-dim // 8),))}
+        self.fields: FieldTypes = {**geometry_codec.FIELDS, **signs}
+
+    def encode(self, features: LocalFeatures) -> Fields:
+        """Returns the fields."""
+        return {
+            **encode_geometry(features),
+            "signs": np.packbits(features.descriptors > 0, axis=1),
+        }
+
+    def decode(self, fields: Fields) -> LocalFeatures:
+        """Returns the features; components are 1 / √D or -1 / √D."""
+        positive = np.unpackbits(fields["signs"], axis=1, count=self.dim).astype(bool)
+        size = np.float32(self.dim**-0.5)
+        return decode_geometry(fields, np.where(positive, size, -size))
 
     def tensors(self) -> Fields:
         """Returns nothing: there is nothing to train."""

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from delf_tf import artifacts
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
 from delf_tf.features import product_quantization
 from delf_tf.features.product_quantization import NAME_PATTERN
 from delf_tf.features.quantization import Codec
-from delf_tf.features.store import FeatureStore, create
+from delf_tf.features.store import FeatureStore, ImageFeatures, create
 from delf_tf.progress import track
+from delf_tf.types import LocalFeatures
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """What is made of an image's local features before they are stored.
+
+    Attributes:
+      function: of the features.
+      local_dim: width of the descriptors that it returns.
+      fingerprint: of all that it depends on.
+    """
+
+    function: Callable[[LocalFeatures], LocalFeatures]
+    local_dim: int
+    fingerprint: str
 
 
 def recode(
@@ -20,6 +39,7 @@ def recode(
     path: StrPath,
     local_codec: str | Path | Codec,
     *,
+    change: Change | None = None,
     overwrite: bool = False,
     seed: int = 0,
 ) -> Path:
@@ -30,6 +50,7 @@ def recode(
       path: folder of the new store.
       local_codec: as `creation.create`, or the name of a product quantizer, which is then trained
         on descriptors of `source`.
+      change: made to the local features; None: they stay.
       overwrite: whether to replace a store at `path`.
       seed: of that training.
 
@@ -46,11 +67,15 @@ def recode(
     folder = create(
         path,
         source.all_ids(),
-        fingerprint=source.fingerprint,
+        fingerprint=(
+            source.fingerprint
+            if change is None
+            else artifacts.fingerprint(source.fingerprint, change.fingerprint)
+        ),
         num_shards=source.num_shards,
         block_size=source.block_size,
         global_dim=source.global_dim,
-        local_dim=source.local_dim,
+        local_dim=source.local_dim if change is None else change.local_dim,
         local_codec=local_codec,
         overwrite=overwrite,
     )
@@ -59,10 +84,18 @@ def recode(
         with FeatureStore(folder, allow_incomplete=True).writer(shard, source.num_shards) as writer:
             pending = writer.pending(retry_failures=False)
             for block, ids in track(pending, len(pending), "blocks", f"Re-coding shard {shard}"):
-                features = [None if one in failed else source.read(one) for one in ids]
+                features = [
+                    None if one in failed else _changed(source.read(one), change) for one in ids
+                ]
                 reasons = {one: failed[one] for one in ids if one in failed}
                 writer.write(block, ids, features, reasons, source.sources_of(ids))
     return folder
+
+
+def _changed(features: ImageFeatures, change: Change | None) -> ImageFeatures:
+    if change is None or features.local is None:
+        return features
+    return dataclasses.replace(features, local=change.function(features.local))
 
 
 def sample_descriptors(

@@ -8,7 +8,7 @@ import pytest
 from delf_tf.checks import InputError
 from delf_tf.features import codecs, product_quantization
 from delf_tf.features.product_quantization import ProductQuantizer, train
-from delf_tf.features.quantization import Float16Codec, Float32Codec, Int8Codec
+from delf_tf.features.quantization import Float16Codec, Float32Codec, Int8Codec, SignsCodec
 from delf_tf.features.recoding import recode, sample_descriptors
 from delf_tf.features.store import FeatureStore, create, writer
 from delf_tf.types import LocalFeatures
@@ -50,6 +50,8 @@ ALL = [
     (Float16Codec(40), 40, 87),
     (Int8Codec(40), 40, 51),
     (Int8Codec(128), 128, 139),
+    (SignsCodec(128), 128, 23),
+    (SignsCodec(12), 12, 9),
     (random_quantizer("pq10x5", 40), 40, 13.25),
     (random_quantizer("pq32x8", 128), 128, 39),
     (random_quantizer("pq64x8", 128), 128, 71),
@@ -131,6 +133,13 @@ def test_int8_error():
     back = Int8Codec(16).decode(Int8Codec(16).encode(given))
     bound = np.abs(given.descriptors).max(axis=1, keepdims=True) / 254
     assert (np.abs(back.descriptors - given.descriptors) <= bound * 1.0001).all()
+
+
+def test_signs_come_back_as_unit_vectors():
+    given = features(30, 12)
+    back = SignsCodec(12).decode(SignsCodec(12).encode(given)).descriptors
+    np.testing.assert_array_equal(back > 0, given.descriptors > 0)
+    np.testing.assert_allclose(np.abs(back), 12**-0.5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("extent", [1, 4000, 8000, 16000, 60000, 1e6])

@@ -110,10 +110,20 @@ def test_a_student_of_ames_follows_its_teacher(folder, weights, tmp_path):
     for row in rows:
         losses = [float(row[f"{name}_loss"]) for name in ("similarity", "distillation")]
         assert float(row["loss"]) == pytest.approx(losses[0] + 10 * losses[1], rel=1e-4)
-    argv = _rerank(folder, student / "weights.npz", "method=learned", "learned.global_share=0")
-    assert main.main(["delf_tf", "rerank", *argv, f"--output={tmp_path / 'new.npz'}"]) == 0
-    found = load_verifications(tmp_path / "new.verifications")
-    assert len(set(found.heads(0)[0].learned)) > 1
+    # Its codes are all that is needed of the features.
+    small = [f"--output={tmp_path / 'codes'}", "--local_codec=signs"]
+    small += [f"--input={folder / 'store'}", f"--student={student / 'weights.npz'}"]
+    assert main.main(["delf_tf", "convert_features", *small]) == 0
+    assert FeatureStore(tmp_path / "codes").local_dim == 128
+    found = []
+    for store in (folder / "store", tmp_path / "codes"):
+        argv = _rerank(folder, student / "weights.npz", "method=learned")
+        argv += [f"--database_store={store}", f"--output={tmp_path / store.name}.npz"]
+        assert main.main(["delf_tf", "rerank", *argv]) == 0
+        kept = load_verifications(tmp_path / f"{store.name}.verifications")
+        found.append(kept.heads(0)[0].learned)
+    assert len(set(found[0])) > 1
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,11 @@ _MAX_LAYERS = 100
 
 
 class AmesSimilarity(layers.Layers):
-    """See `learned.LearnedSimilarity`, which reads, chooses and keeps what this compares."""
+    """See `learned.LearnedSimilarity`, which reads, chooses and keeps what this compares.
+
+    Attributes:
+      num_bits: of a feature's code; 0: descriptors are taken as they are.
+    """
 
     # Of 128 bits each: 1 kB an image.
     max_num_features = 64
@@ -38,7 +42,7 @@ class AmesSimilarity(layers.Layers):
         del sizes
         super().__init__(arrays, descriptor_dim)
         self._blocks = [f"block{number}." for number in range(1, num_layers + 1)]
-        self._num_heads, self._num_bits = num_heads, num_bits
+        self._num_heads, self.num_bits = num_heads, num_bits
 
     @staticmethod
     def shapes(
@@ -75,10 +79,18 @@ class AmesSimilarity(layers.Layers):
 
     def encode(self, descriptors: np.ndarray) -> np.ndarray:
         """Returns float32 [N, W], the tokens of an image's features."""
-        codes = layers.unit(descriptors)
-        if self._num_bits:
-            codes = np.sign(codes @ self.arrays["code.kernel"])
+        codes = self.codes(descriptors) if self.num_bits else layers.unit(descriptors)
         return self.norm("projection_norm", self.dense("projection", codes))
+
+    def codes(self, descriptors: np.ndarray) -> np.ndarray:
+        """Returns float32 [N, num_bits] of -1 and 1, a student's codes.
+
+        Descriptors of that width whose components are all of one size are codes already.
+        """
+        sizes = np.abs(descriptors)
+        if descriptors.shape[1] == self.num_bits and bool((sizes == sizes[:1, :1]).all()):
+            return np.sign(descriptors)
+        return np.sign(layers.unit(descriptors) @ self.arrays["code.kernel"])
 
     def against(self, query: np.ndarray) -> Callable[[np.ndarray], float]:
         """Returns what gives the similarity of a query to an image, both encoded."""

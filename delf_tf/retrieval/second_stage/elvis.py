@@ -22,6 +22,7 @@ class ElvisSimilarity(layers.Layers):
     max_num_features = 600
     # Similarities reach hundreds.
     gamma = 0.01
+    num_bits = 0
 
     def __init__(
         self,

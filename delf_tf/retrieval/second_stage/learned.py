@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Sequence
@@ -29,7 +30,8 @@ class LearnedSimilarity:
     """Compares sets of local features by a trained ELViS or AMES.
 
     Attributes:
-      fingerprint: of the weights.
+      fingerprint: of the weights and the number of features.
+      num_bits: of a feature's code, if the network is a student of AMES; else 0.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class LearnedSimilarity:
         require(0 <= gamma < np.inf, "It must be at least 0 and finite.", gamma=gamma)
         self._global_share, self._gamma = global_share, gamma
         self.fingerprint = f"{file_sha256(path)} {num}"
+        self.num_bits = self._network.num_bits
         self._max_num_features = num
         # An image re-appears in many queries' heads.
         self._encode = functools.lru_cache(_CACHED_IMAGES)(self._encode_features)
@@ -102,13 +105,32 @@ class LearnedSimilarity:
         """Returns float64 [C], the logit that training fitted to the similarities [C]."""
         return self._network.logit(np.asarray(similarity, np.float64))
 
+    def codes(self, features: LocalFeatures) -> LocalFeatures:
+        """Returns the strongest features, their descriptors the codes: all that is compared.
+
+        Args:
+          features: of width D, that of the weights.
+
+        Raises:
+          InputError: features of another width; weights that are no student's.
+        """
+        if not isinstance(self._network, AmesSimilarity) or not self.num_bits:
+            raise invalid("Codes must be made by a student of AMES.", num_bits=self.num_bits)
+        kept = self._strongest(features)
+        codes = self._network.codes(kept.descriptors)
+        return dataclasses.replace(kept, descriptors=codes * np.float32(self.num_bits**-0.5))
+
     def _encode_features(self, features: LocalFeatures) -> np.ndarray:
-        order = np.argsort(-features.scores, kind="stable")[: self._max_num_features]
-        descriptors = np.asarray(features.descriptors, np.float32)[order]
+        return self._network.encode(self._strongest(features).descriptors)
+
+    def _strongest(self, features: LocalFeatures) -> LocalFeatures:
         dim = self._network.descriptor_dim
-        must = "Local features must have the width that the similarity was trained on."
-        require(not len(order) or descriptors.shape[1] == dim, must, width=descriptors.shape[1:])
-        return self._network.encode(descriptors.reshape(-1, dim))
+        must = "Local features must have the width that the similarity was trained on, or be codes."
+        if not len(features):
+            return LocalFeatures.empty(dim)
+        require(features.dim in (dim, self.num_bits), must, width=features.dim)
+        kept = features.take(np.argsort(-features.scores, kind="stable")[: self._max_num_features])
+        return dataclasses.replace(kept, descriptors=kept.descriptors.astype(np.float32))
 
 
 def _read(path: StrPath) -> ElvisSimilarity | AmesSimilarity:

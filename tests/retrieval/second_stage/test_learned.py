@@ -78,6 +78,20 @@ def test_the_reference_of_ames_gives_the_same(ames_golden, tmp_path, form, num_b
     assert np.isfinite(learned.compare(none, [none, some])).all()
 
 
+def test_codes_are_all_that_a_student_compares(ames_golden, tmp_path):
+    learned = LearnedSimilarity(_ames(tmp_path / "w.npz", ames_golden, "student", 24))
+    first, second = map(_features, ames_golden["pairs"][3])
+    codes = [learned.codes(one) for one in (first, second)]
+    assert [one.dim for one in codes] == [24, 24]
+    np.testing.assert_allclose(np.linalg.norm(codes[0].descriptors, axis=1), 1, rtol=1e-5)
+    expected = learned.compare(first, [second])
+    np.testing.assert_allclose(learned.compare(codes[0], codes[1:]), expected, rtol=1e-6)
+    np.testing.assert_allclose(learned.compare(first, codes[1:]), expected, rtol=1e-6)
+    assert learned.codes(_features(np.zeros((0, 16)))).dim == 24
+    with pytest.raises(InputError, match="student"):
+        LearnedSimilarity(_ames(tmp_path / "t.npz", ames_golden, "teacher", 0)).codes(first)
+
+
 def test_the_blend_takes_logits_of_any_size(ames_golden, tmp_path):
     learned = LearnedSimilarity(_ames(tmp_path / "w.npz", ames_golden, "teacher", 0))
     blended = learned.blend(np.array([0.4, 0.4, 0.4]), np.array([-1e6, 0, 1e6]))
