@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from delf_tf.features.store import FeatureStore
+from delf_tf.models.similarity import create
 from delf_tf.retrieval import ranking_file
 from delf_tf.retrieval.second_stage.verification_files import load_verifications
 from delf_tf.tools import main
@@ -99,7 +100,10 @@ def test_a_stopped_run_ends_as_an_unbroken_one(folder, weights, tmp_path):
                 np.testing.assert_array_equal(first[name], second[name])
 
 
-def test_a_student_of_ames_follows_its_teacher(folder, weights, tmp_path):
+def test_a_student_of_ames_follows_its_teacher(folder, weights, tmp_path, monkeypatch):
+    row = create.SIMILARITIES["ames_student"]
+    small = row._replace(options={**row.options, "num_layers": 1, "hidden_dim": 32})
+    monkeypatch.setitem(create.SIMILARITIES, "ames_student", small)
     few = ("run.num_steps=2", "run.checkpoint_interval=2", "run.log_interval=1")
     # Any similarity can teach; this one is there.
     taught = (*few, "losses.distillation_weight=10", f"losses.teacher.weights={weights}")
@@ -111,9 +115,9 @@ def test_a_student_of_ames_follows_its_teacher(folder, weights, tmp_path):
         losses = [float(row[f"{name}_loss"]) for name in ("similarity", "distillation")]
         assert float(row["loss"]) == pytest.approx(losses[0] + 10 * losses[1], rel=1e-4)
     # Its codes are all that is needed of the features.
-    small = [f"--output={tmp_path / 'codes'}", "--local_codec=signs"]
-    small += [f"--input={folder / 'store'}", f"--student={student / 'weights.npz'}"]
-    assert main.main(["delf_tf", "convert_features", *small]) == 0
+    argv = [f"--output={tmp_path / 'codes'}", "--local_codec=signs"]
+    argv += [f"--input={folder / 'store'}", f"--student={student / 'weights.npz'}"]
+    assert main.main(["delf_tf", "convert_features", *argv]) == 0
     assert FeatureStore(tmp_path / "codes").local_dim == 128
     found = []
     for store in (folder / "store", tmp_path / "codes"):
