@@ -123,8 +123,11 @@ class FeatureStore:
         block, row = self._find(name)
         return block.read_row(row)
 
-    def global_blocks(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    def global_blocks(self, min_rows: int = 1) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
         """Yields (n ids, float32 [n, D]) block by block; together they are `ids()` in order.
+
+        Args:
+          min_rows: blocks are put together until they have so many rows, but for the last.
 
         Raises:
           InputError: the store holds no global descriptors, or damage.
@@ -144,7 +147,7 @@ class FeatureStore:
             if rows:
                 parts.append(self._block(rows[0]).read_vectors()[self._rows[rows]])
             # Where images have come and gone, neighbours lie in blocks far apart.
-            if ids and 2 * len(ids) >= self.block_size:
+            if ids and len(ids) >= max(min_rows, self.block_size / 2):
                 yield tuple(ids), np.concatenate(parts)
                 ids, parts = [], []
         if ids:

@@ -16,6 +16,9 @@ from delf_tf.features.blocks import ImageFeatures
 from delf_tf.features.formats.exchange_index import Source, unit
 from delf_tf.features.store import FeatureStore
 
+# Rows of a Parquet file that are read at once; what describes such a group stays in memory.
+_GROUP_ROWS = 1 << 13
+
 
 def export_npy(store: FeatureStore, path: Path) -> Path:
     """Writes the global descriptors, float32 [N, D], to `path` and their ids beside it.
@@ -24,7 +27,8 @@ def export_npy(store: FeatureStore, path: Path) -> Path:
     grow with the store.
     """
     require(path.suffix == ".npy", "The file's name must end in .npy.", path=path)
-    ids = _ids_to_export(store)
+    _require_global(store)
+    ids = store.ids()
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), store.global_dim)}
     artifacts.write_text(_ids_path(path), manifest.ids_text(ids))
     with artifacts.atomic_write(path) as file:
@@ -38,10 +42,11 @@ def export_parquet(store: FeatureStore, path: Path) -> Path:
     """Writes ids and global descriptors as one Parquet file, as vector databases load them.
 
     Its columns are row (int64), id (string) and vector (list of float), L2-normalised, so that
-    inner products compare them; the fingerprint is the file's metadata. Blocks are streamed.
+    inner products compare them; the fingerprint is the file's metadata. Blocks are streamed:
+    beside the store's ids memory does not grow.
     """
     arrow = _import_pyarrow()
-    _ids_to_export(store)
+    _require_global(store)
     columns = {
         "row": arrow.int64(),
         "id": arrow.string(),
@@ -53,7 +58,7 @@ def export_parquet(store: FeatureStore, path: Path) -> Path:
     )
     done = 0
     with artifacts.atomic_write(path) as file, arrow.parquet.ParquetWriter(file, schema) as writer:
-        for ids, vectors in store.global_blocks():
+        for ids, vectors in store.global_blocks(_GROUP_ROWS):
             ends = np.arange(len(ids) + 1, dtype=np.int32) * vectors.shape[1]
             arrays = [
                 arrow.array(np.arange(done, done + len(ids)), arrow.int64()),
@@ -105,11 +110,10 @@ def _ids_path(path: Path) -> Path:
     return path.with_suffix(".ids.json")
 
 
-def _ids_to_export(store: FeatureStore) -> tuple[str, ...]:
+def _require_global(store: FeatureStore) -> None:
     require(
         store.global_dim is not None, "The store must hold global descriptors.", path=store.path
     )
-    return store.ids()
 
 
 def _import_pyarrow() -> Any:

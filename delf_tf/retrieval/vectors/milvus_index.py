@@ -10,8 +10,6 @@ or a token elsewhere. Without the file a collection is opened by its address, se
 from __future__ import annotations
 
 import contextlib
-import importlib
-import logging.config
 import os
 import re
 import urllib.parse
@@ -26,11 +24,11 @@ from delf_tf.artifacts import StrPath
 from delf_tf.checks import invalid, require
 from delf_tf.retrieval.changes import Changes, compare_images
 from delf_tf.retrieval.index_file import IndexContent
+from delf_tf.retrieval.vectors.milvus_client import TOKEN_VARIABLE, URI_VARIABLE, import_pymilvus
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
 from delf_tf.tensor_file import Tensor
 from delf_tf.types import GlobalDescriptors
 
-URI_VARIABLE, TOKEN_VARIABLE = "MILVUS_URI", "MILVUS_TOKEN"
 _SCHEMES = {"milvus": "http", "milvus+https": "https"}
 _COLLECTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}", re.ASCII)
 _MAX_ID_BYTES = 65535
@@ -98,7 +96,7 @@ class MilvusIndex(VectorIndex):
         # The rows in the order of their keys; searches make it when keys have come.
         self._by_key = np.zeros(0, np.int64)
         self._num_rows = 0
-        self._pymilvus = _import_pymilvus()
+        self._pymilvus = import_pymilvus()
         self._open: Any = None
 
     @property
@@ -412,37 +410,3 @@ def open_address(address: str, ids: Sequence[str], ends: np.ndarray, **kwargs: A
             num_images=len(ids),
         )
     return index
-
-
-def _import_pymilvus() -> Any:
-    # pymilvus reads it as well, when it is imported, and takes no file there.
-    require(
-        "://" in os.environ.get(URI_VARIABLE, "://"),
-        f"{URI_VARIABLE} must be an address, http://HOST:19530.",
-        uri=os.environ.get(URI_VARIABLE),
-    )
-    try:
-        with _logging_as_it_is():
-            found = importlib.import_module("pymilvus")
-    except ImportError as error:
-        raise invalid(
-            "An index in Milvus must have pymilvus, which cannot be imported.",
-            hint="pip install 'delf_tf[databases]'.",
-            fault=str(error),
-        ) from None
-    # Faults are raised as well, and told in one line; the embedded engine logs, with a traceback,
-    # each newer call that it does not know and the client then does without.
-    for name in ("pymilvus", "milvus_lite", "grpc._server"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    return found
-
-
-@contextlib.contextmanager
-def _logging_as_it_is() -> Iterator[None]:
-    """Keeps pymilvus, while it is imported, from closing every log handler of the process."""
-    configure = logging.config.dictConfig
-    logging.config.dictConfig = lambda config: None
-    try:
-        yield
-    finally:
-        logging.config.dictConfig = configure

@@ -74,9 +74,14 @@ def test_npy_and_ids(tmp_path, store):
     )
 
 
-def test_parquet_for_vector_databases(tmp_path, store):
+def test_parquet_for_vector_databases(tmp_path, store, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(numpy_files, "_GROUP_ROWS", 4)
     path = export_features(store, tmp_path / "v.parquet", "parquet")
+    groups = parquet.ParquetFile(path).metadata
+    rows = [groups.row_group(one).num_rows for one in range(groups.num_row_groups)]
+    assert all(one >= 4 for one in rows[:-1])
+    assert 1 < len(rows) < len(list(store.global_blocks()))
     table = parquet.read_table(path)
     assert table.column("id").to_pylist() == list(store.ids())
     assert table.column("row").to_pylist() == list(range(len(store.ids())))

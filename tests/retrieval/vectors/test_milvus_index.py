@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from delf_tf.checks import InputError
-from delf_tf.retrieval.vectors import index, milvus_index
+from delf_tf.retrieval.vectors import index, milvus_client, milvus_index
 from delf_tf.retrieval.vectors.whitening import fit_pca
 from delf_tf.types import GlobalDescriptors
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("pymilvus", "milvus_lite"))
-pymilvus = milvus_index._import_pymilvus() if INSTALLED else None
+pymilvus = milvus_client.import_pymilvus() if INSTALLED else None
 needs_milvus = pytest.mark.skipif(not INSTALLED, reason="needs delf_tf[databases]: Milvus Lite")
 
 
