@@ -283,11 +283,13 @@ class FeatureStore:
 
     def _runs(self) -> Iterator[np.ndarray]:
         """Yields the rows of neighbours that lie in one block, which is there."""
-        keys = np.stack([self._generation_of, self._blocks])
-        starts = np.flatnonzero(np.diff(keys, axis=1, prepend=-2).any(axis=0))
-        for run in np.split(np.arange(len(self._all_ids)), starts[1:]):
-            if len(run) and self._blocks[run[0]] >= 0:
-                yield run
+        starts = np.flatnonzero(
+            (np.diff(self._blocks, prepend=-2) != 0)
+            | (np.diff(self._generation_of, prepend=-2) != 0)
+        )
+        for start, stop in zip(starts, np.append(starts[1:], len(self._all_ids))):
+            if self._blocks[start] >= 0:
+                yield np.arange(start, stop)
 
     def _known(self, rows: Sequence[int]) -> Iterator[tuple[str, Source]]:
         """Yields the images whose files are known, of rows in one block."""
