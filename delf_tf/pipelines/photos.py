@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from delf_tf.serving.collection import Collection
-    from delf_tf.serving.service import RetrievalService
+    from delf_tf.serving.live import LiveFolder
 
 # A picture to search with: its file, or uint8 RGB [H, W, 3].
 Picture = StrPath | ImageRef | np.ndarray
@@ -98,6 +98,33 @@ class Model:
         )
         retrieve.write_facts(Path(features_dir), runtime.message, collections.database_dir)
         return Photos(runtime, store, images_dir, num_threads=num_threads)
+
+    def live_folder(
+        self,
+        images_dir: StrPath,
+        features_dir: StrPath,
+        *,
+        methods: Sequence[str] = (),
+        num_threads: int = 2,
+    ) -> LiveFolder:
+        """Returns a folder that a page searches while it changes; see `extract`.
+
+        Args:
+          images_dir: of the images.
+          features_dir: receives the features.
+          methods: see `Photos.served`.
+          num_threads: that decode images, and verify pairs.
+
+        Raises:
+          InputError: as `extract` and `Photos.served`.
+        """
+        from delf_tf.serving.live import LiveFolder  # noqa: PLC0415 - its home is serving
+
+        def follow() -> Collection:
+            photos = self.extract(images_dir, features_dir, num_threads=num_threads)
+            return photos.served(methods)
+
+        return LiveFolder(images_dir, follow, self.runtime.loader().limit)
 
 
 def open_photos(features_dir: StrPath, *, allow_imports: Sequence[str] = ()) -> Photos:
@@ -210,9 +237,7 @@ class Photos:
 
     def describe(self, image: np.ndarray) -> ImageFeatures:
         """Extracts the features of a uint8 RGB image [H, W, 3], locations in its pixels."""
-        from delf_tf.extraction import engine  # noqa: PLC0415 - TensorFlow takes seconds to load
-
-        return engine.extract_image(self.runtime.extractor(), *self.runtime.loader().limit(image))
+        return _describe(self.runtime, image)
 
     def rank(
         self,
@@ -249,12 +274,17 @@ class Photos:
         Raises:
           InputError: a method that the config has no settings for.
         """
-        reranked, found = self._reranker(method or self.runtime.message.rerank.method)(
+        reranked, found = self.reranker(method or self.runtime.message.rerank.method)(
             ranking, lambda name: local, self.read_local, num_threads=self._num_threads
         )
         return reranked, found[0]
 
-    def _reranker(self, method: str) -> reranking.Reranker:
+    def reranker(self, method: str) -> reranking.Reranker:
+        """Returns what re-ranks by a row of `reranking.METHODS`, the same each time.
+
+        Raises:
+          InputError: a method that the config has no settings for.
+        """
         if method not in self._rerankers:
             message = experiment_pb2.Experiment()
             message.CopyFrom(self.runtime.message)
@@ -262,8 +292,8 @@ class Photos:
             self._rerankers[method] = reranking.method(message, self._store)
         return self._rerankers[method]
 
-    def collection(self, methods: Sequence[str] = ()) -> Collection:
-        """Returns what a page searches, the index loaded.
+    def served(self, methods: Sequence[str] = ()) -> Collection:
+        """Returns what a page searches, network and index loaded.
 
         Args:
           methods: of re-ranking that can be chosen beside the config's.
@@ -273,25 +303,20 @@ class Photos:
         """
         from delf_tf.serving.collection import Collection  # noqa: PLC0415 - its home is serving
 
+        self.runtime.extractor()
         self.index  # noqa: B018 - builds it before the first visitor comes
-        rerank = self.runtime.message.rerank
-        names = [rerank.method, *methods] if self.runtime.message.HasField("rerank") else []
+        message = self.runtime.message
+        names = [message.rerank.method, *methods] if message.HasField("rerank") else []
         for name in names:
-            self._reranker(name)
+            self.reranker(name)
         return Collection(
             self.refs,
+            functools.partial(_describe, self.runtime),
             self.rank,
             {name: functools.partial(self.verify, method=name) for name in names},
             self.read_local,
             {one: source.digest for one, source in self._store.sources()},
         )
-
-    def service(self, methods: Sequence[str] = ()) -> RetrievalService:
-        """Returns what a page asks, network and index loaded; see `collection`."""
-        from delf_tf.serving.service import RetrievalService  # noqa: PLC0415 - its home is serving
-
-        self.runtime.extractor()
-        return RetrievalService(self.collection(methods), self.describe)
 
     def ref(self, name: str) -> ImageRef:
         """Returns the image of an id."""
@@ -389,6 +414,12 @@ class Found(Sequence[Hit]):
     def __repr__(self) -> str:
         shown = ", ".join(_caption(hit) for hit in self[:3])
         return f"<{len(self)} results: {shown}{', …' if len(self) > 3 else ''}>"
+
+
+def _describe(runtime: Runtime, image: np.ndarray) -> ImageFeatures:
+    from delf_tf.extraction import engine  # noqa: PLC0415 - TensorFlow takes seconds to load
+
+    return engine.extract_image(runtime.extractor(), *runtime.loader().limit(image))
 
 
 def _caption(hit: Hit) -> str:

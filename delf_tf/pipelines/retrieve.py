@@ -127,11 +127,14 @@ def is_folder(path: artifacts.StrPath) -> bool:
     return Path(path, _FACTS).is_file()
 
 
-def read_folder(path: artifacts.StrPath, *, allow_imports: Sequence[str] = ()) -> Folder:
+def read_folder(
+    path: artifacts.StrPath, overrides: Sequence[str] = (), *, allow_imports: Sequence[str] = ()
+) -> Folder:
     """Reads how an output folder was made.
 
     Args:
       path: of the folder.
+      overrides: "path.to.field=value", applied to its config in order.
       allow_imports: see `config.check_imports`.
 
     Raises:
@@ -148,6 +151,8 @@ def read_folder(path: artifacts.StrPath, *, allow_imports: Sequence[str] = ()) -
             f"{what} must hold its config and images.", hint=hint, path=file, fault=repr(error)
         ) from None
     message = config.parse(text, experiment_pb2.Experiment, source=str(file))
+    for override in overrides:
+        config.apply_override(message, override)
     config.check_imports(message, allow_imports)
     return Folder(message, Path(path, "database"), images_dir)
 

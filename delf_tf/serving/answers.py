@@ -14,6 +14,10 @@ class UnknownItemError(InputError):
     """A number or a token that names nothing here."""
 
 
+class ConflictError(InputError):
+    """A change that what is there does not allow."""
+
+
 class Choices(NamedTuple):
     """What a visitor chooses.
 

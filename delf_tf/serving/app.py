@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 import delf_tf
 from delf_tf.checks import InputError
 from delf_tf.datasets import images
-from delf_tf.serving.answers import UnknownItemError
+from delf_tf.serving import queries, updates
+from delf_tf.serving.answers import ConflictError, UnknownItemError
 from delf_tf.serving.limits import Gate, Turns, Uploads, error
-from delf_tf.serving.queries import UPLOAD_PATH, add_queries, gone
 from delf_tf.serving.schemas import CollectionModel, ErrorModel, ItemModel
 from delf_tf.serving.service import RetrievalService
 from delf_tf.types import ImageRef
@@ -33,6 +33,7 @@ _STATIC = {
     "api.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _CACHED_THUMBNAILS = 2048
 
 
@@ -40,26 +41,30 @@ def create_app(
     service: RetrievalService,
     *,
     name: str = "collection",
-    allowed_hosts: Sequence[str] = ("127.0.0.1", "localhost", "::1"),
+    allowed_hosts: Sequence[str] = (),
     max_upload_bytes: int = 20_000_000,
     max_pixels: int = 50_000_000,
     max_queries: int = 4,
     max_requests: int = 64,
     max_uploads: int = 8,
     upload_timeout_s: float = 30.0,
+    changes: updates.Changes | None = None,
+    token: str | None = None,
 ) -> FastAPI:
     """Makes the application.
 
     Args:
       service: answers.
       name: of the collection, shown.
-      allowed_hosts: names that a browser may reach it by; "*" allows all.
+      allowed_hosts: names that a browser may reach it by, beside this machine's; "*" allows all.
       max_upload_bytes: of a picture; larger ones are refused with 413 as soon as that is known.
       max_pixels: of a picture, be it uploaded or the collection's; larger ones are not decoded.
       max_queries: that wait or are worked on; more are answered with 429.
       max_requests: of all other kinds at once.
       max_uploads: that are being received; one more ends the one that has taken longest.
       upload_timeout_s: seconds that a picture may take to arrive.
+      changes: changes the collection; None: nobody may.
+      token: of those who may; None: nobody.
     """
     app = FastAPI(
         title="delf_tf",
@@ -70,20 +75,25 @@ def create_app(
         responses={code: {"model": ErrorModel} for code in (400, 404, 422, 429)},
     )
     app.add_middleware(
-        Gate, hosts=allowed_hosts, max_requests=max_requests, uncounted=[UPLOAD_PATH]
+        Gate,
+        hosts=(*_LOOPBACK, *allowed_hosts),
+        max_requests=max_requests,
+        uncounted=[queries.UPLOAD_PATH, updates.UPLOAD_PATH],
     )
     uploads = Uploads(max_uploads, max_upload_bytes, upload_timeout_s)
     _add_errors(app)
     _add_pages(app)
     _add_collection(app, service, name, max_pixels)
-    add_queries(app, service, uploads, Turns(max_queries), max_pixels)
+    queries.add_queries(app, service, uploads, Turns(max_queries), max_pixels)
+    updates.add_updates(app, service, changes, token=token, uploads=uploads, max_pixels=max_pixels)
     return app
 
 
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(InputError)
     async def refused(_: Request, fault: InputError) -> Response:
-        return error(404 if isinstance(fault, UnknownItemError) else 400, str(fault))
+        statuses = {UnknownItemError: 404, ConflictError: 409}
+        return error(statuses.get(type(fault), 400), str(fault))
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, fault: RequestValidationError) -> Response:
@@ -115,7 +125,7 @@ def _add_collection(app: FastAPI, service: RetrievalService, name: str, max_pixe
         try:
             return images.to_jpeg(images.read_image(ref, max_pixels=max_pixels), _SIDES[size])
         except InputError:
-            raise gone() from None
+            raise queries.gone() from None
 
     @app.get("/api/collection", tags=["collection"])
     def collection(
@@ -140,6 +150,7 @@ def _add_collection(app: FastAPI, service: RetrievalService, name: str, max_pixe
     )
     def show(number: int, size: Literal["small", "large"] = "small") -> Response:
         """Gives a picture of at most 200 (small) or 800 (large) pixels a side."""
-        headers = {"Cache-Control": "private, max-age=3600"}
+        # A server that starts again numbers the images anew.
+        headers = {"Cache-Control": "private, max-age=60"}
         content = thumbnail(number, service.ref(number), size)
         return Response(content, media_type="image/jpeg", headers=headers)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from delf_tf.checks import require
 from delf_tf.features.blocks import ImageFeatures
 from delf_tf.serving.answers import UnknownItemError
@@ -30,6 +32,7 @@ class Collection(NamedTuple):
 
     Attributes:
       refs: the images, at least one.
+      extract: gives the features of a uint8 RGB image [H, W, 3], locations in its pixels.
       search: the first stage; its database ids are ids of `refs`.
       methods: of the second stage by name, the usual one first; none for single-stage retrieval.
       read_local: gives the stored local features of an id; needed with `methods`.
@@ -37,6 +40,7 @@ class Collection(NamedTuple):
     """
 
     refs: Sequence[ImageRef]
+    extract: Callable[[np.ndarray], ImageFeatures]
     search: Search
     methods: Mapping[str, Rerank] = {}
     read_local: Callable[[str], LocalFeatures] | None = None

@@ -148,7 +148,7 @@ class Turns:
     async def run(self, work: Callable[[], Any]) -> Any:
         """Returns what `work` gives in another thread, or the answer to one too many."""
         if self._free.locked():
-            return error(429, "Too many queries at once; try again.", **_RETRY)
+            return error(429, "Too many of these at once; try again.", **_RETRY)
         async with self._free:
             return await run_in_threadpool(work)
 

@@ -79,6 +79,13 @@ class MatchesModel(BaseModel):
         )
 
 
+class ChangedModel(BaseModel):
+    """An image that was added or taken out, and how many there are now."""
+
+    id: str
+    num_images: int
+
+
 class ErrorModel(BaseModel):
     """Why a request was refused."""
 

@@ -6,7 +6,7 @@ import collections
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,18 +41,11 @@ class _Query(NamedTuple):
 class RetrievalService:
     """Queries a collection; safe to call from several threads."""
 
-    def __init__(
-        self,
-        collection: Collection,
-        extract: Callable[[np.ndarray], ImageFeatures],
-        *,
-        num_kept: int = 64,
-    ):
-        """Keeps the parts.
+    def __init__(self, collection: Collection, *, num_kept: int = 64):
+        """Keeps what is searched.
 
         Args:
-          collection: what is searched.
-          extract: gives the features of a uint8 RGB image [H, W, 3], locations in its pixels.
+          collection: at first.
           num_kept: queries that can still be asked about.
 
         Raises:
@@ -60,7 +53,7 @@ class RetrievalService:
         """
         require(num_kept >= 1, "num_kept must be 1 or more.", num_kept=num_kept)
         self._now = Numbered(collection, None)
-        self._extract, self._num_kept = extract, num_kept
+        self._num_kept = num_kept
         self._queries: collections.OrderedDict[str, _Query] = collections.OrderedDict()
         # The network and the verification use all cores by themselves.
         self._work, self._book = threading.Lock(), threading.Lock()
@@ -120,7 +113,7 @@ class RetrievalService:
         name = None if number is None else self.ref(number).id
         with self._work:
             start = time.perf_counter()
-            features = self._extract(part)
+            features = self._now.collection.extract(part)
             seconds = {"extract": time.perf_counter() - start}
             return self._search([_Picture(*image.shape[:2], box, name, features)], choices, seconds)
 

@@ -78,5 +78,5 @@ def make(folder, *, two_stages=True, num_candidates=2, **options):
         return ranking, rerank(ranking, local)[1]
 
     methods = {"verification": rerank, "none": keep} if two_stages else {}
-    made = Collection(refs, search, methods, lambda one: features[one].local)
-    return RetrievalService(made, extract, **options)
+    made = Collection(refs, extract, search, methods, lambda one: features[one].local)
+    return RetrievalService(made, **options)

@@ -166,6 +166,8 @@ def test_the_api_describes_itself(client):
     assert "image/*" in paths["/api/query"]["post"]["requestBody"]["content"]
     assert set(paths) == {
         "/api/collection",
+        "/api/images",
+        "/api/images/{name}",
         "/api/images/{number}/thumbnail",
         "/api/query",
         "/api/images/{number}/query",

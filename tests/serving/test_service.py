@@ -83,11 +83,11 @@ def test_unknown_numbers(service, number):
 def test_refusals(service):
     refs = service.refs
     with pytest.raises(InputError, match="at least one image"):
-        RetrievalService(Collection([], None), None)
+        RetrievalService(Collection([], None, None))
     with pytest.raises(InputError, match="must have local features"):
-        RetrievalService(Collection(refs, None, {"verification": print}), None)
+        RetrievalService(Collection(refs, None, None, {"verification": print}))
     with pytest.raises(InputError, match="num_kept must be 1 or more"):
-        RetrievalService(Collection(refs, None), None, num_kept=0)
+        RetrievalService(Collection(refs, None, None), num_kept=0)
     for choices, words in ((Choices(method="x"), "method"), (Choices(combine="x"), "combine")):
         with pytest.raises(InputError, match=words):
             service.query(collection.painting(0), choices=choices)

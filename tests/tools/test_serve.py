@@ -83,12 +83,24 @@ def test_the_folder_is_followed_before_it_is_served(retrieved, tmp_path, monkeyp
     (tmp_path / "images" / "1.png").unlink()
     served = []
     monkeypatch.setattr("delf_tf.serving.server.run", lambda app, *_, **__: served.append(app))
-    for follow, ids in ((False, "0123"), (True, "234")):
-        argv = [f"--index={tmp_path / 'out'}", f"--follow={follow}"]
+    (tmp_path / "token").write_text("0123456789abcdef")
+    (tmp_path / "token").chmod(0o600)
+    changing = ["--watch", f"--token_file={tmp_path / 'token'}"]
+    for options, ids in (([], "0123"), (changing, "234")):
+        argv = [f"--index={tmp_path / 'out'}", "--rerank_methods=verification", *options]
         assert main.main(["delf_tf", "serve", *argv]) == 0
         client = TestClient(served[-1], base_url="http://localhost")
         images = client.get("/api/collection").json()["images"]
         assert [one["id"] for one in images] == [f"{one}.png" for one in ids]
+    writer = {"Authorization": "Bearer 0123456789abcdef"}
+    content = (retrieved / "images" / "0.png").read_bytes()
+    assert client.post("/api/images?name=5.png", content=content).status_code == 401
+    added = client.post("/api/images?name=5.png", content=content, headers=writer)
+    assert added.json() == {"id": "5.png", "num_images": 4}
+    found = client.post("/api/query", content=content).json()["single_stage"]
+    assert {hit["id"] for hit in found[:2]} == {"4.png", "5.png"}
+    assert client.delete("/api/images/5.png", headers=writer).json()["num_images"] == 3
+    assert not (tmp_path / "images" / "5.png").exists()
 
 
 def test_a_folder_of_retrieve_is_served_by_its_name_alone(retrieved):
@@ -126,9 +138,12 @@ def test_an_index_in_milvus_is_served_by_its_address(retrieved, tmp_path, monkey
         f"--config={retrieved / 'c.textproto'}",
     ]
     flag_values(["serve", *argv, store, f"--images_dir={retrieved / 'images'}"])
-    opened = serve.open_photos(flag_values)
-    found = opened.index.search(FeatureStore(retrieved / "out" / "database"), 2)
-    assert [one[0] for one in found.indices] == [0, 1, 2, 3]
+    service, *_ = serve.open_collection(flag_values)
+    database = FeatureStore(retrieved / "out" / "database")
+    search = service._now.collection.search
+    for row, one in enumerate(database.ids()):
+        found = search(database.read(one), leave_out=(), max_results=2)
+        assert found.indices[0, 0] == row
     server.release_server(str(tmp_path / "server.db"))
 
 
@@ -141,6 +156,16 @@ def test_mistakes_are_told(retrieved, tmp_path, capsys):
     _refused(capsys, 2, "--index must be given")
     out = f"--index={retrieved / 'out'}"
     _refused(capsys, 2, "--images_dir must be left out", out, f"--images_dir={tmp_path}")
+    _refused(capsys, 2, "--follow must be given as --watch", out, "--follow")
+    (tmp_path / "token").write_text("0123456789abcdef")
+    (tmp_path / "token").chmod(0o644)
+    token = f"--token_file={tmp_path / 'token'}"
+    _refused(capsys, 1, "readable by its owner alone", out, token)
+    _refused(capsys, 1, "must be there and in order", out, f"{token}s")
+    (tmp_path / "token").chmod(0o600)
+    for flag in ("--watch", token):
+        _refused(capsys, 2, "need a folder of retrieve", f"--index={tmp_path}", flag)
+    _refused(capsys, 1, "method must be one of", out, "--rerank_methods=magic")
     _refused(capsys, 2, "--max_queries=0: 0 is not", out, "--max_queries=0")
     _refused(capsys, 2, "--database_store and --images_dir must be given", f"--index={tmp_path}")
     _refused(
