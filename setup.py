@@ -62,7 +62,7 @@ EXTRAS = {
         f"pydegensac; {STACK_A}",
         "scikit-image>=0.22",
     ],
-    "serve": ["fastapi>=0.110", "uvicorn>=0.23"],
+    "serve": ["fastapi>=0.110", "prometheus_client>=0.17", "uvicorn>=0.23"],
     "test": [
         "build>=1",
         # What Starlette's test client speaks by: the one since Starlette 1, the other before.

@@ -18,6 +18,7 @@ from delf_tf.datasets import images
 from delf_tf.serving import queries, updates
 from delf_tf.serving.answers import ConflictError, UnknownItemError
 from delf_tf.serving.limits import Gate, Turns, Uploads, error
+from delf_tf.serving.metrics import add_metrics
 from delf_tf.serving.schemas import CollectionModel, ErrorModel, ItemModel
 from delf_tf.serving.service import RetrievalService
 from delf_tf.types import ImageRef
@@ -74,12 +75,14 @@ def create_app(
         redoc_url=None,
         responses={code: {"model": ErrorModel} for code in (400, 404, 422, 429)},
     )
+    upload_paths = (queries.UPLOAD_PATH, updates.UPLOAD_PATH)
     app.add_middleware(
         Gate,
         hosts=(*_LOOPBACK, *allowed_hosts),
         max_requests=max_requests,
-        uncounted=[queries.UPLOAD_PATH, updates.UPLOAD_PATH],
+        uncounted=upload_paths,
     )
+    add_metrics(app, lambda: len(service.refs), upload_paths=upload_paths)
     uploads = Uploads(max_uploads, max_upload_bytes, upload_timeout_s)
     _add_errors(app)
     _add_pages(app)
