@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import json
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 from delf_tf import config
 from delf_tf.synthetic import collection
@@ -100,9 +105,55 @@ def test_commands_run(repository, photographs, tmp_path, monkeypatch, name):
         _run("delf_tf evaluate --ground_truth=abc.csv --ranking=elsewhere.npz")
 
 
+@contextlib.contextmanager
+def _served(app):
+    """Serves an application on this machine; yields its address."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(60)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_commands_of_serving_run(repository, photographs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(photographs / "photos", "photos")
+    image = min(Path("photos").iterdir())
+    for name in ("new.jpg", "query.jpg"):
+        shutil.copy(image, name)
+    apps: list = []
+    monkeypatch.setattr("delf_tf.serving.server.run", lambda app, *_, **__: apps.append(app))
+    first, change, ask = (block.splitlines() for block in _blocks(repository, "serving", "sh"))
+    for line in first:
+        _run(line)
+    subprocess.run(["sh", "-e", "-c", change[0]], check=True)
+    _run(change[1])
+    with _served(apps[-1]) as address:
+        told = [
+            subprocess.run(
+                ["sh", "-e", "-c", line.replace("127.0.0.1:8000", address)],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+            for line in ask
+        ]
+    num_images = len(list(Path("photos").iterdir()))
+    assert json.loads(told[0]) == {"id": "2024/new.jpg", "num_images": num_images}
+    best = json.loads(told[1])["two_stage"][:2]
+    assert {hit["id"] for hit in best} == {"2024/new.jpg", image.name}
+    assert json.loads(told[2])["num_images"] == num_images - 1
+    assert f"delf_tf_collection_images {num_images - 1}.0" in told[3]
+    assert len(apps) == 2
+
+
 def test_every_page_is_tested_and_every_link_leads_somewhere(repository):
     pages = {path.stem for path in (repository / "docs").glob("*.md")}
-    assert pages == {*DOCS, "architecture", "compact_model", "dolg_ablations"}
+    assert pages == {*DOCS, "architecture", "compact_model", "dolg_ablations", "serving"}
     for path in [repository / "README.md", *(repository / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
