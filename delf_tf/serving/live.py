@@ -14,7 +14,7 @@ from absl import logging
 
 from delf_tf import artifacts
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import InputError, require
+from delf_tf.checks import require
 from delf_tf.datasets import folder
 from delf_tf.features import sources
 from delf_tf.serving.answers import ConflictError, UnknownItemError
@@ -124,12 +124,12 @@ class LiveFolder:
     def _look(self, before: Listing) -> tuple[Listing, str]:
         """Follows the folder if it has changed and settled; returns its listing and what failed."""
         try:
-            now = self._listing()
             with self._lock:
+                now = self._listing()
                 if now == before != self._followed:
                     self._follow()
-        except (InputError, OSError) as fault:
-            return before, str(fault)
+        except Exception as fault:  # Whatever it is, the watch goes on.
+            return before, f"{type(fault).__name__}: {fault}"
         return now, ""
 
     def _follow(self) -> None:
