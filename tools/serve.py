@@ -30,10 +30,7 @@ from delf_tf.tools import command_line
 FLAGS = flags.FlagValues()
 command_line.define_config_flags(FLAGS)
 for _name, _help in (
-    (
-        "index",
-        "output folder of retrieve, an index of build_index, or milvus://HOST:PORT/COLLECTION",
-    ),
+    ("index", "folder of retrieve, an index of build_index, or milvus://HOST:PORT/COLLECTION"),
     ("database_store", "feature store of the database"),
     ("images_dir", "folder of the database images"),
     ("token_file", "file with the token of who may add and delete images; mode 0600"),
