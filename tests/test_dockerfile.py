@@ -65,6 +65,7 @@ def test_it_starts_serve_where_its_health_is_asked_for(stages):
     tool, *arguments = json.loads(command)
     assert tool == "serve"
     parsed = copy.deepcopy(serve.FLAGS)
+    parsed.unparse_flags()
     parsed(["serve", *arguments])
     assert (parsed.host, parsed.port) == ("0.0.0.0", 8000)
     assert _all(stages[-1], "EXPOSE") == ["8000"]

@@ -133,6 +133,7 @@ def test_an_index_in_milvus_is_served_by_its_address(retrieved, tmp_path, monkey
     assert main.main(["delf_tf", "build_index", *argv]) == 0
     monkeypatch.delenv("MILVUS_URI")
     flag_values = copy.deepcopy(serve.FLAGS)
+    flag_values.unparse_flags()
     argv = [
         f"--index={uri.replace('http', 'milvus')}/shown",
         f"--config={retrieved / 'c.textproto'}",
