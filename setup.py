@@ -28,6 +28,7 @@ REQUIRED = [
     f"protobuf>=4.25; {STACK_B}",
     "absl-py>=1.4",
     "scikit-learn>=1.3",
+    "threadpoolctl>=3",
     "scipy>=1.10",
     "faiss-cpu>=1.8",
     "h5py>=3.8",
@@ -79,7 +80,6 @@ EXTRAS = {
         "pytest-xdist>=3",
         "ruff>=0.6",
         "setuptools>=68,<81",
-        "threadpoolctl>=3",
         "wheel",
     ],
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -47,6 +48,35 @@ def run_parts(function: Callable[[Any], T], parts: Sequence[Any]) -> list[T]:
         return [function(parts[0])]
     others = [_pool(len(parts) - 1).submit(function, part) for part in parts[1:]]
     return [function(parts[0]), *(other.result() for other in others)]
+
+
+class _OneBlasThread:
+    """Keeps matrix products to the threads that ask for them, in the whole process.
+
+    BLAS's own threads wait for work by turning, and take the cores from a pool that calls BLAS.
+    Callers may overlap; the last one gives BLAS back its threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._num_callers = threading.Lock(), 0
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        import threadpoolctl  # noqa: PLC0415 - slow to import
+
+        with self._lock:
+            if not self._num_callers:
+                self._limit = threadpoolctl.threadpool_limits(1, user_api="blas")
+            self._num_callers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._num_callers -= 1
+            if not self._num_callers:
+                self._limit.restore_original_limits()
+
+
+one_blas_thread = _OneBlasThread()
 
 
 def _pool(num_threads: int) -> ThreadPoolExecutor:

@@ -86,12 +86,12 @@ class LearnedSimilarity:
         Raises:
           InputError: features of another width.
         """
-        similarity = self._network.against(self._encode(query))
-        found = threads.run_all(
-            lambda one: similarity(self._encode(one)),
-            database,
-            threads.check_num_threads(num_threads),
-        )
+        num_threads = threads.check_num_threads(num_threads)
+        with threads.one_blas_thread:
+            similarity = self._network.against(self._encode(query))
+            found = threads.run_all(
+                lambda one: similarity(self._encode(one)), database, num_threads
+            )
         return np.array(found, np.float64)
 
     def blend(self, first_stage: np.ndarray, similarity: np.ndarray) -> np.ndarray:

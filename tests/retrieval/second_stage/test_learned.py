@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+import threadpoolctl
 
-from delf_tf import npz
+from delf_tf import npz, threads
 from delf_tf.checks import InputError
+from delf_tf.retrieval.second_stage.elvis import ElvisSimilarity
 from delf_tf.retrieval.second_stage.learned import LearnedSimilarity
 from delf_tf.types import LocalFeatures
 
@@ -76,6 +78,33 @@ def test_the_reference_of_ames_gives_the_same(ames_golden, tmp_path, form, num_b
         np.testing.assert_allclose(learned.logit(found), found)
     none, some = _features(np.zeros((0, 16))), _features(ames_golden["pairs"][0, 0])
     assert np.isfinite(learned.compare(none, [none, some])).all()
+
+
+def test_blas_has_no_threads_beside_those_that_compare(golden, tmp_path, monkeypatch):
+    learned = LearnedSimilarity(_write(tmp_path / "w.npz", golden))
+    seen = []
+    compare = ElvisSimilarity.against
+
+    def against(self, query):
+        seen.extend(_blas_threads())
+        return compare(self, query)
+
+    monkeypatch.setattr(ElvisSimilarity, "against", against)
+    first, second = map(_features, golden["pairs"][0])
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        before = _blas_threads()
+        learned.compare(first, [second])
+        with threads.one_blas_thread:
+            learned.compare(first, [second])
+            assert set(_blas_threads()) == {1}
+        assert _blas_threads() == before
+    assert set(before) != {1}
+    assert set(seen) == {1}
+
+
+def _blas_threads():
+    found = threadpoolctl.threadpool_info()
+    return [one["num_threads"] for one in found if one["user_api"] == "blas"]
 
 
 def test_codes_are_all_that_a_student_compares(ames_golden, tmp_path):
