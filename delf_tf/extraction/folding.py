@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from delf_tf.checks import require_choice
+from delf_tf.checks import require, require_choice
 from delf_tf.extraction.precision import BFLOAT16, FLOAT32
 from delf_tf.models import registry
 from delf_tf.models.layers import ConvNorm, pad_symmetric, register
@@ -102,21 +102,46 @@ def inference_copy(model: RetrievalModel, precision: str = FLOAT32) -> Retrieval
     Raises:
       InputError: an unknown precision.
     """
-    require_choice("precision", precision, (FLOAT32, BFLOAT16))
     options = model.options
-    make = {**options["kwargs"], "preprocessing": options["preprocessing"]}
-    copy = registry.construct(options["name"], **make)
+    make = {"name": options["name"], **options["kwargs"], "preprocessing": options["preprocessing"]}
+    values = {path: _to_numpy(variable) for path, variable in variables_by_path(model).items()}
+    copy = inference_network(make, values, precision)
+    require(copy is not None, "A network's weights must be those of its options.", **make)
+    return copy
+
+
+def inference_network(
+    options: dict[str, Any], values: dict[str, np.ndarray], precision: str = FLOAT32
+) -> RetrievalModel | None:
+    """Returns the inference copy of a network that need not be made first.
+
+    Args:
+      options: arguments of registry.construct.
+      values: the weights by variable path; what is not float64 is widened before it is folded.
+      precision: see `inference_copy`.
+
+    Returns:
+      The network; None if `values` are not exactly its weights.
+
+    Raises:
+      InputError: an unknown precision, or options that the model may not have.
+    """
+    require_choice("precision", precision, (FLOAT32, BFLOAT16))
+    copy = registry.construct(**options)
     if precision == BFLOAT16:
         with _policy(BFLOAT16):
-            _take_convolutions(copy, registry.construct(options["name"], **make))
-    copy.record_options(options["name"], options["kwargs"])
+            _take_convolutions(copy, registry.construct(**options))
     copy.inference_precision = precision
     epsilons = dict(_fold_layers(copy))
     copy.call(tf.zeros([1, 32, 32, 3]))
     copy.built = True
-    values = _folded_values(model, epsilons)
-    for path, variable in variables_by_path(copy).items():
-        variable.assign(values[path].astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
+    variables = variables_by_path(copy)
+    folded = _folded_values(values, epsilons)
+    shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
+    if folded is None or {path: value.shape for path, value in folded.items()} != shapes:
+        return None
+    for path, variable in variables.items():
+        variable.assign(folded[path].astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
     return copy
 
 
@@ -154,7 +179,7 @@ def _keep_ends(kept: tf.keras.layers.Layer, layer: tf.keras.layers.Layer) -> Non
 
 
 def _holds_convolutions(layer: tf.keras.layers.Layer) -> bool:
-    if isinstance(layer, tf.keras.layers.Conv2D):
+    if isinstance(layer, (tf.keras.layers.Conv2D, ConvNorm)):
         return True
     return any(_holds_convolutions(child) for _, child in _children(layer))
 
@@ -186,20 +211,28 @@ def _replace(parent: Any, name: str, layer: tf.keras.layers.Layer) -> None:
     setattr(parent, name, layer)
 
 
-def _folded_values(model: RetrievalModel, epsilons: dict[str, float]) -> dict[str, np.ndarray]:
-    """Returns the copy's weights by path: those of `model`, its normalisations folded."""
-    values = {path: _to_numpy(variable) for path, variable in variables_by_path(model).items()}
+def _folded_values(
+    values: dict[str, np.ndarray], epsilons: dict[str, float]
+) -> dict[str, np.ndarray] | None:
+    """Returns weights by path with the normalisations at `epsilons` folded; None if some lack."""
+    values = {path: value.astype(np.float64) for path, value in values.items()}
     for path, epsilon in epsilons.items():
-        norm = {name: values.pop(f"{path}.norm.{name}") for name in _NORM}
+        if f"{path}.conv.kernel" not in values:
+            return None
         kernel = values.pop(f"{path}.conv.kernel")
-        bias = values.pop(f"{path}.conv.bias", 0.0)
+        norm = {name: values.pop(f"{path}.norm.{name}", np.empty(0)) for name in _NORM}
+        bias = values.pop(f"{path}.conv.bias", np.zeros_like(norm["beta"]))
+        if kernel.ndim != 4 or len({bias.shape, *(value.shape for value in norm.values())}) > 1:
+            return None
         factor = norm["gamma"] / np.sqrt(norm["moving_variance"] + epsilon)
         # A depthwise kernel is [K, K, C, 1].
         depthwise = kernel.shape[-1] == 1 and len(factor) == kernel.shape[-2] != 1
+        if factor.shape != (kernel.shape[-2 if depthwise else -1],):
+            return None
         values[f"{path}.kernel"] = kernel * (factor[:, np.newaxis] if depthwise else factor)
         values[f"{path}.bias"] = norm["beta"] + (bias - norm["moving_mean"]) * factor
     return values
 
 
 def _to_numpy(variable: Any) -> np.ndarray:
-    return tf.convert_to_tensor(variable).numpy().astype(np.float64)
+    return tf.convert_to_tensor(variable).numpy()

@@ -16,8 +16,8 @@ from delf_tf.models.masking import masked, spatial_mean
 from delf_tf.models.retrieval_model import RetrievalModel
 
 DESCRIPTORS = ("pooled", "deepest")
-# Of a cell of the stride-16 map without any attention; one of the mean attention weighs 1 more.
-_LEAST_WEIGHT = 0.1
+# Of a cell without any attention, at stride 32 and 16; one of the mean attention weighs 1 more.
+_COARSE_FLOOR, _FINE_FLOOR = 1.0, 0.3
 
 
 @register
@@ -125,15 +125,16 @@ class CompactLite(RetrievalModel):
     def _cell_weights(self, fine: tf.Tensor) -> tuple[tf.Tensor | None, tf.Tensor | None]:
         """Returns what the cells of the stride-32 and stride-16 maps weigh, [B, h, w]; or None.
 
-        At stride 32 the attention's square. At stride 16, where details of the surroundings help,
-        too, all cells of the mean attention and more weigh alike, and none weighs nothing.
+        By the attention over its mean in the image: at stride 32 by its square; at stride 16, where
+        details of the surroundings help, too, all cells of the mean attention and more weigh alike.
+        None weighs nothing: a landscape has no cell that stands out.
         """
         if self.attention is None:
             return None, None
         attention = tf.stop_gradient(self.attention(fine))[..., tf.newaxis]
         relative = attention / tf.maximum(spatial_mean(attention, keepdims=True), 1e-12)
-        coarse = _quartered(tf.square(attention))
-        return coarse[..., 0], (_LEAST_WEIGHT + tf.minimum(relative, 1.0))[..., 0]
+        coarse = _quartered(_COARSE_FLOOR + tf.square(relative))
+        return coarse[..., 0], (_FINE_FLOOR + tf.minimum(relative, 1.0))[..., 0]
 
     def infer(
         self, images: tf.Tensor, training: bool, outputs: tuple[str, ...]

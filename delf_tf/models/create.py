@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from delf_tf.artifacts import StrPath
@@ -40,12 +41,10 @@ def create_model(
     """
     if weights is None:
         return build(name, seed, **kwargs)
-    if not Path(weights).is_file():
-        if str(weights) == published.IMAGENET:
-            model = build(name, seed, **published.imagenet_options(name, kwargs))
-            published.load_imagenet(model)
-            return model
-        weights = published.fetch(str(weights))
+    if str(weights) == published.IMAGENET and not Path(weights).is_file():
+        model = build(name, seed, **published.imagenet_options(name, kwargs))
+        published.load_imagenet(model)
+        return model
     path = _weights_path(weights)
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     if not checkpoint.is_weights_file(path):
@@ -60,6 +59,35 @@ def create_model(
     return model
 
 
+def read_model(
+    name: str, weights: StrPath | None = None, seed: int | None = None, **kwargs: Any
+) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """Reads what `create_model` would make, without making it.
+
+    Args:
+      name: see `create_model`.
+      weights: likewise.
+      seed: likewise; of no effect.
+      **kwargs: likewise.
+
+    Returns:
+      Arguments of `registry.construct`, and the weights by variable path, not yet compared with
+      the model's; None where the weights are no file of ours.
+
+    Raises:
+      InputError: see `create_model`.
+    """
+    del seed
+    if weights is None or str(weights) == published.IMAGENET:
+        return None
+    path = _weights_path(weights)
+    if not checkpoint.is_weights_file(path):
+        return None
+    kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    stored, arrays = checkpoint.read_weights(path)
+    return {"name": name, **_agreed(name, kwargs, stored, path)}, arrays
+
+
 def _convert(
     name: str, kwargs: dict[str, Any], source: str, arrays: sources.Arrays, path: Path
 ) -> RetrievalModel:
@@ -69,7 +97,8 @@ def _convert(
 
 
 def _weights_path(weights: StrPath) -> Path:
-    path = Path(weights)
+    """Returns the file that `weights` names; what is published is downloaded once."""
+    path = Path(weights) if Path(weights).is_file() else Path(published.fetch(str(weights)))
     require(
         path.is_file(),
         "weights must be a file that exists.",

@@ -109,23 +109,32 @@ class ConvNorm(tf.keras.layers.Layer):
         self._normalization = (use_bias, epsilon, momentum, activation)
         # At stride 1 both paddings are the same, and the fused one is faster.
         self._pad = kernel_size // 2 if padding == "symmetric" and stride > 1 else 0
+        # Made when the layer is built: an inference copy replaces it before, and layers of Keras
+        # take long to make.
+        self.conv: tf.keras.layers.Layer | None = None
+        self.norm: tf.keras.layers.Layer | None = None
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the two layers and the variables."""
+        filters, kernel_size, stride, _ = self._arguments
+        use_bias, epsilon, momentum, _ = self._normalization
         shared = {
             "kernel_size": kernel_size,
             "strides": stride,
             "padding": "valid" if self._pad else "same",
             "use_bias": use_bias,
+            "dtype": self.dtype_policy,
         }
-        # Values are drawn by variable path after construction (initialization.py).
+        # Values are drawn by variable path after construction (variables.py).
         if filters:
             self.conv = tf.keras.layers.Conv2D(filters, kernel_initializer="zeros", **shared)
         else:
             self.conv = tf.keras.layers.DepthwiseConv2D(depthwise_initializer="zeros", **shared)
-        self.norm = tf.keras.layers.BatchNormalization(epsilon=epsilon, momentum=momentum)
-
-    def build(self, input_shape: Any) -> None:
-        """Makes the variables."""
+        self.norm = tf.keras.layers.BatchNormalization(
+            epsilon=epsilon, momentum=momentum, dtype=self.dtype_policy
+        )
         channels = input_shape[-1]
-        build_maps([(self.conv, channels), (self.norm, self._arguments[0] or channels)])
+        build_maps([(self.conv, channels), (self.norm, filters or channels)])
         super().build(input_shape)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:

@@ -111,6 +111,21 @@ def build(name: str, seed: int | None = None, **kwargs: Any) -> RetrievalModel:
     Raises:
       InputError: unknown name, an option that the model does not take or may not have.
     """
+    model = construct(name, **kwargs)
+    model.initialize(seed)
+    return model
+
+
+def construct(name: str, **kwargs: Any) -> RetrievalModel:
+    """Returns the network that `build` makes, still without variables.
+
+    Args:
+      name: see `build`.
+      **kwargs: see `build`.
+
+    Raises:
+      InputError: see `build`.
+    """
     make = _find(name)
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     _check_options(name, make, kwargs)
@@ -122,18 +137,7 @@ def build(name: str, seed: int | None = None, **kwargs: Any) -> RetrievalModel:
         returned=type(model).__name__,
     )
     model.record_options(name, {k: v for k, v in kwargs.items() if k != "preprocessing"})
-    model.initialize(seed)
     return model
-
-
-def construct(name: str, **kwargs: Any) -> RetrievalModel:
-    """Returns the network called `name` without variables: what `build` makes, not built.
-
-    Args:
-      name: see `build`.
-      **kwargs: options that the model takes.
-    """
-    return _find(name)(**kwargs)
 
 
 def _find(name: str) -> Callable[..., RetrievalModel]:

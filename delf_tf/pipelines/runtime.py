@@ -261,15 +261,19 @@ def create_model(message: experiment_pb2.Experiment) -> RetrievalModel:
     """
     from delf_tf.models import create  # noqa: PLC0415
 
-    options = config.set_fields(message.model)
-    name = options.pop("name", None)
-    if name is None:
-        raise UsageError("The config must name a model: model { name: … }.")
+    options = _model_options(message)
     if "weights" not in options:
         logging.warning(
-            "No weights are given: %s starts from random ones, which find nothing.", name
+            "No weights are given: %s starts from random ones, which find nothing.", options["name"]
         )
-    return create.create_model(name, **options)
+    return create.create_model(**options)
+
+
+def _model_options(message: experiment_pb2.Experiment) -> dict[str, Any]:
+    options = config.set_fields(message.model)
+    if "name" not in options:
+        raise UsageError("The config must name a model: model { name: … }.")
+    return options
 
 
 def verify_options(message: experiment_pb2.Experiment) -> dict[str, Any]:
@@ -328,11 +332,15 @@ def load_extractor(
 
 def _build_network(message: experiment_pb2.Experiment) -> RetrievalModel:
     from delf_tf.extraction import folding, precision  # noqa: PLC0415 - TensorFlow is slow
+    from delf_tf.models import create  # noqa: PLC0415
 
     wanted = message.extraction.precision
     # Only OpenVINO computes in 8 bits; what TensorFlow is still asked for needs no speed.
     resolved = precision.resolve_precision("float32" if wanted == choice.INT8 else wanted)
-    return folding.inference_copy(create_model(message), resolved)
+    stored = create.read_model(**_model_options(message))
+    network = stored and folding.inference_network(*stored, resolved)
+    # What does not fit, create_model names.
+    return network or folding.inference_copy(create_model(message), resolved)
 
 
 def _contents(paths: Sequence[artifacts.StrPath | None]) -> list[str]:

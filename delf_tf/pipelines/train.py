@@ -420,12 +420,22 @@ def _num_classes(options: experiment_pb2.TrainingConfig, records: Records) -> in
 def _provenance(message: experiment_pb2.Experiment, records: Records) -> dict[str, Any]:
     from google.protobuf import text_format  # noqa: PLC0415
 
+    from delf_tf.models.zoo import checkpoint  # noqa: PLC0415
+
     source = dict(records.manifest["source"]) if records.manifest else {"kind": "foreign records"}
+    weights = Path(message.model.weights)
+    shown = experiment_pb2.Experiment.FromString(message.SerializeToString())
+    if weights.name:
+        # Where the file lay on this machine concerns nobody who gets the weights.
+        shown.model.weights = weights.name
+    initial: dict[str, Any] = {"file": weights.name or "random"}
+    if weights.is_file() and checkpoint.is_weights_file(weights):
+        initial["provenance"] = checkpoint.read_options(weights)["provenance"]
     return {
         "training_set": source,
         "num_training_images": records.num_records,
-        "initial_weights": Path(message.model.weights).name or "random",
-        "config": text_format.MessageToString(message),
+        "initial_weights": initial,
+        "config": text_format.MessageToString(shown),
     }
 
 

@@ -8,8 +8,10 @@ from delf_tf import create_model
 from delf_tf.checks import InputError
 from delf_tf.extraction import folding
 from delf_tf.extraction.extractor import Extractor
+from delf_tf.models import create
 from delf_tf.models.layers import ConvNorm
 from delf_tf.models.variables import variables_by_path
+from delf_tf.models.zoo.checkpoint import save_weights
 from tests.extraction.toy import ToyModel, coordinates_image
 
 SMALL = {"width_multiplier": 0.25}
@@ -112,11 +114,44 @@ def test_folding_by_hand():
             super().__init__()
             self.one = one
 
-    values = folding._folded_values(Holder(layer), {"one": 1.0})
+    values = folding._folded_values(
+        {path: v.numpy() for path, v in variables_by_path(Holder(layer)).items()}, {"one": 1.0}
+    )
     assert {name: value.item() for name, value in values.items()} == {
         "one.kernel": pytest.approx(3.0),
         "one.bias": pytest.approx(3.5),
     }
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_network_from_a_file_is_the_copy_of_the_network(tmp_path, images, precision):
+    model = _trained("delg_mobilenet_v2", **SMALL)
+    stored = create.read_model("delg_mobilenet_v2", save_weights(model, tmp_path / "w.npz"))
+    network = folding.inference_network(*stored, precision)
+    want = folding.inference_copy(model, precision)(images)
+    assert network.options == model.options
+    for name, value in network(images).items():
+        np.testing.assert_array_equal(value, want[name])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values: values.pop("backbone.stem.conv.kernel"),
+        lambda values: values.pop("backbone.stem.norm.beta"),
+        lambda values: values.update({"attention.more": np.zeros(1)}),
+        lambda values: values.update({"backbone.stem.conv.kernel": np.zeros((1, 1, 3, 1))}),
+        lambda values: values.update({"backbone.stem.norm.gamma": np.zeros(())}),
+        lambda values: values.update({"backbone.block1.depthwise.conv.kernel": np.zeros(9)}),
+    ],
+)
+def test_weights_that_do_not_fit_make_no_network(change):
+    options = {"name": "delg_mobilenet_v2", **SMALL}
+    variables = variables_by_path(create_model(seed=0, **options))
+    values = {path: variable.numpy() for path, variable in variables.items()}
+    assert folding.inference_network(options, values) is not None
+    change(values)
+    assert folding.inference_network(options, values) is None
 
 
 def test_keras_networks_are_copied_as_they_are(images):

@@ -98,10 +98,10 @@ def test_attention_weighs_the_cells_that_are_pooled(parts, images):
     assert attention.std() > 0
     mean = attention.mean(axis=(1, 2), keepdims=True)
     # 96 x 64 pixels: 6 x 4 cells of 16 pixels, 3 x 2 of 32.
-    coarse = (attention**2.0).reshape(2, 3, 2, 2, 2).mean(axis=(2, 4))
+    coarse = (1 + (attention / mean) ** 2.0).reshape(2, 3, 2, 2, 2).mean(axis=(2, 4))
     pooled = [
         _unit(_gem(maps["stride32"].numpy().astype(np.float64), 2, coarse)),
-        _unit(_gem(fine, 2.5, 0.1 + np.minimum(attention / mean, 1))),
+        _unit(_gem(fine, 2.5, 0.3 + np.minimum(attention / mean, 1))),
     ]
     expected = np.concatenate(pooled, axis=1) / np.sqrt(2)
     np.testing.assert_allclose(model(images)["global"], expected, atol=1e-5)

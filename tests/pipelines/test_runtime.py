@@ -97,6 +97,23 @@ def test_a_run_builds_its_network_once(tmp_path, monkeypatch):
     assert not verified
 
 
+def test_weights_of_ours_make_the_network_at_once(tmp_path, monkeypatch):
+    model = runtime.create_model(_message(name="gem_mobilenet_v2", width_multiplier=0.35))
+    weights = str(checkpoint.save_weights(model, tmp_path / "w.npz"))
+    build, built = runtime.create_model, []
+    monkeypatch.setattr(runtime, "create_model", lambda *a: built.append(1) or build(*a))
+    network = runtime.Runtime(_message(name="gem_mobilenet_v2", weights=weights)).network
+    assert network.options == model.options and not built
+    # Its errors are those of create_model.
+    with pytest.raises(InputError, match="weights must be of a delg_mobilenet_v2"):
+        runtime.Runtime(_message(name="delg_mobilenet_v2", weights=weights)).extractor()
+    arrays = dict(checkpoint.read_weights(weights)[1])
+    arrays["backbone.stem.norm.beta"] = np.zeros(3)
+    checkpoint.write_arrays(weights, arrays, model.options)
+    with pytest.raises(InputError, match=r"misshaped: backbone.stem.norm.beta .*\[3\], must be"):
+        runtime.Runtime(_message(name="gem_mobilenet_v2", weights=weights)).extractor()
+
+
 def test_variants_share_the_network_and_are_made_once():
     opened = runtime.Runtime(_message(name="gem_mobilenet_v2", width_multiplier=0.35, seed=1))
     both = opened.extractor(use_local=True)

@@ -133,7 +133,7 @@ def test_weights_tell_what_they_were_trained_on(undisturbed):
     facts = read_options(undisturbed / "weights.npz")["provenance"]
     assert facts["training_set"] == {"kind": "folder"}
     assert facts["num_training_images"] == 12
-    assert facts["initial_weights"] == "random"
+    assert facts["initial_weights"] == {"file": "random"}
     assert 'name: "adamw"' in facts["config"]
     assert facts["averaged"] is True
 

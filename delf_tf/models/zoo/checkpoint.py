@@ -78,9 +78,7 @@ def halve(path: StrPath, output: StrPath) -> Path:
     Raises:
       InputError: not a weights file of ours, damaged, or a weight that float16 cannot hold.
     """
-    with _open(path) as reader:
-        options = _read_options(reader)
-        arrays = _read_arrays(reader, {name: reader.header(name)[0] for name in reader.names})
+    options, arrays = read_weights(path)
     largest = float(np.finfo(np.float16).max)
     matrices = {name: array for name, array in arrays.items() if array.ndim > 1}
     wide = [name for name, array in matrices.items() if np.abs(array).max(initial=0) > largest]
@@ -108,6 +106,18 @@ def read_options(path: StrPath) -> dict[str, Any]:
     """
     with _open(path) as reader:
         return _read_options(reader)
+
+
+def read_weights(path: StrPath) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns a weights file's options, as `read_options` does, and its arrays by variable path.
+
+    Raises:
+      InputError: see `load_weights`; the arrays are finite numbers of any shape.
+    """
+    with _open(path) as reader:
+        options = _read_options(reader)
+        shapes = {name: reader.header(name)[0] for name in reader.names}
+        return options, _read_arrays(reader, shapes)
 
 
 def load_weights(model: tf.keras.Model, path: StrPath) -> dict[str, Any]:

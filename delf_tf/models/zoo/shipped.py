@@ -32,7 +32,7 @@ class Shipped(NamedTuple):
 SHIPPED: dict[str, Shipped] = {
     "compact": Shipped(
         file="compact.npz",
-        sha256="3e21b494c49251131f5888504c7391a308f799a9885b98d399a9f375b60bbfe7",
+        sha256="155f5a8a610e58e5a72b748c3bfdb08f3f5a8eff1973696df90b762cc239d2db",
         model="compact_efficientnet_lite2",
         config="compact",
         licence="Apache-2.0 (NOTICE names its sources)",
