@@ -105,8 +105,9 @@ def inference_copy(model: RetrievalModel, precision: str = FLOAT32) -> Retrieval
     options = model.options
     make = {"name": options["name"], **options["kwargs"], "preprocessing": options["preprocessing"]}
     values = {path: _to_numpy(variable) for path, variable in variables_by_path(model).items()}
-    copy = inference_network(make, values, precision)
-    require(copy is not None, "A network's weights must be those of its options.", **make)
+    copy, fits = _inference_network(make, values, precision)
+    # A network of the user's may have variables that inference does not use.
+    require(fits is not None, "A network's weights must be those of its options.", **make)
     return copy
 
 
@@ -126,6 +127,14 @@ def inference_network(
     Raises:
       InputError: an unknown precision, or options that the model may not have.
     """
+    copy, fits = _inference_network(options, values, precision)
+    return copy if fits else None
+
+
+def _inference_network(
+    options: dict[str, Any], values: dict[str, np.ndarray], precision: str
+) -> tuple[RetrievalModel, bool | None]:
+    """Returns the network, and whether `values` are exactly its weights; None: some lack."""
     require_choice("precision", precision, (FLOAT32, BFLOAT16))
     copy = registry.construct(**options)
     if precision == BFLOAT16:
@@ -133,16 +142,17 @@ def inference_network(
             _take_convolutions(copy, registry.construct(**options))
     copy.inference_precision = precision
     epsilons = dict(_fold_layers(copy))
-    copy.call(tf.zeros([1, 32, 32, 3]))
-    copy.built = True
+    copy.make_variables()
     variables = variables_by_path(copy)
     folded = _folded_values(values, epsilons)
     shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
-    if folded is None or {path: value.shape for path, value in folded.items()} != shapes:
-        return None
+    if folded is None or any(
+        path not in folded or folded[path].shape != shape for path, shape in shapes.items()
+    ):
+        return copy, None
     for path, variable in variables.items():
         variable.assign(folded[path].astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
-    return copy
+    return copy, len(folded) == len(shapes)
 
 
 @contextlib.contextmanager

@@ -185,10 +185,10 @@ class Compact(RetrievalModel):
             result["features"], result["scores"] = local["features"], local["scores"]
         return result
 
-    def initialize(self, seed: int | None = None) -> None:
-        """See RetrievalModel.initialize; makes the heads that "global" does not use, too."""
+    def make_variables(self) -> None:
+        """See RetrievalModel.make_variables; makes the heads that "global" does not use, too."""
         self.training_outputs(tf.zeros([1, 32, 32, 3]), training=False)
-        super().initialize(seed)
+        super().make_variables()
 
     def training_outputs(self, images: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
         """Computes what the losses need.

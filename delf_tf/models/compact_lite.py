@@ -39,7 +39,7 @@ class CompactLite(RetrievalModel):
       fine_gem_power: that of the stride-16 map.
       attention_dim: hidden channels of the attention; 0 leaves it out, and all cells count alike.
       backbone_scale: factor of the images that the backbone sees, whose sides are then multiples
-        of 32: classification needs fewer pixels than keypoints do.
+        of 32: classification needs fewer pixels than keypoints do. At least 0.5.
       preprocessing: arguments of layers.Preprocessing for the backbone; None: its usual ones.
     """
 
@@ -67,8 +67,8 @@ class CompactLite(RetrievalModel):
         )
         super().__init__(network, preprocessing or usual)
         require(
-            0 < backbone_scale <= 1,
-            "backbone_scale must be above 0 and at most 1.",
+            0.5 <= backbone_scale <= 1,
+            "backbone_scale must be from 0.5 to 1.",
             backbone_scale=backbone_scale,
         )
         self.descriptor, self.backbone_scale = descriptor, backbone_scale
@@ -148,10 +148,10 @@ class CompactLite(RetrievalModel):
             result.update(self.local_network.infer(images, training, ("local",)))
         return result
 
-    def initialize(self, seed: int | None = None) -> None:
-        """See RetrievalModel.initialize; makes what "deepest" does not use, too."""
+    def make_variables(self) -> None:
+        """See RetrievalModel.make_variables; makes what "deepest" does not use, too."""
         chosen, self.descriptor = self.descriptor, "pooled"
-        super().initialize(seed)
+        super().make_variables()
         self.descriptor = chosen
 
     def training_outputs(self, images: tf.Tensor, training: bool = True) -> dict[str, tf.Tensor]:
@@ -181,9 +181,10 @@ def _quartered(x: tf.Tensor) -> tf.Tensor:
 
 
 def _shrunk(images: tf.Tensor, scale: float) -> tf.Tensor:
-    """Returns images [B, H, W, 3] at `scale`, bilinear with antialiasing, or as they are at 1.
+    """Returns images [B, H, W, 3] at `scale`, bilinear, or as they are at 1.
 
     Sides become the nearest multiples of 32. Those that are known while a graph is made stay so.
+    Without antialiasing, which other engines cannot convert: above 0.5 there is little to lose.
     """
     if scale == 1.0:
         return images
@@ -193,4 +194,4 @@ def _shrunk(images: tf.Tensor, scale: float) -> tf.Tensor:
     else:
         cells = tf.cast(tf.shape(images)[1:3], tf.float32) * (scale / STRIDE_PX)
         wanted = STRIDE_PX * tf.maximum(1, tf.cast(tf.round(cells), tf.int32))
-    return tf.image.resize(images, wanted, method="bilinear", antialias=True)
+    return tf.image.resize(images, wanted, method="bilinear")

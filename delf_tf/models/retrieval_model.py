@@ -134,10 +134,14 @@ class RetrievalModel(tf.keras.Model):
 
     def initialize(self, seed: int | None = None) -> None:
         """Makes all variables, and draws the random ones from `seed` (variables.draw_values)."""
+        self.make_variables()
+        draw_values(self, seed)
+
+    def make_variables(self) -> None:
+        """Makes all variables, those of `training_outputs` as well."""
         # Not through __call__, which in Keras 3 would trace the network once more.
         self.call(tf.zeros([1, 32, 32, 3]))
         self.built = True
-        draw_values(self, seed)
 
     def num_parameters(self) -> int:
         """Returns how many numbers all weights hold, the moving statistics included."""

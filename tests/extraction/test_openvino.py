@@ -39,7 +39,10 @@ SYSTEMS = {
         },
         {**LOCAL, "use_global_features": False},
     ),
-    "compact_efficientnet_lite0": ({"embedding_dim": 16}, LOCAL),
+    "compact_efficientnet_lite0": (
+        {"embedding_dim": 16, "attention_dim": 8, "backbone_scale": 0.8},
+        LOCAL,
+    ),
     "compact_resnet20": ({**SMALL, "feature_dim": 24, "fusion_dim": 8, "local_dim": 6}, LOCAL),
 }
 

@@ -104,6 +104,8 @@ def test_weights_of_ours_make_the_network_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "create_model", lambda *a: built.append(1) or build(*a))
     network = runtime.Runtime(_message(name="gem_mobilenet_v2", weights=weights)).network
     assert network.options == model.options and not built
+    deepest = _message(name="compact_efficientnet_lite2", weights="compact", descriptor="deepest")
+    assert runtime.Runtime(deepest).network.global_dim == 512 and not built
     # Its errors are those of create_model.
     with pytest.raises(InputError, match="weights must be of a delg_mobilenet_v2"):
         runtime.Runtime(_message(name="delg_mobilenet_v2", weights=weights)).extractor()

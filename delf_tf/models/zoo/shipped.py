@@ -32,7 +32,7 @@ class Shipped(NamedTuple):
 SHIPPED: dict[str, Shipped] = {
     "compact": Shipped(
         file="compact.npz",
-        sha256="155f5a8a610e58e5a72b748c3bfdb08f3f5a8eff1973696df90b762cc239d2db",
+        sha256="f25ea18143910e3c80e864c26ecc55d2fc911bc486da09e5db8300d36ceb6c27",
         model="compact_efficientnet_lite2",
         config="compact",
         licence="Apache-2.0 (NOTICE names its sources)",
