@@ -23,7 +23,9 @@ def test_files_are_whole_and_say_what_they_are(name):
 
 
 def test_the_default_names_its_sources(repository):
-    sources = checkpoint.read_options(shipped.shipped_weights("compact"))["provenance"]
+    provenance = checkpoint.read_options(shipped.shipped_weights("compact"))["provenance"]
+    assert provenance["num_training_images"] == 1051
+    sources = provenance["initial_weights"]["provenance"]
     notice = (repository / "NOTICE").read_text(encoding="utf-8")
     for part, name in (("backbone", "EfficientNet-Lite2"), ("local", "XFeat")):
         assert len(sources[part]["sha256"]) == 64
