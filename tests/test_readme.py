@@ -65,6 +65,7 @@ def test_the_demo_run_again_goes_on_and_takes_photographs(demo):
     assert (cwd / "demo_output" / "your_photos" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_the_training_demo_trains_and_goes_on(tmp_path):
     argv = ["delf_tf", "demo", "--output_dir=trained", *SMALL_DEMO, *SMALL_TRAINING]
     _run(argv, tmp_path)
