@@ -142,3 +142,10 @@ def test_a_similarity_must_be_there(folder, tmp_path, capsys, argv, message):
     argv = _rerank(folder, "", *argv)
     assert main.main(["delf_tf", "rerank", *argv, f"--output={tmp_path / 'new.npz'}"]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_similarity_that_the_probability_leaves_out(folder, weights, tmp_path, capsys):
+    fitted = ("score=probability", "probability.similarity=20", "probability.evidence=2")
+    argv = _rerank(folder, weights, "method=fusion", *fitted)
+    assert main.main(["delf_tf", "rerank", *argv, f"--output={tmp_path / 'new.npz'}"]) == 1
+    assert "must weigh the learned similarity" in capsys.readouterr().err
