@@ -105,14 +105,18 @@ def inference_copy(model: RetrievalModel, precision: str = FLOAT32) -> Retrieval
     options = model.options
     make = {"name": options["name"], **options["kwargs"], "preprocessing": options["preprocessing"]}
     values = {path: _to_numpy(variable) for path, variable in variables_by_path(model).items()}
-    copy, fits = _inference_network(make, values, precision)
     # A network of the user's may have variables that inference does not use.
-    require(fits is not None, "A network's weights must be those of its options.", **make)
+    copy = inference_network(make, values, precision, all_used=False)
+    require(copy is not None, "A network's weights must be those of its options.", **make)
     return copy
 
 
 def inference_network(
-    options: dict[str, Any], values: dict[str, np.ndarray], precision: str = FLOAT32
+    options: dict[str, Any],
+    values: dict[str, np.ndarray],
+    precision: str = FLOAT32,
+    *,
+    all_used: bool = True,
 ) -> RetrievalModel | None:
     """Returns the inference copy of a network that need not be made first.
 
@@ -120,21 +124,14 @@ def inference_network(
       options: arguments of registry.construct.
       values: the weights by variable path; what is not float64 is widened before it is folded.
       precision: see `inference_copy`.
+      all_used: whether `values` must hold nothing else.
 
     Returns:
-      The network; None if `values` are not exactly its weights.
+      The network; None if `values` are not its weights.
 
     Raises:
       InputError: an unknown precision, or options that the model may not have.
     """
-    copy, fits = _inference_network(options, values, precision)
-    return copy if fits else None
-
-
-def _inference_network(
-    options: dict[str, Any], values: dict[str, np.ndarray], precision: str
-) -> tuple[RetrievalModel, bool | None]:
-    """Returns the network, and whether `values` are exactly its weights; None: some lack."""
     require_choice("precision", precision, (FLOAT32, BFLOAT16))
     copy = registry.construct(**options)
     if precision == BFLOAT16:
@@ -145,14 +142,14 @@ def _inference_network(
     copy.make_variables()
     variables = variables_by_path(copy)
     folded = _folded_values(values, epsilons)
+    if folded is None or (all_used and len(folded) > len(variables)):
+        return None
     shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
-    if folded is None or any(
-        path not in folded or folded[path].shape != shape for path, shape in shapes.items()
-    ):
-        return copy, None
+    if any(path not in folded or folded[path].shape != shape for path, shape in shapes.items()):
+        return None
     for path, variable in variables.items():
         variable.assign(folded[path].astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
-    return copy, len(folded) == len(shapes)
+    return copy
 
 
 @contextlib.contextmanager
