@@ -324,3 +324,8 @@ def multi_head_attention(
 def dense(units: int) -> tf.keras.layers.Dense:
     """Returns a linear layer with bias; its values are drawn after construction."""
     return tf.keras.layers.Dense(units, kernel_initializer="zeros")
+
+
+def layer_norm() -> tf.keras.layers.LayerNormalization:
+    """Returns a layer normalisation in float32, with the epsilon that PyTorch takes."""
+    return tf.keras.layers.LayerNormalization(epsilon=1e-5, dtype="float32")

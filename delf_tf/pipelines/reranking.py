@@ -98,23 +98,7 @@ def rerank(
 
 def _second_stage(message: experiment_pb2.Experiment, database: FeatureStore) -> Reranker:
     del database
-    arguments = rerank_arguments(message)
-    probability = arguments.get("probability")
-    ignored = (
-        "learned" in arguments
-        and arguments["score"] == "probability"
-        and probability is not None
-        and not probability.learned
-    )
-    require(
-        not ignored,
-        "rerank.probability must weigh the learned similarity that rerank.method computes.",
-        hint="Set rerank.probability.learned (delf_tf rerank --fit_probability prints it), or "
-        "rerank.score=learned.",
-        method=message.rerank.method,
-        learned=0,
-    )
-    return functools.partial(second_stage.rerank, **arguments)
+    return functools.partial(second_stage.rerank, **rerank_arguments(message))
 
 
 def _by_all_pairs(

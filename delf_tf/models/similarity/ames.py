@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from delf_tf.checks import require
-from delf_tf.models.layers import dense, l2_normalize, multi_head_attention, register
+from delf_tf.models.layers import dense, l2_normalize, layer_norm, multi_head_attention, register
 from delf_tf.models.variables import draw_values, variables_by_path
 
 # Variance of the step that stands for the sign while the student learns.
@@ -40,9 +40,13 @@ class AmesBlock(tf.keras.layers.Layer):
     def __init__(self, width: int, num_heads: int, hidden_dim: int, **kwargs: Any):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self._arguments = {"width": width, "num_heads": num_heads, "hidden_dim": hidden_dim}
-        self.own_qkv, self.own_out, self.own_norm = dense(3 * width), dense(width), _norm()
-        self.other_qkv, self.other_out, self.other_norm = dense(3 * width), dense(width), _norm()
-        self.hidden, self.shrink, self.shrink_norm = dense(hidden_dim), dense(width), _norm()
+        self.own_qkv, self.own_out, self.own_norm = dense(3 * width), dense(width), layer_norm()
+        self.other_qkv, self.other_out, self.other_norm = (
+            dense(3 * width),
+            dense(width),
+            layer_norm(),
+        )
+        self.hidden, self.shrink, self.shrink_norm = dense(hidden_dim), dense(width), layer_norm()
 
     def build(self, input_shape: Any = None) -> None:
         """Makes the variables."""
@@ -112,7 +116,7 @@ class Ames(tf.keras.layers.Layer):
             self.code = tf.keras.layers.Dense(
                 num_bits, use_bias=False, kernel_initializer="zeros", dtype="float32"
             )
-        self.projection, self.projection_norm = dense(width), _norm()
+        self.projection, self.projection_norm = dense(width), layer_norm()
         for number in range(1, num_layers + 1):
             setattr(self, f"block{number}", AmesBlock(width, num_heads, hidden_dim))
         self.logit_out = dense(1)
@@ -202,7 +206,3 @@ def _forbidden(present: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     keys = tf.pad(keys, [[0, 0], [0, 0], [0, 0], [1, 0]], constant_values=True)
     own, other = (of_token | same) & keys, (of_token | ~same) & keys
     return tf.where(own, 0.0, _FORBIDDEN), tf.where(other, 0.0, _FORBIDDEN)
-
-
-def _norm() -> tf.keras.layers.LayerNormalization:
-    return tf.keras.layers.LayerNormalization(epsilon=1e-5, dtype="float32")

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from delf_tf.checks import require
-from delf_tf.models.layers import dense, l2_normalize, register
+from delf_tf.models.layers import dense, l2_normalize, layer_norm, register
 from delf_tf.models.variables import draw_values
 
 # Below every sum of a transport's terms; padding alone comes to 0.
@@ -56,9 +56,9 @@ class Elvis(tf.keras.layers.Layer):
             "num_iterations": num_iterations,
             "temperature": temperature,
         }
-        self.projection, self.projection_norm = dense(width), _norm()
+        self.projection, self.projection_norm = dense(width), layer_norm()
         self.dustbin_hidden, self.dustbin = dense(width), dense(1)
-        self.vote_hidden, self.vote_norm, self.vote = dense(16), _norm(), dense(1)
+        self.vote_hidden, self.vote_norm, self.vote = dense(16), layer_norm(), dense(1)
         self.logit_hidden, self.logit_out = dense(64), dense(1)
 
     def build(self, input_shape: Any = None) -> None:
@@ -151,7 +151,3 @@ class Elvis(tf.keras.layers.Layer):
         hidden = self.vote_norm(self.vote_hidden(largest[..., tf.newaxis]))
         vote = self.vote(tf.nn.gelu(hidden, approximate=False))
         return tf.sigmoid(tf.cast(vote, tf.float32))[..., 0]
-
-
-def _norm() -> tf.keras.layers.LayerNormalization:
-    return tf.keras.layers.LayerNormalization(epsilon=1e-5, dtype="float32")

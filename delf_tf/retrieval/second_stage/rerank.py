@@ -150,6 +150,13 @@ def rerank(
         num_entries=len(skip or ()),
         num_queries=len(ranking.query_ids),
     )
+    require(
+        not (learned and score == "probability" and probability and not probability.learned),
+        "The probability must weigh the learned similarity, which is computed for nothing else.",
+        hint="Set rerank.probability.learned (delf_tf rerank --fit_probability prints it), or "
+        "rerank.score=learned.",
+        learned=0,
+    )
     places = [
         _candidates(row, num_candidates, None if skip is None else skip[query])
         for query, row in enumerate(ranking.indices)
