@@ -188,8 +188,27 @@ def test_several_pictures_are_one_query(page):
         page.get_by_role("button", name=f"Remove {name}").click()
     sync_api.expect(page.locator("#chosen")).to_be_hidden()
     sync_api.expect(page.locator("#single .card")).to_have_count(3)
-    page.set_input_files("#file", [{**files[0], "name": f"{at}.png"} for at in range(8)])
-    sync_api.expect(page.locator("#message.error")).to_have_text("A query has at most 8 pictures.")
+
+
+def test_a_refusal_is_told_on_when_an_earlier_search_ends(page):
+    page.get_by_label("Add what I choose to the query").check()
+    _upload(page)
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    page.route("**/api/search?*", hold)
+    page.select_option("#count", "48")
+    sync_api.expect(page.locator("#message")).to_have_text("Searching…")
+    files = [{"name": f"{at}.png", "mimeType": "image/png", "buffer": b""} for at in range(8)]
+    page.set_input_files("#file", files)
+    refused = page.locator("#message.error")
+    sync_api.expect(refused).to_have_text("A query has at most 8 pictures.")
+    with page.expect_response("**/api/search?*"):
+        held.pop().continue_()
+    sync_api.expect(page.locator("#results")).to_have_attribute("aria-busy", "false")
+    sync_api.expect(refused).to_have_text("A query has at most 8 pictures.")
 
 
 def test_what_the_server_forgot_is_sent_again(page):

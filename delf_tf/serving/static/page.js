@@ -161,7 +161,9 @@ function show(found) {
   fill($("two"), answer.two_stage || []);
   $("csv").href = `/api/queries/${answer.token}/results.csv`;
   const best = (answer.two_stage || answer.single_stage)[0];
-  say(best ? `${answer.single_stage.length} results. The best: ${best.id}` : "No results.");
+  // What was refused while the server searched is told on.
+  if (!$("message").classList.contains("error"))
+    say(best ? `${answer.single_stage.length} results. The best: ${best.id}` : "No results.");
   $("times").replaceChildren();
   for (const [stage, seconds] of Object.entries(answer.seconds)) {
     const name = document.createElement("dt"), value = document.createElement("dd");
