@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from typing import TypeVar
 
 from absl import logging
@@ -13,6 +15,7 @@ from tqdm.auto import tqdm
 T = TypeVar("T")
 
 LOG_INTERVAL_S = 60.0
+_HIDDEN: ContextVar[bool] = ContextVar("hidden", default=False)
 
 
 class Progress:
@@ -36,7 +39,8 @@ class Progress:
         self.failed = 0
         self._start = self._last_log = time.monotonic()
         self._bar: tqdm | None = None
-        if sys.stderr.isatty() or _in_notebook():
+        self._hidden = _HIDDEN.get()
+        if not self._hidden and (sys.stderr.isatty() or _in_notebook()):
             self._bar = tqdm(total=total, initial=done, unit=f" {unit}", desc=description)
 
     def update(self, num: int = 1, *, failed: int = 0) -> None:
@@ -47,19 +51,22 @@ class Progress:
             self._bar.update(num)
             if failed:
                 self._bar.set_postfix(failed=self.failed)
-        elif time.monotonic() - self._last_log >= LOG_INTERVAL_S:
+        elif not self._hidden and time.monotonic() - self._last_log >= LOG_INTERVAL_S:
             self._last_log = time.monotonic()
             logging.info("%s", self.line())
 
     def line(self) -> str:
-        """Returns one line: done/total, rate, remaining time, failures."""
+        """Returns one line: done/total, the rate of this run, remaining time, failures."""
         elapsed = time.monotonic() - self._start
-        rate = (self.done - self._already) / elapsed if elapsed > 0 else 0.0
-        left = f"{(self.total - self.done) / rate:.0f} s left" if rate > 0 else "unknown time left"
-        return (
-            f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:.2f} {self.unit}/s, "
-            f"{left}, {self.failed} failed"
-        )
+        done = self.done - self._already
+        rate = done / elapsed if elapsed > 0 else 0.0
+        parts = [f"{self.description}: {self.done}/{self.total} {self.unit}"]
+        if done:
+            parts.append(f"{rate:.2f} {self.unit}/s")
+        if self.done < self.total:
+            left = f"{(self.total - self.done) / rate:.0f} s" if rate > 0 else "unknown time"
+            parts.append(f"{left} left")
+        return ", ".join([*parts, f"{self.failed} failed"])
 
     def __enter__(self) -> Progress:
         return self
@@ -67,8 +74,18 @@ class Progress:
     def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        else:
+        elif not self._hidden:
             logging.info("%s", self.line())
+
+
+@contextlib.contextmanager
+def hidden() -> Iterator[None]:
+    """Shows nothing of what is counted meanwhile."""
+    token = _HIDDEN.set(True)
+    try:
+        yield
+    finally:
+        _HIDDEN.reset(token)
 
 
 def _in_notebook() -> bool:

@@ -20,6 +20,19 @@ def test_nothing_done_yet_and_nothing_to_do():
     assert "0/0 images" in counter.line()
 
 
+def test_what_an_earlier_run_did_has_no_rate():
+    counter = progress.Progress(10, "images", "extract", done=10)
+    assert counter.line() == "extract: 10/10 images, 0 failed"
+
+
+def test_hidden_progress_says_nothing(monkeypatch, caplog):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(progress, "tqdm", None)
+    with caplog.at_level(logging.INFO, logger="absl"), progress.hidden():
+        assert list(progress.track("ab", 2, "images", "extract")) == ["a", "b"]
+    assert not caplog.records
+
+
 def test_one_line_a_minute_without_a_terminal(monkeypatch, caplog):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])

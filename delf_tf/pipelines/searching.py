@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
+from delf_tf import progress
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
 from delf_tf.features import agreement
@@ -234,6 +235,7 @@ def group(
     return Grouped(labels, page, groups)
 
 
+@progress.hidden()
 def rehearse(message: experiment_pb2.Experiment) -> None:
     """Runs a config's search and re-ranking on three made-up images.
 
