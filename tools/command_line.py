@@ -133,7 +133,7 @@ def define_config_flags(
         flags.DEFINE_string(
             "local_codec",
             None,
-            "storage of local features: float32, float16, int8 or the file of a trained codec",
+            "storage of local features: float32, float16 or int8",
             flag_values=flag_values,
         )
 

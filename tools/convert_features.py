@@ -2,15 +2,14 @@
 
 delf_tf convert_features --import_format=hloc --input=features.h5 --output=STORE
 delf_tf convert_features --export_format=delf --input=STORE --output=DIR
-delf_tf convert_features --input=STORE --output=SMALLER --local_codec=pq16x8
+delf_tf convert_features --input=STORE --output=SMALLER --local_codec=int8
 
 Formats: delf (folder of the original's .delf, or .delg_local and .delg_global), hloc (one HDF5
 file), npy (global descriptors alone, ids beside them), parquet (the same for vector databases, only
 written). Where a feature's pixel is, each format says in its own way; it is converted. An import
 that was killed goes on.
 
-Without a format a store is copied with another --local_codec; of "pq16x8", 16 bytes a descriptor, a
-product quantizer is trained on it, whose file SMALLER/codec.safetensors other stores can use, too.
+Without a format a store is copied with another --local_codec.
 
 delf_tf convert_features --input=STORE --output=CODES --local_codec=signs --student=weights.npz
 
@@ -53,8 +52,7 @@ flags.DEFINE_string("output", None, "converted features", flag_values=FLAGS)
 flags.DEFINE_string(
     "local_codec",
     "float32",
-    "storage of local features: float32, float16, int8, signs, a trained codec's file, or, for a "
-    "copy, pqMxB to train one of M parts of B bits",
+    "storage of local features: float32, float16, int8 or signs",
     flag_values=FLAGS,
 )
 flags.DEFINE_string(

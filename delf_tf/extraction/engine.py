@@ -184,7 +184,7 @@ def extract_to_store(
     block_size: int = 64,
     num_threads: int = 2,
     batch_size: int = 1,
-    local_codec: str | Path = "float32",
+    local_codec: str = "float32",
     overwrite: bool = False,
 ) -> Path:
     """Makes a store follow a collection, or one shard of the work; nothing is computed twice.

@@ -18,7 +18,7 @@ import numpy as np
 from delf_tf import tensor_file
 from delf_tf.checks import as_array, invalid, require
 from delf_tf.features.manifest import Manifest
-from delf_tf.features.quantization import Codec, Fields
+from delf_tf.features.quantization import Fields
 from delf_tf.features.sources import Source, parse
 from delf_tf.types import LocalFeatures
 
@@ -57,7 +57,7 @@ class Row:
     fields: Fields | None
 
 
-def encode_row(name: str, features: ImageFeatures, manifest: Manifest, codec: Codec | None) -> Row:
+def encode_row(name: str, features: ImageFeatures, manifest: Manifest) -> Row:
     """Returns the row of one image.
 
     Raises:
@@ -66,6 +66,7 @@ def encode_row(name: str, features: ImageFeatures, manifest: Manifest, codec: Co
     vector, local = features.global_descriptor, features.local
     _require_width(name, "global_dim", None if vector is None else len(vector), manifest)
     _require_width(name, "local_dim", None if local is None else local.dim, manifest)
+    codec = manifest.codec
     return Row(vector, None if codec is None or local is None else codec.encode(local))
 
 
@@ -76,7 +77,6 @@ def write_block(
     *,
     failures: Mapping[str, str],
     manifest: Manifest,
-    codec: Codec | None,
     sources: Mapping[str, Source] | None = None,
 ) -> None:
     """Writes a block to an open file.
@@ -87,10 +87,9 @@ def write_block(
       rows: B rows, None for the images in `failures`.
       failures: id -> why it has no features.
       manifest: of the store.
-      codec: of the local features, or None.
       sources: id -> which file the features were made from, where that is known.
     """
-    checks = np.zeros((2, len(ids)), np.uint32)
+    codec, checks = manifest.codec, np.zeros((2, len(ids)), np.uint32)
     tensors = {"crc32": checks}
     if manifest.global_dim is not None:
         zeros = np.zeros(manifest.global_dim, np.float32)
@@ -124,14 +123,13 @@ class Block:
       failures: id -> why it has no features.
     """
 
-    def __init__(self, path: Path, ids: Sequence[str], manifest: Manifest, codec: Codec | None):
+    def __init__(self, path: Path, ids: Sequence[str], manifest: Manifest):
         """Reads the header and the index.
 
         Args:
           path: the file.
           ids: of its images, as the store's list has them.
           manifest: of the store.
-          codec: of the local features, or None.
 
         Raises:
           InputError: truncated or damaged, or of another store.
@@ -147,12 +145,12 @@ class Block:
                 path=path,
             )
         self.failures = _failures(metadata.get("failures"), ids, path)
-        self.ids, self._codec, self._manifest = ids, codec, manifest
-        self._names = sorted(codec.fields) if codec is not None else []
+        self.ids, self._manifest, self._codec = ids, manifest, manifest.codec
+        self._names = sorted(self._codec.fields) if self._codec is not None else []
         self._require_arrays()
         with self._file.open() as descriptor:
             self._checks = self._file.read_checked(descriptor, "crc32")
-            if codec is not None:
+            if self._codec is not None:
                 self._offsets = self._file.read_checked(descriptor, "local.offsets")
                 self._require_offsets()
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from delf_tf import artifacts
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
-from delf_tf.features import codecs, manifest
+from delf_tf.features import manifest
 from delf_tf.features.disk import explained, locked
 from delf_tf.features.generations import collection
 from delf_tf.features.manifest import Manifest
-from delf_tf.features.quantization import Codec
 from delf_tf.features.writer import take_lock
 
 # Held while a store is made, changed or compacted.
@@ -22,15 +21,12 @@ LOCK = ".create.lock"
 _OWN_FILES = (
     collection.NAME,
     manifest.IDS_NAME,
-    manifest.CODEC_NAME,
     "block-*-of-*.safetensors",
     ".block-*.tmp",
     ".times*.json",
 )
 # Left by processes that were killed in `create`.
-_STALE_FILES = tuple(
-    f".{name}.*.tmp" for name in (manifest.NAME, manifest.IDS_NAME, manifest.CODEC_NAME)
-)
+_STALE_FILES = tuple(f".{name}.*.tmp" for name in (manifest.NAME, manifest.IDS_NAME))
 
 
 def create(
@@ -42,7 +38,7 @@ def create(
     block_size: int = 64,
     global_dim: int | None = None,
     local_dim: int | None = None,
-    local_codec: str | Path | Codec = "float32",
+    local_codec: str = "float32",
     overwrite: bool = False,
 ) -> Path:
     """Makes an empty store, or finds that the one at `path` is the same and may be continued.
@@ -58,8 +54,7 @@ def create(
       block_size: images a file; what a killed run repeats at most.
       global_dim: width of the global descriptors, or None if there are none.
       local_dim: width of the local descriptors, or None if there are none.
-      local_codec: how local features are kept: "float32", "float16", "int8", a trained codec of
-        `product_quantization`, or its file.
+      local_codec: how local features are kept, a key of `quantization.CODECS`.
       overwrite: whether to delete the features of a store that lies at `path`.
 
     Returns:
@@ -71,7 +66,7 @@ def create(
     """
     folder = Path(path)
     kept = {"global_dim": global_dim, "local_dim": local_dim, "local_codec": local_codec}
-    content, files = describe(
+    content, ids_text = describe(
         ids, fingerprint=fingerprint, num_shards=num_shards, block_size=block_size, **kept
     )
     with explained(folder):
@@ -87,9 +82,9 @@ def create(
                 f"The store at {folder} must not have got or lost images since it was made.",
                 hint="Choose another folder, or overwrite the store (--overwrite).",
             )
-            _write_missing(folder, files)
+            _write_missing(folder / manifest.IDS_NAME, ids_text)
             # The manifest comes last: with it the store exists.
-            _write_missing(folder, {manifest.NAME: content.to_json().encode()})
+            _write_missing(folder / manifest.NAME, content.to_json().encode())
     return folder
 
 
@@ -101,29 +96,25 @@ def describe(
     block_size: int = 64,
     global_dim: int | None = None,
     local_dim: int | None = None,
-    local_codec: str | Path | Codec = "float32",
-) -> tuple[Manifest, dict[str, bytes]]:
-    """Returns the manifest of a store that `create` would make, and the other files beside it.
+    local_codec: str = "float32",
+) -> tuple[Manifest, bytes]:
+    """Returns the manifest of a store that `create` would make, and its ids.json.
 
     Raises:
       InputError: an argument is out of range.
     """
-    codec = None if local_dim is None else codecs.get_codec(local_codec, local_dim)
-    files = {manifest.IDS_NAME: manifest.ids_text(ids).encode()}
-    if codec is not None and codec.tensors():
-        files[manifest.CODEC_NAME] = codecs.to_bytes(codec)
+    ids_text = manifest.ids_text(ids).encode()
     content = Manifest(
         fingerprint=fingerprint,
         num_images=len(ids),
-        ids_sha256=manifest.sha256(files[manifest.IDS_NAME]),
+        ids_sha256=manifest.sha256(ids_text),
         num_shards=num_shards,
         block_size=block_size,
         global_dim=global_dim,
         local_dim=local_dim,
-        local_codec=None if codec is None else codec.name,
-        codec_sha256=manifest.sha256(files[manifest.CODEC_NAME]) if len(files) > 1 else None,
+        local_codec=None if local_dim is None else local_codec,
     )
-    return content, files
+    return content, ids_text
 
 
 def _delete(folder: Path) -> None:
@@ -142,8 +133,6 @@ def _unlink(folder: Path, patterns: Sequence[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _write_missing(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name, content in files.items():
-        path = folder / name
-        if not path.is_file() or path.read_bytes() != content:
-            artifacts.write_bytes(path, content)
+def _write_missing(path: Path, content: bytes) -> None:
+    if not path.is_file() or path.read_bytes() != content:
+        artifacts.write_bytes(path, content)

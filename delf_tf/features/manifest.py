@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -11,11 +12,11 @@ from typing import Any
 
 from delf_tf import artifacts
 from delf_tf.checks import InputError, invalid, require
+from delf_tf.features.quantization import Codec, get_codec
 
 FORMAT_VERSION = 1
 NAME = "manifest.json"
 IDS_NAME = "ids.json"
-CODEC_NAME = "codec.safetensors"
 MAX_SHARDS = 100_000
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_IDS_BYTES = 8 << 30
@@ -38,7 +39,6 @@ class Manifest:
       global_dim: width of the global descriptors, or None if there are none.
       local_dim: width of the local descriptors, or None if there are none.
       local_codec: name of the codec of the local features, or None.
-      codec_sha256: of codec.safetensors, hex, or None if the codec is not trained.
       format_version: of the store's layout.
     """
 
@@ -50,7 +50,6 @@ class Manifest:
     global_dim: int | None
     local_dim: int | None
     local_codec: str | None
-    codec_sha256: str | None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -70,6 +69,12 @@ class Manifest:
             "A store's fingerprint must be a string that is not empty.",
             fingerprint=self.fingerprint,
         )
+        _ = self.codec  # Refuses an unknown name.
+
+    @functools.cached_property
+    def codec(self) -> Codec | None:
+        """The codec of the local features; None if there are none."""
+        return None if self.local_dim is None else get_codec(str(self.local_codec), self.local_dim)
 
     def blocks(self, shard: int) -> Iterator[tuple[int, int, int]]:
         """Yields (block number, first row, row after the last) of `shard`; rows count the ids."""
@@ -138,6 +143,7 @@ def read_manifest(folder: Path) -> Manifest:
             format_version=version,
             path=path,
         )
+        content.pop("codec_sha256", None)  # Earlier versions wrote it.
         return Manifest(**content)
     except InputError:
         raise

@@ -9,17 +9,17 @@ all but the descriptors by `geometry_codec`, in 7 bytes a feature:
 | float16 | 2 D | 2^-11 of each component |
 | int8 | D + 4 | 1/254 of the vector's largest component |
 | signs | D / 8 | all but the components' signs, which come back as a vector of length 1 |
-| pq10x5, pq32x8, pqMxB | M B / 8 | see `product_quantization`; must be trained |
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 
-from delf_tf.checks import require
+from delf_tf.checks import require, require_choice
 from delf_tf.features import geometry_codec
 from delf_tf.features.geometry_codec import Fields, decode_geometry, encode_geometry
 from delf_tf.types import LocalFeatures
@@ -50,9 +50,6 @@ class Codec(Protocol):
           InputError: fields that do not belong together.
         """
 
-    def tensors(self) -> Fields:
-        """Returns what was trained, to be stored once; empty for codecs that are not trained."""
-
 
 class Float32Codec:
     """Keeps everything exactly: 4 D + 16 bytes a feature."""
@@ -77,10 +74,6 @@ class Float32Codec:
     def decode(self, fields: Fields) -> LocalFeatures:
         """Returns the features."""
         return LocalFeatures(**fields)
-
-    def tensors(self) -> Fields:
-        """Returns nothing: there is nothing to train."""
-        return {}
 
 
 class Float16Codec:
@@ -111,10 +104,6 @@ class Float16Codec:
     def decode(self, fields: Fields) -> LocalFeatures:
         """Returns the features."""
         return decode_geometry(fields, fields["descriptors"].astype(np.float32))
-
-    def tensors(self) -> Fields:
-        """Returns nothing: there is nothing to train."""
-        return {}
 
 
 class Int8Codec:
@@ -148,12 +137,19 @@ class Int8Codec:
         }
 
     def decode(self, fields: Fields) -> LocalFeatures:
-        """Returns the features."""
-        return decode_geometry(fields, fields["descriptors"] * fields["descriptor_steps"])
+        """Returns the features.
 
-    def tensors(self) -> Fields:
-        """Returns nothing: there is nothing to train."""
-        return {}
+        Raises:
+          InputError: fields that do not belong together.
+        """
+        codes, steps = fields["descriptors"], fields["descriptor_steps"]
+        require(
+            len(codes) == len(steps),
+            "Each 8-bit descriptor must have one step.",
+            descriptors=len(codes),
+            steps=len(steps),
+        )
+        return decode_geometry(fields, codes * steps)
 
 
 class SignsCodec:
@@ -180,6 +176,22 @@ class SignsCodec:
         size = np.float32(self.dim**-0.5)
         return decode_geometry(fields, np.where(positive, size, -size))
 
-    def tensors(self) -> Fields:
-        """Returns nothing: there is nothing to train."""
-        return {}
+
+CODECS = {codec.name: codec for codec in (Float32Codec, Float16Codec, Int8Codec, SignsCodec)}
+
+
+def get_codec(name: str, dim: int) -> Codec:
+    """Returns the codec called `name` for descriptors of width `dim`.
+
+    Raises:
+      InputError: unknown name, or that of a product quantizer, which earlier versions had.
+    """
+    quantized = re.fullmatch(r"pq\d+x\d+", name) or name.endswith(".safetensors")
+    require(
+        not quantized,
+        "Product-quantized local features are no longer supported.",
+        hint='Extract the images again, with a local_codec of "float16" or "int8".',
+        local_codec=name,
+    )
+    require_choice("local_codec", name, CODECS)
+    return CODECS[name](dim)

@@ -6,14 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from delf_tf import artifacts
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
-from delf_tf.features import product_quantization
-from delf_tf.features.product_quantization import NAME_PATTERN
-from delf_tf.features.quantization import Codec
 from delf_tf.features.store import FeatureStore, ImageFeatures, create
 from delf_tf.progress import track
 from delf_tf.types import LocalFeatures
@@ -37,22 +32,19 @@ class Change:
 def recode(
     source: FeatureStore,
     path: StrPath,
-    local_codec: str | Path | Codec,
+    local_codec: str,
     *,
     change: Change | None = None,
     overwrite: bool = False,
-    seed: int = 0,
 ) -> Path:
     """Writes the features of `source` to a new store with another codec; continues if killed.
 
     Args:
       source: a store with local features.
       path: folder of the new store.
-      local_codec: as `creation.create`, or the name of a product quantizer, which is then trained
-        on descriptors of `source`.
+      local_codec: see `creation.create`.
       change: made to the local features; None: they stay.
       overwrite: whether to replace a store at `path`.
-      seed: of that training.
 
     Returns:
       The folder.
@@ -61,9 +53,6 @@ def recode(
       InputError: no local features, or another store lies at `path`.
     """
     require(source.local_dim is not None, "The store must hold local features.", path=source.path)
-    if isinstance(local_codec, str) and NAME_PATTERN.fullmatch(local_codec):
-        descriptors = sample_descriptors(source, seed=seed)
-        local_codec = product_quantization.train(local_codec, descriptors, seed=seed)
     folder = create(
         path,
         source.all_ids(),
@@ -96,25 +85,3 @@ def _changed(features: ImageFeatures, change: Change | None) -> ImageFeatures:
     if change is None or features.local is None:
         return features
     return dataclasses.replace(features, local=change.function(features.local))
-
-
-def sample_descriptors(
-    store: FeatureStore, *, max_num: int = 100_000, max_images: int = 2000, seed: int = 0
-) -> np.ndarray:
-    """Returns up to `max_num` local descriptors, float32 [N, D], of images drawn at random.
-
-    Args:
-      store: with local features.
-      max_num: most descriptors, the same share of every image's.
-      max_images: most images that are read.
-      seed: of the choices.
-    """
-    rng = np.random.default_rng(seed)
-    ids = store.ids()
-    chosen = np.sort(rng.permutation(len(ids))[:max_images])
-    quota = -(-max_num // max(1, len(chosen)))
-    parts = [np.zeros((0, store.local_dim or 0), np.float32)]
-    for row in chosen:
-        descriptors = store.read_local(ids[row]).descriptors
-        parts.append(descriptors[rng.permutation(len(descriptors))[:quota]])
-    return np.concatenate(parts)[:max_num]

@@ -18,7 +18,7 @@ import numpy as np
 from delf_tf import artifacts
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, did_you_mean, invalid, require
-from delf_tf.features import codecs, manifest
+from delf_tf.features import manifest
 from delf_tf.features.blocks import Block, ImageFeatures, Row
 from delf_tf.features.creation import create
 from delf_tf.features.generations import collection
@@ -41,7 +41,7 @@ class FeatureStore:
       global_dim: width of the global descriptors, or None.
       local_dim: width of the local descriptors, or None.
       local_codec: name of the codec of the local features, or None.
-      codec: that codec.
+      codec: that codec, or None.
       num_missing_blocks: blocks that are not there yet.
     """
 
@@ -57,7 +57,7 @@ class FeatureStore:
         """
         self.path = Path(path)
         self._manifest = manifest.read_manifest(self.path)
-        self.codec = codecs.read_codec(self.path, self._manifest)
+        self.codec = self._manifest.codec
         self.fingerprint = self._manifest.fingerprint
         self.num_shards = self._manifest.num_shards
         self.block_size = self._manifest.block_size
@@ -248,12 +248,11 @@ class FeatureStore:
         """Returns the generations, the ids, and for each its generation and position, [N, 2]."""
         told = collection.read(self.path)
         if told is None:
-            root = Generation(self.path, self._manifest, self.codec)
+            root = Generation(self.path, self._manifest)
             positions = np.arange(len(root.ids))
             return [root], root.ids, np.stack([np.zeros_like(positions), positions], axis=1)
         opened = [
-            collection.open_generation(self.path, name, self._manifest, self.codec)
-            for name in told.generations
+            collection.open_generation(self.path, name, self._manifest) for name in told.generations
         ]
         rows = np.array(told.rows, np.int64).reshape(-1, 2)
         sizes = np.array([len(one.ids) for one in opened])

@@ -10,7 +10,7 @@ from absl import logging
 from delf_tf import artifacts
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, invalid, require
-from delf_tf.features import codecs, manifest
+from delf_tf.features import manifest
 from delf_tf.features.blocks import Block, ImageFeatures, Row, encode_row, write_block
 from delf_tf.features.disk import FileLock, explained
 from delf_tf.features.sources import Source
@@ -51,7 +51,6 @@ class ShardWriter:
             num_shards=num_shards,
         )
         require(0 <= shard < num_shards, f"shard must lie in 0..{num_shards - 1}.", shard=shard)
-        self._codec = codecs.read_codec(folder, self._manifest)
         ids = manifest.read_ids(folder, self._manifest)
         self._blocks = {
             number: ids[start:stop] for number, start, stop in self._manifest.blocks(shard)
@@ -113,7 +112,7 @@ class ShardWriter:
         """
         all_ids = self._require_ids(block, ids, features, failures)
         rows: dict[str, Row | None] = {
-            one: None if given is None else encode_row(one, given, self._manifest, self._codec)
+            one: None if given is None else encode_row(one, given, self._manifest)
             for one, given in zip(ids, features)
         }
         reasons = {one: " ".join(str(failures[one]).split()) for one in ids if one in failures}
@@ -148,7 +147,6 @@ class ShardWriter:
                 [rows[one] for one in all_ids],
                 failures=failures,
                 manifest=self._manifest,
-                codec=self._codec,
                 sources=sources,
             )
         return path
@@ -171,7 +169,7 @@ class ShardWriter:
         if not path.exists():
             return None
         try:
-            block = Block(path, self._blocks[number], self._manifest, self._codec)
+            block = Block(path, self._blocks[number], self._manifest)
             if verify:
                 block.verify()
         except InputError as error:

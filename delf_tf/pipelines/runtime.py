@@ -187,7 +187,7 @@ class Runtime:
 
     def store_fingerprint(self) -> str:
         """Returns the fingerprint of the stores that this experiment's features are kept in."""
-        return self.fingerprint(*_contents([self.local_pca, self.message.extraction.local_codec]))
+        return self.fingerprint(*_contents([self.local_pca]))
 
     def _create_extractor(
         self, use_global: bool, use_local: bool

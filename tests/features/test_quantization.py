@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from delf_tf.checks import InputError
-from delf_tf.features import codecs, product_quantization
-from delf_tf.features.product_quantization import ProductQuantizer, train
-from delf_tf.features.quantization import Float16Codec, Float32Codec, Int8Codec, SignsCodec
-from delf_tf.features.recoding import recode, sample_descriptors
+from delf_tf.features.quantization import (
+    Float16Codec,
+    Float32Codec,
+    Int8Codec,
+    SignsCodec,
+    get_codec,
+)
+from delf_tf.features.recoding import recode
 from delf_tf.features.store import FeatureStore, create, writer
 from delf_tf.types import LocalFeatures
 from tests.features.samples import assert_same, make, names, sample, tree
@@ -37,14 +43,6 @@ def check_geometry(got, expected):
     np.testing.assert_allclose(got.scores, expected.scores, rtol=2.0**-11)
 
 
-def random_quantizer(name, dim, *, seed=0):
-    match = product_quantization.NAME_PATTERN.fullmatch(name)
-    num_subspaces, size = int(match["subspaces"]), 1 << int(match["bits"])
-    rng = np.random.default_rng(seed)
-    codebook = rng.normal(size=(num_subspaces, size, dim // num_subspaces)) / np.sqrt(dim)
-    return ProductQuantizer(name, codebook)
-
-
 ALL = [
     (Float32Codec(40), 40, 176),
     (Float16Codec(40), 40, 87),
@@ -52,10 +50,6 @@ ALL = [
     (Int8Codec(128), 128, 139),
     (SignsCodec(128), 128, 23),
     (SignsCodec(12), 12, 9),
-    (random_quantizer("pq10x5", 40), 40, 13.25),
-    (random_quantizer("pq32x8", 128), 128, 39),
-    (random_quantizer("pq64x8", 128), 128, 71),
-    (random_quantizer("pq5x3", 10), 10, 8.875),
 ]
 
 
@@ -82,11 +76,6 @@ def test_no_features_take_no_bytes(codec):
     assert num_bytes(fields) == 0
     back = codec.decode(fields)
     assert (len(back), back.dim) == (0, codec.dim)
-
-
-def test_the_paper_forms_fit_in_40_kilobytes_for_1000_features():
-    assert num_bytes(random_quantizer("pq10x5", 40).encode(features(1000, 40))) < 13_400
-    assert num_bytes(random_quantizer("pq32x8", 128).encode(features(1000, 128))) < 40_000
 
 
 def test_float32_is_exact():
@@ -180,182 +169,83 @@ def test_many_scales_are_rounded_in_the_logarithm():
         ("scale_table", lambda a: a[:0]),
         ("scores", lambda a: a[:-1]),
         ("locations", lambda a: a[:-1]),
-        ("codes", lambda a: a[:-1]),
-        ("codes", lambda a: np.append(a, np.uint8(1))),
+        ("descriptors", lambda a: a[:-1]),
+        ("descriptor_steps", lambda a: np.concatenate([a, a])),
     ],
 )
 def test_fields_that_do_not_belong_together(field, change):
-    codec = random_quantizer("pq10x5", 40)
+    codec = Int8Codec(40)
     fields = codec.encode(features(9, 40))
     fields[field] = change(fields[field])
     with pytest.raises(InputError):
         codec.decode(fields)
 
 
-def test_product_quantizer_by_hand():
-    codec = ProductQuantizer("pq2x1", [[[0, 0], [1, 1]], [[0, 0], [0, 4]]])
-    given = LocalFeatures(
-        [[0, 0]] * 3, [[0.9, 0.8, 0, 3], [0.2, 0.1, 0, 1], [1, 1, 9, 1]], [1] * 3, [1] * 3
-    )
-    np.testing.assert_array_equal(codec.quantize(given.descriptors), [[1, 1], [0, 0], [1, 0]])
-    fields = codec.encode(given)
-    # Bits of the features one after the other, the lowest first: 1 1 0 0 1 0.
-    np.testing.assert_array_equal(fields["codes"], [0b010011])
-    expected = [[1, 1, 0, 4], [0, 0, 0, 0], [1, 1, 0, 0]]
-    np.testing.assert_array_equal(codec.decode(fields).descriptors, expected)
-
-
-@pytest.mark.parametrize("name", ["pq10x5", "pq8x4", "pq20x8"])
-def test_quantizing_finds_the_nearest(name):
-    codec = random_quantizer(name, 40)
-    given = features(30, 40).descriptors
-    codes = codec.quantize(given)
-    decoded = codec.reconstruct(codes)
-    for subspace in range(codec.codebook.shape[0]):
-        for other in (0, 1, codec.codebook.shape[1] - 1):
-            changed = codes.copy()
-            changed[:, subspace] = other
-            worse = ((codec.reconstruct(changed) - given) ** 2).sum(1)
-            assert (worse >= ((decoded - given) ** 2).sum(1) - 1e-5).all()
-
-
-def test_training_reduces_the_error_and_repeats():
-    name = "pq4x3"
-    rng = np.random.default_rng(0)
-    stretched = rng.normal(size=(600, 8)) * [4, 3, 2, 1, 0.5, 0.4, 0.3, 0.2]
-    stretched = stretched.astype(np.float32)
-    trained = train(name, stretched, seed=1)
-    assert trained.name == name
-    again = train(name, stretched, seed=1)
-    np.testing.assert_array_equal(trained.codebook, again.codebook)
-
-    def error(codec):
-        return ((codec.reconstruct(codec.quantize(stretched)) - stretched) ** 2).sum(1).mean()
-
-    # 8 centroids of a plane's Gaussian leave about 0.16 of the variance; all subspaces share it.
-    variance = (stretched**2).sum(1).mean()
-    assert error(trained) < 0.2 * variance
-    assert error(random_quantizer(name, 8)) > 0.5 * variance
-
-
-@pytest.mark.parametrize(
-    ("name", "num", "dim", "words"),
-    [
-        ("pq3x3", 100, 8, "multiple of 3"),
-        ("pq4x5", 31, 8, "at least 32"),
-        ("pq4x9", 100, 8, "pqMxB"),
-        ("pq0x4", 100, 8, "pqMxB"),
-        ("float16", 100, 8, "pqMxB"),
-        ("pq4x3", 100, 0, "multiple of 4"),
-    ],
-)
-def test_training_checks_its_arguments(name, num, dim, words):
-    with pytest.raises(InputError, match=words):
-        train(name, np.zeros((num, dim)))
-
-
-@pytest.mark.parametrize(
-    "codebook",
-    [
-        np.zeros((2, 4, 2)),
-        np.zeros((3, 2, 2)),
-        np.zeros((2, 2, 0)),
-        np.full((2, 2, 2), np.nan),
-    ],
-)
-def test_product_quantizer_checks_its_codebook(codebook):
-    with pytest.raises(InputError):
-        ProductQuantizer("pq2x1", codebook)
-
-
-@pytest.mark.parametrize("name", ["float16", "pq8x4"])
-def test_codec_files(tmp_path, name):
-    codec = Float16Codec(40) if name == "float16" else random_quantizer(name, 40)
-    path = tmp_path / "codec.safetensors"
-    path.write_bytes(codecs.to_bytes(codec))
-    loaded = codecs.get_codec(str(path), 40)
-    assert (loaded.name, loaded.dim) == (name, 40)
-    for key, array in codec.tensors().items():
-        np.testing.assert_array_equal(loaded.tensors()[key], array)
-    with pytest.raises(InputError, match="local_dim"):
-        codecs.get_codec(path, 41)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match="damaged"):
-        codecs.load_codec(path)
-
-
 def test_codec_names():
-    assert codecs.get_codec("int8", 7).dim == 7
-    with pytest.raises(InputError, match="must be trained"):
-        codecs.get_codec("pq10x5", 40)
+    assert get_codec("int8", 7).dim == 7
     with pytest.raises(InputError, match="Did you mean 'float16'"):
-        codecs.get_codec("float61", 40)
-    with pytest.raises(InputError, match="must be readable"):
-        codecs.get_codec("absent.safetensors", 40)
-    for name, tensors in [
-        ("pq2x1", {}),
-        ("pq2x1", {"codebook": np.zeros(1), "rotation": np.eye(4)}),
-        ("float32", {"x": np.zeros(1)}),
-        ("other", {}),
-    ]:
-        with pytest.raises(InputError, match="known"):
-            codecs.from_tensors(name, 4, tensors)
+        get_codec("float61", 40)
 
 
-@pytest.mark.parametrize("codec", ["float16", "int8", random_quantizer("pq2x4", 4)])
+@pytest.mark.parametrize("name", ["pq10x5", "codec.safetensors"])
+def test_product_quantized_features_are_refused(tmp_path, name):
+    with pytest.raises(InputError, match=r"no longer supported.*Extract the images again"):
+        make(tmp_path / "new", names(2), local_codec=name)
+    path = make(tmp_path / "s", names(2)) / "manifest.json"
+    content = {**json.loads(path.read_text()), "local_codec": name, "codec_sha256": "0" * 64}
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"no longer supported.*Extract the images again"):
+        FeatureStore(tmp_path / "s")
+
+
+def test_manifests_of_earlier_versions(tmp_path):
+    path = make(tmp_path / "s", names(2)) / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "codec_sha256": None}))
+    assert FeatureStore(tmp_path / "s").ids() == tuple(names(2))
+
+
+@pytest.mark.parametrize("codec", ["float16", "int8", "signs"])
 def test_stores_with_codecs(tmp_path, codec):
     path = make(tmp_path / "s", names(7), local_codec=codec, bad=names(7)[2:3])
     store = FeatureStore(path)
-    codec = codecs.get_codec(codec, 4)
-    assert store.local_codec == codec.name
+    codec = get_codec(codec, 4)
+    assert (store.local_codec, store.codec.name) == (codec.name, codec.name)
     for one in store.ids():
         given = sample(one)
         expected = codec.decode(codec.encode(given.local))
         assert_same(store.read(one), type(given)(given.global_descriptor, expected))
     assert store.verify() == []
     before = tree(path)
-    make(path, names(7), local_codec=codec)
+    make(path, names(7), local_codec=codec.name)
     assert FeatureStore(path).failed() == {}
     assert len(tree(path)) == len(before)
-
-
-def test_another_codebook_is_another_store(tmp_path):
-    path = make(tmp_path / "s", names(3), local_codec=random_quantizer("pq2x4", 4))
-    with pytest.raises(InputError, match="same codec_sha256"):
-        make(path, names(3), local_codec=random_quantizer("pq2x4", 4, seed=1))
-    other = codecs.to_bytes(random_quantizer("pq2x4", 4, seed=1))
-    (path / "codec.safetensors").write_bytes(other)
-    with pytest.raises(InputError, match="codec must be the one"):
-        FeatureStore(path)
 
 
 def test_recoding_continues_and_keeps_failures(tmp_path):
     ids = names(12)
     source = FeatureStore(make(tmp_path / "s", ids, num_shards=2, bad=ids[4:5]))
-    path = recode(source, tmp_path / "small", "pq2x3", seed=3)
+    path = recode(source, tmp_path / "small", "int8")
     whole = tree(path)
     store = FeatureStore(path)
     assert store.ids() == source.ids()
     assert store.failed() == source.failed()
     assert store.fingerprint == source.fingerprint
-    assert store.bytes_per_image()["local"] < source.bytes_per_image()["local"]
+    codec = get_codec("int8", 4)
+    for one in store.ids():
+        given = source.read(one)
+        expected = codec.decode(codec.encode(given.local))
+        assert_same(store.read(one), type(given)(given.global_descriptor, expected))
     np.testing.assert_array_equal(
         store.global_descriptors().vectors, source.global_descriptors().vectors
     )
     next(path.glob("block-00001-*")).unlink()
-    recode(source, path, "pq2x3", seed=3)
+    recode(source, path, "int8")
     assert tree(path) == whole
     exact = recode(source, tmp_path / "exact", "float32")
     assert tree(exact) == tree(source.path)
 
 
-def test_sampling_descriptors(tmp_path):
-    source = FeatureStore(make(tmp_path / "s", names(12)))
-    total = sum(len(sample(one).local) for one in names(12))
-    assert sample_descriptors(source).shape == (total, 4)
-    assert len(sample_descriptors(source, max_num=10)) == 10
-    some = sample_descriptors(source, max_images=2, seed=1)
-    np.testing.assert_array_equal(some, sample_descriptors(source, max_images=2, seed=1))
+def test_recoding_needs_local_features(tmp_path):
     create(tmp_path / "g", ["a"], fingerprint="f", global_dim=8)
     with writer(tmp_path / "g") as shard_writer:
         shard_writer.write(0, ["a"], [type(sample("a"))(sample("a").global_descriptor)], {})

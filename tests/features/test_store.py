@@ -184,7 +184,6 @@ def test_hostile_manifest(tmp_path, text):
         ("local_dim", 10**12),
         ("local_codec", "float64"),
         ("ids_sha256", "0"),
-        ("codec_sha256", "0"),
         ("num_images", 10**15),
     ],
 )

@@ -20,9 +20,7 @@ from delf_tf import config, npz, safe_pickle
 from delf_tf.datasets import folder, gldv2, images, revisitop, sfm120k
 from delf_tf.datasets.records import files, schema
 from delf_tf.evaluation import results
-from delf_tf.features import codecs
 from delf_tf.features.formats import delf_format, interchange
-from delf_tf.features.product_quantization import train
 from delf_tf.features.store import FeatureStore
 from delf_tf.models import registry
 from delf_tf.models.retrieval_model import RetrievalModel
@@ -285,13 +283,6 @@ FORMATS: dict[str, Format] = {
         _store,
         _read_store,
         *("s/manifest.json", "s/ids.json", "s/block-00000-of-00001-000000.safetensors"),
-    ),
-    "codec": _written(
-        "c.safetensors",
-        lambda path: path.write_bytes(
-            codecs.to_bytes(train("pq4x3", RNG.normal(size=(64, 8)), seed=0))
-        ),
-        codecs.load_codec,
     ),
     "exact_index": _written("i", _index("exact"), _search),
     "faiss_index": _written("i", _index("SQ8"), _search),

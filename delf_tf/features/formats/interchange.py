@@ -21,7 +21,6 @@ from delf_tf.features.blocks import ImageFeatures
 from delf_tf.features.disk import explained
 from delf_tf.features.formats import delf_directory, hloc_file, numpy_files
 from delf_tf.features.formats.exchange_index import Source
-from delf_tf.features.quantization import Codec
 from delf_tf.features.store import FeatureStore, create, writer
 from delf_tf.progress import track
 from delf_tf.types import LocalFeatures
@@ -76,7 +75,7 @@ def import_features(
     store_path: StrPath,
     format: str,
     *,
-    local_codec: str | Path | Codec = "float32",
+    local_codec: str = "float32",
     overwrite: bool = False,
     **options: Any,
 ) -> Path:

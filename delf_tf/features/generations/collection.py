@@ -18,7 +18,6 @@ from delf_tf.checks import invalid, require
 from delf_tf.features import manifest
 from delf_tf.features.generations.generation import Generation
 from delf_tf.features.manifest import Manifest
-from delf_tf.features.quantization import Codec
 
 NAME = "collection.json"
 # The store's own folder, where the first generation lies.
@@ -103,7 +102,7 @@ def first(generation: Generation) -> Collection:
     return Collection([ROOT], ids, [[0, position] for position in range(len(ids))])
 
 
-def open_generation(folder: Path, name: str, content: Manifest, codec: Codec | None) -> Generation:
+def open_generation(folder: Path, name: str, content: Manifest) -> Generation:
     """Opens a generation of the store whose manifest is `content`.
 
     Raises:
@@ -112,7 +111,7 @@ def open_generation(folder: Path, name: str, content: Manifest, codec: Codec | N
     path = folder / name
     own = manifest.read_manifest(path)
     require_same_features(content, own, path)
-    return Generation(path, own, codec)
+    return Generation(path, own)
 
 
 def require_same_features(asked: Manifest, existing: Manifest, path: Path) -> None:

@@ -55,7 +55,7 @@ def _copy(store: FeatureStore, target: Path) -> None:
         "block_size": store.block_size,
         "global_dim": store.global_dim,
         "local_dim": store.local_dim,
-        "local_codec": store.codec or "float32",
+        "local_codec": store.local_codec or "float32",
     }
     if (target / manifest.NAME).is_file():
         wanted, _ = creation.describe(store.all_ids(), **arguments)

@@ -13,7 +13,6 @@ from delf_tf.checks import InputError
 from delf_tf.features import manifest
 from delf_tf.features.blocks import Block
 from delf_tf.features.manifest import Manifest
-from delf_tf.features.quantization import Codec
 from delf_tf.features.sources import Source
 
 _MAX_OPEN_BLOCKS = 1024
@@ -43,18 +42,17 @@ class Generation:
       missing: by shard, how many of its blocks are not there.
     """
 
-    def __init__(self, path: Path, content: Manifest, codec: Codec | None):
+    def __init__(self, path: Path, content: Manifest):
         """Finds the blocks.
 
         Args:
           path: the folder.
           content: of its manifest.json.
-          codec: of the store's local features, or None.
 
         Raises:
           InputError: ids.json is missing or another's.
         """
-        self.path, self.manifest, self._codec = path, content, codec
+        self.path, self.manifest = path, content
         self.ids = manifest.read_ids(path, content)
         self.missing: dict[int, int] = {}
         self._names: list[str] = []
@@ -134,4 +132,4 @@ class Generation:
     def _open(self, index: int) -> Block:
         start, stop = self._bounds[index]
         path = self.path / self._names[index]
-        return Block(path, self.ids[start:stop], self.manifest, self._codec)
+        return Block(path, self.ids[start:stop], self.manifest)

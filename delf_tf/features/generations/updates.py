@@ -18,7 +18,7 @@ import numpy as np
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
-from delf_tf.features import codecs, creation, manifest, sources
+from delf_tf.features import creation, manifest, sources
 from delf_tf.features.disk import explained, locked
 from delf_tf.features.generations import collection
 from delf_tf.features.generations.collection import Collection
@@ -192,7 +192,7 @@ def begin(update: Update, *, num_shards: int, block_size: int) -> bool:
         "block_size": block_size,
         "global_dim": content.global_dim,
         "local_dim": content.local_dim,
-        "local_codec": codecs.read_codec(update.folder, content) or "float32",
+        "local_codec": content.local_codec or "float32",
     }
     wanted, _ = creation.describe(update.to_compute, **arguments)
     if (path / manifest.NAME).is_file() and manifest.read_manifest(path) != wanted:
@@ -213,8 +213,7 @@ def publish(update: Update) -> bool:
     names, rows = list(before.generations), dict(update.after)
     if update.to_compute:
         content = manifest.read_manifest(update.folder)
-        codec = codecs.read_codec(update.folder, content)
-        made = collection.open_generation(update.folder, update.generation.name, content, codec)
+        made = collection.open_generation(update.folder, update.generation.name, content)
         if made.missing:
             return False
         rows.update({one: [len(names), place] for place, one in enumerate(update.to_compute)})
@@ -240,10 +239,9 @@ def _replace(update: Update, after: Collection) -> None:
 def _open(folder: Path) -> tuple[Collection, list[Generation]]:
     """Returns a store's collection and opened generations."""
     content = manifest.read_manifest(folder)
-    codec = codecs.read_codec(folder, content)
     told = collection.read(folder)
     names = [collection.ROOT] if told is None else told.generations
-    opened = [collection.open_generation(folder, name, content, codec) for name in names]
+    opened = [collection.open_generation(folder, name, content) for name in names]
     return told or collection.first(opened[0]), opened
 
 
