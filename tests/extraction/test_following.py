@@ -193,6 +193,21 @@ def test_compaction_leaves_what_is_there(photos, tmp_path):
     _assert_equal(_content(path), _content(_extract(photos, tmp_path / "anew")))
 
 
+def test_a_killed_compaction_does_not_go_on_with_an_image_that_has_changed(photos, tmp_path):
+    path = _extract(photos, tmp_path / "store")
+    _write(photos / "7.png", 7)
+    _extract(photos, path)
+    with _killed_at(9):
+        compact(path)
+    assert [one.name for one in path.iterdir() if one.is_dir()].count("generation-000002")
+    # Its features are there already, under another name: no generation is made for it.
+    _write(photos / "0.png", 5)
+    _extract(photos, path)
+    expected = _content(path)
+    compact(path)
+    _assert_equal(_content(path), expected)
+
+
 def test_features_of_another_model_are_refused(photos, tmp_path):
     path = _extract(photos, tmp_path / "store")
     (photos / "0.png").unlink()

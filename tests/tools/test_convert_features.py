@@ -42,8 +42,8 @@ def test_global_descriptors_alone(store, tmp_path):
     assert FeatureStore(back).local_dim is None
 
 
-def test_a_smaller_copy_and_its_codec_for_another_store(store, tmp_path, capsys):
-    small, others = tmp_path / "small", tmp_path / "others"
+def test_a_smaller_copy(store, tmp_path, capsys):
+    small = tmp_path / "small"
     assert _convert(f"--input={store}", f"--output={small}", "--local_codec=int8") == 0
     assert capsys.readouterr().out.strip() == str(small)
     before, after = FeatureStore(store), FeatureStore(small)
@@ -54,9 +54,6 @@ def test_a_smaller_copy_and_its_codec_for_another_store(store, tmp_path, capsys)
     )
     ours, theirs = before.read_local(one).descriptors, after.read_local(one).descriptors
     assert (ours * theirs).sum(1).mean() > 0.5
-    codec = f"--local_codec={small / 'codec.safetensors'}"
-    assert _convert(f"--input={store}", f"--output={others}", codec) == 0
-    np.testing.assert_array_equal(FeatureStore(others).read_local(one).descriptors, theirs)
     assert _convert(f"--input={store}", f"--output={tmp_path / 'x'}", "--local_codec=zip") == 1
     assert "local_codec must be" in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import require
+from delf_tf.checks import InputError, require
 from delf_tf.features import creation, manifest
 from delf_tf.features.disk import explained, locked
 from delf_tf.features.generations import collection
@@ -65,6 +65,8 @@ def _copy(store: FeatureStore, target: Path) -> None:
             hint="Finish the extraction first, all of its shards.",
             path=target,
         )
+        if not _is_part_of(target, store):
+            shutil.rmtree(target)
     creation.create(target, store.all_ids(), **arguments)
     failed = store.failed()
     with writer(target) as copy:
@@ -73,6 +75,16 @@ def _copy(store: FeatureStore, target: Path) -> None:
             rows = {one: None if one in failed else store.read_row(one) for one in ids}
             reasons = {one: failed[one] for one in ids if one in failed}
             copy.write_rows(block, rows, reasons, store.sources_of(ids))
+
+
+def _is_part_of(target: Path, store: FeatureStore) -> bool:
+    """Tells whether what a killed compaction has copied is what the store holds now."""
+    try:
+        copied = FeatureStore(target, allow_incomplete=True)
+        same_sources = dict(copied.sources()) == store.sources_of(copied.ids())
+        return same_sources and copied.failed().items() <= store.failed().items()
+    except InputError:  # A damaged block.
+        return False
 
 
 def _sweep(folder: Path, kept: Collection) -> None:
