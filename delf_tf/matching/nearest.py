@@ -175,8 +175,13 @@ def _scan(rows: np.ndarray, panels: np.ndarray, with_second: bool, num_threads: 
 
 
 def _compilable(descriptors: np.ndarray) -> np.ndarray:
-    """Widens to float32: one type to compile for, and codes and half floats are exact in it."""
-    return np.ascontiguousarray(descriptors, np.float32)
+    """Returns one type to compile for, C-contiguous float32: codes and half floats are exact in it.
+
+    It is read-only as well: some arrays are, and Numba compiles for those and for others apart.
+    """
+    view = np.ascontiguousarray(descriptors, np.float32).view()
+    view.flags.writeable = False
+    return view
 
 
 def check_widths(query: np.ndarray, database: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from delf_tf.checks import InputError
 from delf_tf.matching import match
+from delf_tf.matching.kernels import neighbours
 from delf_tf.types import LocalFeatures
 
 
@@ -67,6 +68,17 @@ def test_dtypes(dtype):
     integers = np.random.default_rng(0).integers(0, 100, (2, 60, 24))
     query, database = integers.astype(dtype)
     np.testing.assert_array_equal(match(query, database), _direct(query, database))
+
+
+def test_read_only_descriptors_are_not_compiled_for_anew():
+    rows, others = _rows(2, 20, 8), _rows(3, 30, 8)
+    found = match(rows, others, num_threads=1)
+    compiled = (neighbours.offset_of, neighbours.pack_panels, neighbours.scan, neighbours.select)
+    before = [len(function.signatures) for function in compiled]
+    for one in (rows, others):
+        one.flags.writeable = False
+    np.testing.assert_array_equal(match(rows, others, num_threads=1), found)
+    assert [len(function.signatures) for function in compiled] == before
 
 
 def test_takes_local_features():
