@@ -14,9 +14,9 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "create_model": "delf_tf.models.create",
     "list_models": "delf_tf.models.registry",
-    "open_model": "delf_tf.pipelines.photos",
-    "open_photos": "delf_tf.pipelines.photos",
-    "load_extractor": "delf_tf.pipelines.runtime",
+    "open_model": "delf_tf.pipelines.photos.model",
+    "open_photos": "delf_tf.pipelines.photos.model",
+    "load_extractor": "delf_tf.pipelines.photos.model",
     "ImageRef": "delf_tf.types",
     "LocalFeatures": "delf_tf.types",
     "GlobalDescriptors": "delf_tf.types",

@@ -16,11 +16,8 @@ JSON, or plain words. OUT receives NAME.json, and plots.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from absl import flags
 
 from delf_tf import options
 from delf_tf.benchmarks import every
@@ -28,18 +25,13 @@ from delf_tf.checks import UsageError
 from delf_tf.report.tables import Table, facts, of_result
 from delf_tf.tools import command_line
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_boolean("json", False, "print JSON instead of tables", flag_values=FLAGS)
-flags.DEFINE_multi_string(
-    "set", [], "argument of the benchmark, NAME=VALUE; repeatable", flag_values=FLAGS
-)
-
-flags.DEFINE_string(
-    "output_dir", None, "folder that receives the results as JSON, and plots", flag_values=FLAGS
-)
+FLAGS = command_line.Flags()
+FLAGS.add_switch("json", "print JSON instead of tables")
+FLAGS.add_repeated("set", "argument of the benchmark, NAME=VALUE")
+FLAGS.add_text("output_dir", "folder that receives the results as JSON, and plots")
 
 
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int | None:
+def main(flags: command_line.Flags, *arguments: str) -> int | None:
     """Runs the tool."""
     names = (*every.BENCHMARKS, "all")
     if len(arguments) != 1 or arguments[0] not in names:
@@ -48,15 +40,15 @@ def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int | None:
         )
     (name,) = arguments
     if name == "all":
-        (output_dir,) = command_line.required(flag_values, "output_dir")
-        chosen = options.parse_options(every.run, [f"output_dir={output_dir}", *flag_values.set])
+        (output_dir,) = flags.require("output_dir")
+        chosen = options.parse_options(every.run, [f"output_dir={output_dir}", *flags.set])
         result = every.run(**chosen)
     else:
-        chosen = options.parse_options(every.function(name), flag_values.set)
+        chosen = options.parse_options(every.function(name), flags.set)
         result = every.measure(name, chosen)
-        if flag_values.output_dir:
-            every.keep(name, result, Path(flag_values.output_dir))
-    if flag_values.json:
+        if flags.output_dir:
+            every.keep(name, result, Path(flags.output_dir))
+    if flags.json:
         command_line.write_result(command_line.to_json(result))
     else:
         for table in tables(name, result):

@@ -22,11 +22,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from absl import flags
 
 from delf_tf.checks import UsageError
 from delf_tf.features.store import FeatureStore
@@ -34,74 +31,60 @@ from delf_tf.pipelines import indexing
 from delf_tf.retrieval import local_search
 from delf_tf.tools import command_line
 
-FLAGS = flags.FlagValues()
-command_line.define_config_flags(FLAGS, weights=False)
-flags.DEFINE_string("database_store", None, "feature store of the database", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "path of the index to write", flag_values=FLAGS)
-flags.DEFINE_string(
-    "type", None, "type of index; overrides the config's; default: auto", flag_values=FLAGS
-)
-flags.DEFINE_string(
-    "whitening", None, "fitted whitening (.npz); overrides the config's", flag_values=FLAGS
-)
-flags.DEFINE_string("dtype", None, "float32 or float16; overrides the config's", flag_values=FLAGS)
-flags.DEFINE_boolean(
+FLAGS = command_line.Flags()
+FLAGS.add_config(weights=False)
+FLAGS.add_text("database_store", "feature store of the database")
+FLAGS.add_text("output", "path of the index to write")
+FLAGS.add_text("type", "type of index; overrides the config's; default: auto")
+FLAGS.add_text("whitening", "fitted whitening (.npz); overrides the config's")
+FLAGS.add_text("dtype", "float32 or float16; overrides the config's")
+FLAGS.add_switch(
     "keep_vectors",
-    True,
     "keep the full vectors beside the codes of a faiss index; without them, search re-scores "
     "with vectors read from the store",
-    flag_values=FLAGS,
+    True,
 )
-flags.DEFINE_string(
-    "codebook", None, "codebook of type asmk; overrides the config's", flag_values=FLAGS
-)
-command_line.define_count(
-    FLAGS, "num_words", None, "size of a new codebook; overrides the config's"
-)
-flags.DEFINE_string("add_to", None, "existing index that receives the images", flag_values=FLAGS)
-flags.DEFINE_string("remove_from", None, "index, asmk or local, without --ids", flag_values=FLAGS)
-flags.DEFINE_list("ids", None, "images that --remove_from takes out", flag_values=FLAGS)
-flags.DEFINE_string(
-    "collection", "delf_tf", "type milvus: name of the collection", flag_values=FLAGS
-)
-flags.DEFINE_boolean("overwrite", False, "replace an existing output", flag_values=FLAGS)
+FLAGS.add_text("codebook", "codebook of type asmk; overrides the config's")
+FLAGS.add_count("num_words", "size of a new codebook; overrides the config's")
+FLAGS.add_text("add_to", "existing index that receives the images")
+FLAGS.add_text("remove_from", "index, asmk or local, without --ids")
+FLAGS.add_list("ids", "images that --remove_from takes out")
+FLAGS.add_text("collection", "type milvus: name of the collection", "delf_tf")
+FLAGS.add_switch("overwrite", "replace an existing output")
 
 
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
+def main(flags: command_line.Flags) -> None:
     """Runs the tool."""
-    command_line.no_positional(arguments)
-    if flag_values.remove_from:
-        (ids,) = command_line.required(flag_values, "ids")
-        path = local_search.remove_from_local(flag_values.remove_from, ids)
+    if flags.remove_from:
+        (ids,) = flags.require("ids")
+        path = local_search.remove_from_local(flags.remove_from, ids)
         command_line.write_result(str(path))
         return
-    (store_path,) = command_line.required(flag_values, "database_store")
-    if not (flag_values.output or flag_values.add_to):
+    (store_path,) = flags.require("database_store")
+    if not (flags.output or flags.add_to):
         raise UsageError("--output or --add_to must be given.")
-    message = command_line.read_config(flag_values, optional=True)
+    message = flags.read_config(optional=True)
     if not message.index.HasField("type"):
         message.index.type = "auto"
-    command_line.override_by_flags(flag_values, message.index, "type", "whitening", "dtype")
-    command_line.override_by_flags(flag_values, message.index.asmk, "codebook", "num_words")
-    store, overwrite = FeatureStore(store_path), flag_values.overwrite
-    if flag_values.add_to:
-        path = indexing.add(
-            flag_values.add_to, store, flag_values.output or None, overwrite=overwrite
-        )
+    flags.override(message.index, "type", "whitening", "dtype")
+    flags.override(message.index.asmk, "codebook", "num_words")
+    store, overwrite = FeatureStore(store_path), flags.overwrite
+    if flags.add_to:
+        path = indexing.add(flags.add_to, store, flags.output or None, overwrite=overwrite)
     else:
-        extra = _extra_arguments(flag_values, message.index.type, Path(flag_values.output))
-        path = indexing.build(message, store, flag_values.output, overwrite=overwrite, **extra)
+        extra = _extra_arguments(flags, message.index.type, Path(flags.output))
+        path = indexing.build(message, store, flags.output, overwrite=overwrite, **extra)
     command_line.write_result(str(path))
 
 
-def _extra_arguments(flag_values: flags.FlagValues, type_: str, output: Path) -> dict[str, Any]:
+def _extra_arguments(flags: command_line.Flags, type_: str, output: Path) -> dict[str, Any]:
     """Returns the arguments of `create_index` that no config names."""
-    extra: dict[str, Any] = {} if flag_values.keep_vectors else {"keep_vectors": False}
+    extra: dict[str, Any] = {} if flags.keep_vectors else {"keep_vectors": False}
     if type_ == "milvus":
         local = output.with_name(f"{output.name}.db")
         extra["uri"] = os.environ.get("MILVUS_URI") or str(local)
-        extra["collection"] = flag_values.collection
-        extra["replace"] = flag_values.overwrite
+        extra["collection"] = flags.collection
+        extra["replace"] = flags.overwrite
     return extra
 
 

@@ -14,116 +14,90 @@ photographs less than 25 km apart, so that two of them may show one landmark.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-
-from absl import flags
 
 from delf_tf.checks import UsageError
 from delf_tf.datasets.input import training_images
 from delf_tf.tools import command_line
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_enum(
-    "dataset",
-    "folder",
-    ["folder", "gldv2", "sfm120k"],
-    "layout of the images and labels",
-    flag_values=FLAGS,
+FLAGS = command_line.Flags()
+FLAGS.add_choice(
+    "dataset", ["folder", "gldv2", "sfm120k"], "layout of the images and labels", "folder"
 )
-flags.DEFINE_string("images_dir", None, "folder of images", flag_values=FLAGS)
-flags.DEFINE_string("output_dir", None, "folder that receives the shards", flag_values=FLAGS)
-flags.DEFINE_string("labels", "", "folder: CSV with columns image and place", flag_values=FLAGS)
-flags.DEFINE_string("train_csv", "", "gldv2: columns id and landmark_id", flag_values=FLAGS)
-flags.DEFINE_string(
-    "train_clean_csv",
-    "",
-    "gldv2: columns landmark_id and images; only these images are taken",
-    flag_values=FLAGS,
+FLAGS.add_text("images_dir", "folder of images")
+FLAGS.add_text("output_dir", "folder that receives the shards")
+FLAGS.add_text("labels", "folder: CSV with columns image and place", "")
+FLAGS.add_text("train_csv", "gldv2: columns id and landmark_id", "")
+FLAGS.add_text(
+    "train_clean_csv", "gldv2: columns landmark_id and images; only these images are taken", ""
 )
-flags.DEFINE_string(
+FLAGS.add_text(
     "exclude_csv",
-    "",
     "gldv2: landmarks or images to leave out (Revisited GLDv2); recorded in every weights file",
-    flag_values=FLAGS,
+    "",
 )
-flags.DEFINE_string("ids_csv", "", "gldv2: column id; images without classes", flag_values=FLAGS)
-flags.DEFINE_string(
-    "layout", "gldv2", "gldv2: gldv2 (a/b/c/abc.jpg) or flat (abc.jpg)", flag_values=FLAGS
-)
-flags.DEFINE_string("database", "", "sfm120k: retrieval-SfM-120k.pkl", flag_values=FLAGS)
-flags.DEFINE_string("split", "train", "name of the split; sfm120k: train or val", flag_values=FLAGS)
-flags.DEFINE_float(
+FLAGS.add_text("ids_csv", "gldv2: column id; images without classes", "")
+FLAGS.add_text("layout", "gldv2: gldv2 (a/b/c/abc.jpg) or flat (abc.jpg)", "gldv2")
+FLAGS.add_text("database", "sfm120k: retrieval-SfM-120k.pkl", "")
+FLAGS.add_text("split", "name of the split; sfm120k: train or val", "train")
+FLAGS.add_number(
     "validation_fraction",
-    0.0,
     "fraction of each class that goes to the split validation",
-    lower_bound=0,
-    upper_bound=1,
-    flag_values=FLAGS,
-)
-command_line.define_count(FLAGS, "num_shards", 128, "shards of a split; at most one an image")
-command_line.define_count(FLAGS, "num_processes", 1, "worker processes")
-command_line.define_beam_flag(FLAGS)
-flags.DEFINE_integer("seed", 0, "random seed of shuffling and splitting", flag_values=FLAGS)
-command_line.define_count(
-    FLAGS,
-    "max_image_size",
-    0,
-    "longest side, pixels; larger images are shrunk; 0: no limit",
+    0.0,
     least=0,
+    most=1,
 )
-command_line.define_failed_flag(FLAGS, 0.01)
-flags.DEFINE_boolean("overwrite", False, "replace an existing build", flag_values=FLAGS)
+FLAGS.add_count("num_shards", "shards of a split; at most one an image", 128)
+FLAGS.add_count("num_processes", "worker processes", 1)
+FLAGS.add_beam()
+FLAGS.add_count("seed", "random seed of shuffling and splitting", 0, least=None)
+FLAGS.add_count(
+    "max_image_size", "longest side, pixels; larger images are shrunk; 0: no limit", 0, least=0
+)
+FLAGS.add_max_failed(0.01)
+FLAGS.add_switch("overwrite", "replace an existing build")
 
 
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
+def main(flags: command_line.Flags) -> None:
     """Runs the tool."""
-    command_line.no_positional(arguments)
-    command_line.required(flag_values, "images_dir", "output_dir")
+    flags.require("images_dir", "output_dir")
     from delf_tf.datasets.records import builder as record_builder  # noqa: PLC0415
 
-    images = _listed(flag_values)
-    splits = [(flag_values.split, images)]
-    if flag_values.validation_fraction:
-        parts = training_images.split_validation(
-            images, flag_values.validation_fraction, seed=flag_values.seed
-        )
-        splits = list(zip((flag_values.split, "validation"), parts))
+    images = _listed(flags)
+    splits = [(flags.split, images)]
+    if flags.validation_fraction:
+        parts = training_images.split_validation(images, flags.validation_fraction, seed=flags.seed)
+        splits = list(zip((flags.split, "validation"), parts))
     for split, part in splits:
         path = record_builder.build_records(
             part,
-            flag_values.output_dir,
+            flags.output_dir,
             split=split,
-            num_shards=min(flag_values.num_shards, len(part)),
-            num_processes=flag_values.num_processes,
-            beam_flags=flag_values.beam,
-            seed=flag_values.seed,
-            max_side_px=flag_values.max_image_size,
-            max_failed_fraction=flag_values.max_failed_fraction,
-            overwrite=flag_values.overwrite,
+            num_shards=min(flags.num_shards, len(part)),
+            beam_flags=flags.beam,
+            max_side_px=flags.max_image_size,
+            **flags.pick("num_processes", "seed", "max_failed_fraction", "overwrite"),
         )
         command_line.write_result(str(path))
 
 
-def _listed(flag_values: flags.FlagValues) -> training_images.TrainingImages:
-    root = flag_values.images_dir
-    if flag_values.dataset == "sfm120k":
-        command_line.required(flag_values, "database")
-        return training_images.from_sfm120k(root, flag_values.database, flag_values.split)
-    if flag_values.dataset == "gldv2":
-        if flag_values.ids_csv:
-            return training_images.from_id_list(
-                root, flag_values.ids_csv, layout=flag_values.layout
-            )
-        if not (flag_values.train_csv or flag_values.train_clean_csv):
+def _listed(flags: command_line.Flags) -> training_images.TrainingImages:
+    root = flags.images_dir
+    if flags.dataset == "sfm120k":
+        flags.require("database")
+        return training_images.from_sfm120k(root, flags.database, flags.split)
+    if flags.dataset == "gldv2":
+        if flags.ids_csv:
+            return training_images.from_id_list(root, flags.ids_csv, layout=flags.layout)
+        if not (flags.train_csv or flags.train_clean_csv):
             raise UsageError("--train_csv, --train_clean_csv or --ids_csv must be given.")
         return training_images.from_gldv2(
             root,
-            flag_values.train_csv,
-            clean_csv=flag_values.train_clean_csv,
-            exclude_csv=flag_values.exclude_csv,
-            layout=flag_values.layout,
+            flags.train_csv,
+            clean_csv=flags.train_clean_csv,
+            exclude_csv=flags.exclude_csv,
+            layout=flags.layout,
         )
-    return training_images.from_folder(root, flag_values.labels)
+    return training_images.from_folder(root, flags.labels)
 
 
 if __name__ == "__main__":

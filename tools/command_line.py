@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging as python_logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 
@@ -15,23 +16,188 @@ from delf_tf import artifacts, config
 from delf_tf.checks import InputError, UsageError, printable
 from delf_tf.protos import experiment_pb2
 
+if TYPE_CHECKING:
+    from delf_tf.features.store import FeatureStore
+
 DONE, FAILED, USAGE = 0, 1, 2
 INTERRUPTED = 130
 
 _EXTRACTION_FLAGS = ("precision", "backend", "quantized_network", "local_codec")
 
-# A tool's work: the parsed flags and the positional arguments in, an exit code (None = 0) out.
-Main = Callable[[Any, Sequence[str]], "int | None"]
+
+class Flags(flags.FlagValues):
+    """One tool's flags, and what several tools read from them.
+
+    Each tool has its own, so that tools can be imported together: absl's registry for all refuses
+    two modules with a flag of the same name.
+    """
+
+    def add_text(self, name: str, what: str, default: str | None = None) -> None:
+        """Adds a flag of text, such as a path."""
+        flags.DEFINE_string(name, default, what, flag_values=self)
+
+    def add_alias(self, name: str, other: str) -> None:
+        """Adds a second name of a flag."""
+        flags.DEFINE_alias(name, other, flag_values=self)
+
+    def add_list(self, name: str, what: str) -> None:
+        """Adds a flag of several words, separated by commas."""
+        flags.DEFINE_list(name, [], what, flag_values=self)
+
+    def add_repeated(self, name: str, what: str) -> None:
+        """Adds a flag of text that may be given several times."""
+        flags.DEFINE_multi_string(name, [], what, flag_values=self)
+
+    def add_choice(
+        self, name: str, choices: Iterable[str], what: str, default: str | None = None
+    ) -> None:
+        """Adds a flag that takes one of several words."""
+        flags.DEFINE_enum(name, default, list(choices), what, flag_values=self)
+
+    def add_switch(self, name: str, what: str, default: bool | None = False) -> None:
+        """Adds a flag that is given or not."""
+        flags.DEFINE_boolean(name, default, what, flag_values=self)
+
+    def add_count(
+        self,
+        name: str,
+        what: str,
+        default: int | None = None,
+        *,
+        least: int | None = 1,
+        most: int | None = None,
+    ) -> None:
+        """Adds a flag of a whole number in `least`..`most`; others are refused as usage."""
+        flags.DEFINE_integer(
+            name, default, what, lower_bound=least, upper_bound=most, flag_values=self
+        )
+
+    def add_number(
+        self,
+        name: str,
+        what: str,
+        default: float | None = None,
+        *,
+        least: float | None = None,
+        most: float | None = None,
+    ) -> None:
+        """Adds a flag of a number in `least`..`most`; others are refused as usage."""
+        flags.DEFINE_float(
+            name, default, what, lower_bound=least, upper_bound=most, flag_values=self
+        )
+
+    def add_config(
+        self, default: str | None = None, *, weights: bool = True, extraction: bool = False
+    ) -> None:
+        """Adds --config and --set; --weights; the flags of how features are extracted."""
+        self.add_text(
+            "config", "experiment: a .textproto file, or the name of a shipped config", default
+        )
+        self.add_repeated("set", "override of a config field, path.to.field=value")
+        self.add_import()
+        if weights:
+            self.add_text(
+                "weights",
+                "weights .npz or preset name, instead of the config's; or a folder with a "
+                "SavedModel, which is a program: only from whom you trust",
+            )
+        if extraction:
+            self.add_choice(
+                "precision",
+                ["auto", "float32", "bfloat16", "int8"],
+                "numeric precision of inference; overrides the config's; auto: bfloat16 where the "
+                "processor multiplies it in hardware; int8: with OpenVINO and --quantized_network",
+            )
+            self.add_choice(
+                "backend",
+                ["auto", "tensorflow", "openvino"],
+                "engine of inference; overrides the config's; auto: OpenVINO where it is installed "
+                "and the machine has no accelerator",
+            )
+            self.add_text(
+                "quantized_network", "folder that `export --images_dir` wrote, for --precision=int8"
+            )
+            self.add_text("local_codec", "storage of local features: float32, float16 or int8")
+
+    def add_import(self) -> None:
+        """Adds --allow_import."""
+        self.add_repeated(
+            "allow_import",
+            "package whose code a config may name (my_package.module:Thing) and so run",
+        )
+
+    def add_beam(self) -> None:
+        """Adds --beam."""
+        self.add_repeated(
+            "beam", "make all shards by Apache Beam: one of its flags, e.g. --runner=FlinkRunner"
+        )
+
+    def add_max_failed(self, default: float = 0.5) -> None:
+        """Adds --max_failed_fraction."""
+        self.add_number(
+            "max_failed_fraction",
+            "exit with 1 if a larger fraction of the images fails",
+            default,
+            least=0,
+            most=1,
+        )
+
+    def pick(self, *names: str) -> dict[str, Any]:
+        """Returns the values of some flags by name."""
+        return {name: self[name].value for name in names}
+
+    def require(self, *names: str) -> list[Any]:
+        """Returns the values of flags that must be given.
+
+        Raises:
+          UsageError: naming those that are missing.
+        """
+        missing = [f"--{name}" for name in names if self[name].value in (None, "", [])]
+        if missing:
+            named = ", ".join(missing[:-1]) + " and " * (len(missing) > 1) + missing[-1]
+            raise UsageError(f"{named} must be given; see --help.")
+        return [self[name].value for name in names]
+
+    def read_config(self, *, optional: bool = False) -> experiment_pb2.Experiment:
+        """Reads the experiment that the flags of `add_config` describe.
+
+        Args:
+          optional: without --config, the overrides of all defaults.
+
+        Raises:
+          UsageError: no --config, or a config or an override that cannot be understood.
+        """
+        if self.config:
+            message = config.load_experiment(self.config, self.set, allow_imports=self.allow_import)
+        elif optional:
+            message = experiment_pb2.Experiment()
+            for override in self.set:
+                config.apply_override(message, override)
+            config.check_imports(message, self.allow_import)
+        else:
+            raise UsageError(
+                f"--config must be given. Shipped: {', '.join(config.list_configs())}."
+            )
+        self.override(message.model, "weights")
+        self.override(message.extraction, *_EXTRACTION_FLAGS)
+        return message
+
+    def override(self, section: Any, *names: str) -> None:
+        """Sets the fields of a config's section whose flags, if the tool has them, are given."""
+        for name in names:
+            if name in self and self[name].value not in (None, ""):
+                setattr(section, name, self[name].value)
 
 
-def run(main: Main, flag_values: flags.FlagValues, argv: Sequence[str] | None = None) -> int:
+# A tool's work: its flags and the positional arguments in, an exit code (None = 0) out.
+Main = Callable[..., "int | None"]
+
+
+def run(main: Main, flag_values: Flags, argv: Sequence[str] | None = None) -> int:
     """Parses a command line, runs a tool, and turns its errors into one line and an exit code.
 
-    Each tool owns its FlagValues, so that tools can be imported together (one absl registry for
-    all refuses two modules with a flag of the same name).
-
     Args:
-      main: called with the parsed flags and the positional arguments.
+      main: called with the parsed flags and, if it has a parameter *ARGUMENTS, the positional ones.
       flag_values: the tool's flags; its docstring for --help is that of main's module.
       argv: program name and arguments; sys.argv if None.
 
@@ -39,7 +205,7 @@ def run(main: Main, flag_values: flags.FlagValues, argv: Sequence[str] | None = 
       0 done, 1 failed, 2 usage, 130 interrupted.
     """
     argv = list(sys.argv if argv is None else argv)
-    # Positional arguments may stand before flags: delf_tf match A.jpg B.jpg --output=matches.png
+    # Positional arguments may stand before flags: delf_tf visualize A.jpg --output=maps.png
     flag_values.set_gnu_getopt(True)
     module = sys.modules[main.__module__]
     if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
@@ -52,7 +218,9 @@ def run(main: Main, flag_values: flags.FlagValues, argv: Sequence[str] | None = 
             flag_values[name].unparse()
         positional = flag_values(argv)[1:]
         _start_logging()
-        return main(flag_values, positional) or DONE
+        if positional and inspect.getfullargspec(main).varargs is None:
+            raise UsageError(f"This tool takes flags only. Received: {' '.join(positional)!r}.")
+        return main(flag_values, *positional) or DONE
     except (flags.Error, UsageError) as error:
         return _report(program, error, USAGE)
     except InputError as error:
@@ -63,184 +231,18 @@ def run(main: Main, flag_values: flags.FlagValues, argv: Sequence[str] | None = 
         return _report(program, "interrupted; run the same command again to go on.", INTERRUPTED)
 
 
-def define_count(
-    flag_values: flags.FlagValues,
-    name: str,
-    default: int | None,
-    what: str,
-    *,
-    least: int = 1,
-    most: int | None = None,
-) -> None:
-    """Adds a flag of a whole number in `least`..`most` to a tool; others are refused as usage."""
-    flags.DEFINE_integer(
-        name, default, what, lower_bound=least, upper_bound=most, flag_values=flag_values
-    )
-
-
-def define_config_flags(
-    flag_values: flags.FlagValues,
-    default_config: str | None = None,
-    *,
-    weights: bool = True,
-    extraction: bool = False,
-) -> None:
-    """Adds --config and --set to a tool's flags; --weights; those of how features are made."""
-    flags.DEFINE_string(
-        "config",
-        default_config,
-        "experiment: a .textproto file, or the name of a shipped config",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_multi_string(
-        "set",
-        [],
-        "override of a config field, path.to.field=value; repeatable",
-        flag_values=flag_values,
-    )
-    define_import_flag(flag_values)
-    if weights:
-        flags.DEFINE_string(
-            "weights",
-            None,
-            "weights .npz or preset name, instead of the config's; or a folder with a SavedModel, "
-            "which is a program: only from whom you trust",
-            flag_values=flag_values,
-        )
-    if extraction:
-        flags.DEFINE_enum(
-            "precision",
-            None,
-            ["auto", "float32", "bfloat16", "int8"],
-            "numeric precision of inference; overrides the config's; auto: bfloat16 where the "
-            "processor multiplies it in hardware; int8: with OpenVINO and --quantized_network",
-            flag_values=flag_values,
-        )
-        flags.DEFINE_enum(
-            "backend",
-            None,
-            ["auto", "tensorflow", "openvino"],
-            "engine of inference; overrides the config's; auto: OpenVINO where it is installed and "
-            "the machine has no accelerator",
-            flag_values=flag_values,
-        )
-        flags.DEFINE_string(
-            "quantized_network",
-            None,
-            "folder that `quantize` wrote, for --precision=int8",
-            flag_values=flag_values,
-        )
-        flags.DEFINE_string(
-            "local_codec",
-            None,
-            "storage of local features: float32, float16 or int8",
-            flag_values=flag_values,
-        )
-
-
-def define_import_flag(flag_values: flags.FlagValues) -> None:
-    """Adds --allow_import to a tool's flags."""
-    flags.DEFINE_multi_string(
-        "allow_import",
-        [],
-        "package whose code a config may name (my_package.module:Thing) and so run; repeatable",
-        flag_values=flag_values,
-    )
-
-
-def read_config(
-    flag_values: flags.FlagValues, *, optional: bool = False
-) -> experiment_pb2.Experiment:
-    """Reads the experiment that the flags of `define_config_flags` describe.
-
-    Args:
-      flag_values: the parsed flags.
-      optional: without --config, the overrides of all defaults.
-
-    Raises:
-      UsageError: no --config, or a config or an override that cannot be understood.
-    """
-    if flag_values.config:
-        message = config.load_experiment(
-            flag_values.config,
-            flag_values["set"].value,
-            allow_imports=flag_values.allow_import,
-        )
-    elif optional:
-        message = experiment_pb2.Experiment()
-        for override in flag_values["set"].value:
-            config.apply_override(message, override)
-        config.check_imports(message, flag_values.allow_import)
-    else:
-        raise UsageError(f"--config must be given. Shipped: {', '.join(config.list_configs())}.")
-    override_by_flags(flag_values, message.model, "weights")
-    override_by_flags(flag_values, message.extraction, *_EXTRACTION_FLAGS)
-    return message
-
-
-def override_by_flags(flag_values: flags.FlagValues, section: Any, *names: str) -> None:
-    """Sets the fields of a config's section whose flags, if the tool has them, are given."""
-    for name in names:
-        if name in flag_values and flag_values[name].value not in (None, ""):
-            setattr(section, name, flag_values[name].value)
-
-
-def define_beam_flag(flag_values: flags.FlagValues) -> None:
-    """Adds --beam to a tool's flags."""
-    flags.DEFINE_multi_string(
-        "beam",
-        [],
-        "make all shards by Apache Beam: one of its flags, e.g. --runner=FlinkRunner; repeatable",
-        flag_values=flag_values,
-    )
-
-
-def define_failed_flag(flag_values: flags.FlagValues, default: float = 0.5) -> None:
-    """Adds --max_failed_fraction to a tool's flags."""
-    flags.DEFINE_float(
-        "max_failed_fraction",
-        default,
-        "exit with 1 if a larger fraction of the images fails",
-        lower_bound=0,
-        upper_bound=1,
-        flag_values=flag_values,
-    )
-
-
-def exit_code(num_failed: int, num_images: int, max_failed_fraction: float = 0.5) -> int:
-    """Returns 1 if more than the fraction of the images failed, else 0."""
-    if num_failed <= max_failed_fraction * num_images:
+def exit_code(store: FeatureStore, max_failed_fraction: float = 0.5) -> int:
+    """Returns 1 if more than the fraction of a store's images failed, else 0."""
+    num_failed = len(store.failed())
+    if num_failed <= max_failed_fraction * len(store):
         return DONE
     logging.error(
         "%d of %d images failed, more than --max_failed_fraction=%g; see failed_images.csv.",
         num_failed,
-        num_images,
+        len(store),
         max_failed_fraction,
     )
     return FAILED
-
-
-def no_positional(arguments: Sequence[str]) -> None:
-    """Refuses positional arguments, for tools that take flags alone.
-
-    Raises:
-      UsageError: naming them.
-    """
-    if arguments:
-        raise UsageError(f"This tool takes flags only. Received: {' '.join(arguments)!r}.")
-
-
-def required(flag_values: flags.FlagValues, *names: str) -> list[Any]:
-    """Returns the values of flags that must be given.
-
-    Raises:
-      UsageError: naming those that are missing.
-    """
-    missing = [f"--{name}" for name in names if flag_values[name].value in (None, "")]
-    if missing:
-        named = ", ".join(missing[:-1]) + " and " * (len(missing) > 1) + missing[-1]
-        raise UsageError(f"{named} must be given; see --help.")
-    return [flag_values[name].value for name in names]
 
 
 def write_result(text: str) -> None:
@@ -275,7 +277,7 @@ class _OneLine(python_logging.Formatter):
         return printable(record.message)
 
 
-def _flags_help(flag_values: flags.FlagValues) -> str:
+def _flags_help(flag_values: Flags) -> str:
     lines = []
     for name in sorted(flag_values):
         flag = flag_values[name]

@@ -17,71 +17,41 @@ pipelines whose configs train and name no weights are trained first, into OUT.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-from absl import flags
 
 from delf_tf.pipelines import compare, measured_pipeline
 from delf_tf.tools import command_line
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string(
-    "config",
-    "compact_systems",
-    "comparison: a .textproto file, or the name of a shipped one",
-    flag_values=FLAGS,
+FLAGS = command_line.Flags()
+FLAGS.add_text(
+    "config", "comparison: a .textproto file, or the name of a shipped one", "compact_systems"
 )
-command_line.define_import_flag(FLAGS)
-flags.DEFINE_string("database_dir", None, "folder of images to search in", flag_values=FLAGS)
-flags.DEFINE_string(
-    "query_dir",
-    None,
-    "folder of query images; default: every image queries the rest",
-    flag_values=FLAGS,
+FLAGS.add_import()
+FLAGS.add_text("database_dir", "folder of images to search in")
+FLAGS.add_text("query_dir", "folder of query images; default: every image queries the rest")
+FLAGS.add_text("ground_truth", "labels (.csv) or the ground truth of a revisited set (.pkl, .mat)")
+FLAGS.add_alias("labels", "ground_truth")
+FLAGS.add_text(
+    "train_file_pattern", "TFRecord shards; models without weights are trained on them first"
 )
-flags.DEFINE_string(
-    "ground_truth",
-    None,
-    "labels (.csv) or the ground truth of a revisited set (.pkl, .mat)",
-    flag_values=FLAGS,
-)
-flags.DEFINE_alias("labels", "ground_truth", flag_values=FLAGS)
-flags.DEFINE_string(
-    "train_file_pattern",
-    None,
-    "TFRecord shards; models without weights are trained on them first",
-    flag_values=FLAGS,
-)
-flags.DEFINE_string("output_dir", None, "folder that receives all results", flag_values=FLAGS)
-command_line.define_count(
-    FLAGS, "num_threads", 2, "threads for decoding images and verifying pairs"
-)
-command_line.define_count(FLAGS, "num_report_queries", 12, "queries shown in the report", least=0)
-flags.DEFINE_boolean("json", False, "print JSON instead of the table", flag_values=FLAGS)
+FLAGS.add_text("output_dir", "folder that receives all results")
+FLAGS.add_count("num_threads", "threads for decoding images and verifying pairs", 2)
+FLAGS.add_count("num_report_queries", "queries shown in the report", 12, least=0)
+FLAGS.add_switch("json", "print JSON instead of the table")
 
 
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
+def main(flags: command_line.Flags) -> None:
     """Runs the tool."""
-    command_line.no_positional(arguments)
-    database_dir, truth_path, output_dir = command_line.required(
-        flag_values, "database_dir", "ground_truth", "output_dir"
+    database_dir, truth_path, output_dir = flags.require(
+        "database_dir", "ground_truth", "output_dir"
     )
-    pipelines = measured_pipeline.read_pipelines(
-        flag_values.config, allow_imports=flag_values.allow_import
-    )
-    collections = compare.read_collections(database_dir, flag_values.query_dir, truth_path)
-    if flag_values.train_file_pattern:
-        measured_pipeline.train_missing(pipelines, flag_values.train_file_pattern, Path(output_dir))
-    done = compare.compare(
-        pipelines,
-        collections,
-        truth_path,
-        Path(output_dir),
-        num_threads=flag_values.num_threads,
-        num_report_queries=flag_values.num_report_queries,
-    )
-    if flag_values.json:
+    pipelines = measured_pipeline.read_pipelines(flags.config, allow_imports=flags.allow_import)
+    collections = compare.read_collections(database_dir, flags.query_dir, truth_path)
+    if flags.train_file_pattern:
+        measured_pipeline.train_missing(pipelines, flags.train_file_pattern, Path(output_dir))
+    options = flags.pick("num_threads", "num_report_queries")
+    done = compare.compare(pipelines, collections, truth_path, Path(output_dir), **options)
+    if flags.json:
         command_line.write_result(command_line.to_json(done.figures))
     else:
         command_line.write_result(f"{done.table.to_text()}\n\n{done.page}")

@@ -20,9 +20,6 @@ Of the strongest features the codes alone are kept that a student of AMES compar
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-
-from absl import flags
 
 from delf_tf.checks import UsageError
 from delf_tf.features.formats import interchange
@@ -32,68 +29,50 @@ from delf_tf.pipelines import extraction
 from delf_tf.retrieval.second_stage.learned import LearnedSimilarity
 from delf_tf.tools import command_line
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_enum(
-    "import_format",
-    None,
-    list(interchange.OPENERS),
-    "format of --input; default: a store of ours",
-    flag_values=FLAGS,
+FLAGS = command_line.Flags()
+FLAGS.add_choice(
+    "import_format", interchange.OPENERS, "format of --input; default: a store of ours"
 )
-flags.DEFINE_enum(
-    "export_format",
-    None,
-    list(interchange.EXPORTERS),
-    "format of --output; default: a store of ours",
-    flag_values=FLAGS,
+FLAGS.add_choice(
+    "export_format", interchange.EXPORTERS, "format of --output; default: a store of ours"
 )
-flags.DEFINE_string("input", None, "features to convert", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "converted features", flag_values=FLAGS)
-flags.DEFINE_string(
+FLAGS.add_text("input", "features to convert")
+FLAGS.add_text("output", "converted features")
+FLAGS.add_text(
     "local_codec",
-    "float32",
     "storage of local features: float32, float16, int8 or signs",
-    flag_values=FLAGS,
+    "float32",
 )
-flags.DEFINE_string(
-    "student",
-    "",
-    "weights of a student of AMES, whose codes a copy is to hold",
-    flag_values=FLAGS,
-)
-flags.DEFINE_boolean("overwrite", False, "replace an existing output", flag_values=FLAGS)
-command_line.define_failed_flag(FLAGS)
+FLAGS.add_text("student", "weights of a student of AMES, whose codes a copy is to hold")
+FLAGS.add_switch("overwrite", "replace an existing output")
+FLAGS.add_max_failed()
 
 
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
+def main(flags: command_line.Flags) -> int:
     """Runs the tool."""
-    command_line.no_positional(arguments)
-    source, output = command_line.required(flag_values, "input", "output")
-    if flag_values.import_format and flag_values.export_format:
+    source, output = flags.require("input", "output")
+    if flags.import_format and flags.export_format:
         raise UsageError("Either --import_format or --export_format must be given, or none.")
-    if flag_values.export_format:
+    if flags.export_format:
         path = interchange.export_features(
-            FeatureStore(source),
-            output,
-            flag_values.export_format,
-            overwrite=flag_values.overwrite,
+            FeatureStore(source), output, flags.export_format, overwrite=flags.overwrite
         )
         command_line.write_result(str(path))
         return command_line.DONE
-    storage = {"local_codec": flag_values.local_codec, "overwrite": flag_values.overwrite}
-    if flag_values.import_format:
-        path = interchange.import_features(source, output, flag_values.import_format, **storage)
+    storage = flags.pick("local_codec", "overwrite")
+    if flags.import_format:
+        path = interchange.import_features(source, output, flags.import_format, **storage)
     else:
         change = None
-        if flag_values.student:
-            learned = LearnedSimilarity(flag_values.student)
+        if flags.student:
+            learned = LearnedSimilarity(flags.student)
             change = Change(learned.codes, learned.num_bits, learned.fingerprint)
         path = recode(FeatureStore(source), output, change=change, **storage)
     store = FeatureStore(path)
     extraction.log_summary(store)
     extraction.write_failures(store.failed().items(), output)
     command_line.write_result(str(path))
-    return command_line.exit_code(len(store.failed()), len(store), flag_values.max_failed_fraction)
+    return command_line.exit_code(store, flags.max_failed_fraction)
 
 
 if __name__ == "__main__":

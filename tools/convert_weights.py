@@ -17,63 +17,46 @@ delf_tf convert_weights … --reference=REFERENCE.npz
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import logging
 
 from delf_tf.checks import require_absent
 from delf_tf.tools import command_line
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("source", None, "program that made the weights", flag_values=FLAGS)
-flags.DEFINE_string("input", None, "weights to convert", flag_values=FLAGS)
-flags.DEFINE_string("local", None, "weights of xfeat, for compact_parts", flag_values=FLAGS)
-flags.DEFINE_integer(
+FLAGS = command_line.Flags()
+FLAGS.add_text("source", "program that made the weights")
+FLAGS.add_text("input", "weights to convert")
+FLAGS.add_text("local", "weights of xfeat, for compact_parts")
+FLAGS.add_count(
     "attention_dim",
-    0,
     "hidden channels of a random attention, for compact_parts; 0: none",
-    lower_bound=0,
-    flag_values=FLAGS,
+    0,
+    least=0,
 )
-flags.DEFINE_string("output", None, "weights file (.npz) to write", flag_values=FLAGS)
-flags.DEFINE_string(
-    "reference", None, "reference outputs (.npz) to compare with", flag_values=FLAGS
-)
-flags.DEFINE_boolean("overwrite", False, "replace an existing output", flag_values=FLAGS)
-flags.DEFINE_boolean("json", False, "print the result as JSON", flag_values=FLAGS)
+FLAGS.add_text("output", "weights file (.npz) to write")
+FLAGS.add_text("reference", "reference outputs (.npz) to compare with")
+FLAGS.add_switch("overwrite", "replace an existing output")
+FLAGS.add_switch("json", "print the result as JSON")
 
 
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
+def main(flags: command_line.Flags) -> None:
     """Runs the tool."""
-    command_line.no_positional(arguments)
-    source, input_path, output_path = command_line.required(
-        flag_values, "source", "input", "output"
-    )
+    source, input_path, output_path = flags.require("source", "input", "output")
     from delf_tf.models.zoo import conversion, joined  # noqa: PLC0415 - TensorFlow takes seconds
 
     if source == joined.SOURCE:
-        (local,) = command_line.required(flag_values, "local")
-        require_absent("The output", output_path, flag_values.overwrite)
-        path = joined.join_files(
-            joined.NAME, input_path, local, output_path, attention_dim=flag_values.attention_dim
-        )
-        command_line.write_result(
-            json.dumps({"path": str(path)}) if flag_values.json else str(path)
-        )
-        return command_line.DONE
-    result = conversion.convert_weights(
-        source,
-        input_path,
-        output_path,
-        reference=flag_values.reference,
-        overwrite=flag_values.overwrite,
-    )
+        (local,) = flags.require("local")
+        require_absent("The output", output_path, flags.overwrite)
+        files = input_path, local, output_path
+        path = joined.join_files(joined.NAME, *files, attention_dim=flags.attention_dim)
+        result = {"path": str(path)}
+    else:
+        options = flags.pick("reference", "overwrite")
+        result = conversion.convert_weights(source, input_path, output_path, **options)
     for what, value in result.get("differences", {}).items():
         logging.info("%s difference: %.2e", what, value)
-    command_line.write_result(json.dumps(result) if flag_values.json else str(result["path"]))
-    return command_line.DONE
+    command_line.write_result(command_line.to_json(result) if flags.json else str(result["path"]))
 
 
 if __name__ == "__main__":

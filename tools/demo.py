@@ -14,45 +14,34 @@ your_photos/report.html; the same command again goes on where it stopped.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-from absl import flags
 
 from delf_tf.pipelines.demo import demo
 from delf_tf.tools import command_line
 
-FLAGS = flags.FlagValues()
-command_line.define_config_flags(FLAGS, default_config="compact", extraction=True)
-flags.DEFINE_string(
-    "output_dir", "demo_output", "folder that receives all results", flag_values=FLAGS
-)
-flags.DEFINE_string(
-    "photos_dir",
-    None,
-    "folder of your own photographs, instead of generated ones",
-    flag_values=FLAGS,
-)
-command_line.define_count(FLAGS, "num_landmarks", 60, "generated landmarks")
-command_line.define_count(FLAGS, "num_train_views", 24, "training images of each landmark")
-command_line.define_count(FLAGS, "num_views", 4, "test images of each landmark")
-command_line.define_count(FLAGS, "num_distractors", 120, "images of other places", least=0)
-command_line.define_count(FLAGS, "num_workers", 2, "rendering processes and verification threads")
+FLAGS = command_line.Flags()
+FLAGS.add_config("compact", extraction=True)
+FLAGS.add_text("output_dir", "folder that receives all results", "demo_output")
+FLAGS.add_text("photos_dir", "folder of your own photographs, retrieved as well")
+FLAGS.add_count("num_landmarks", "generated landmarks", 60)
+FLAGS.add_count("num_train_views", "training images of each landmark", 24)
+FLAGS.add_count("num_views", "test images of each landmark", 4)
+FLAGS.add_count("num_distractors", "images of other places", 120, least=0)
+FLAGS.add_count("num_workers", "rendering processes and verification threads", 2)
 
 
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
+def main(flags: command_line.Flags) -> int:
     """Runs the tool."""
-    command_line.no_positional(arguments)
     names = ("num_landmarks", "num_train_views", "num_views", "num_distractors", "num_workers")
     code = command_line.DONE
     for done in demo(
-        command_line.read_config(flag_values),
-        Path(flag_values.output_dir),
-        photos_dir=flag_values.photos_dir or None,
-        **{name: flag_values[name].value for name in names},
+        flags.read_config(),
+        Path(flags.output_dir),
+        photos_dir=flags.photos_dir or None,
+        **flags.pick(*names),
     ):
         command_line.write_result(f"{done.table.to_text()}\n\nReport: {done.report}")
-        code = max(code, command_line.exit_code(len(done.database.failed()), len(done.database)))
+        code = max(code, command_line.exit_code(done.database))
     return code
 
 

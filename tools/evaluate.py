@@ -18,9 +18,6 @@ read from the ranking if delf_tf made it, and can be told by flags; it stands be
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-
-from absl import flags
 
 from delf_tf.checks import UsageError
 from delf_tf.evaluation import results
@@ -28,82 +25,64 @@ from delf_tf.pipelines import protocols
 from delf_tf.retrieval import ranking_file
 from delf_tf.tools import command_line
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string(
-    "ground_truth",
-    None,
-    "ground truth: gnd_*.pkl, gnd_*.mat, labels .csv or a GLDv2 solution .csv",
-    flag_values=FLAGS,
+FLAGS = command_line.Flags()
+FLAGS.add_text(
+    "ground_truth", "ground truth: gnd_*.pkl, gnd_*.mat, labels .csv or a GLDv2 solution .csv"
 )
-flags.DEFINE_string("ranking", None, "ranking (.npz) to score", flag_values=FLAGS)
-flags.DEFINE_string(
-    "predictions", "", "Google Landmarks v2: submission (.csv) to score", flag_values=FLAGS
+FLAGS.add_text("ranking", "ranking (.npz) to score")
+FLAGS.add_text("predictions", "Google Landmarks v2: submission (.csv) to score", "")
+FLAGS.add_choice("protocol", protocols.PROTOCOLS, "protocol; default: by the type of ground truth")
+FLAGS.add_text("train_csv", "recognition: CSV with the landmarks of the database images", "")
+FLAGS.add_count("num_voters", "recognition: number of nearest images that vote", 5)
+FLAGS.add_text("output", "metrics file (.json) to write")
+FLAGS.add_switch("json", "print JSON instead of lines")
+FLAGS.add_switch(
+    "queries_cropped", "record in the metrics that queries were cropped to their boxes", None
 )
-flags.DEFINE_enum(
-    "protocol",
-    None,
-    list(protocols.PROTOCOLS),
-    "protocol; default: by the type of ground truth",
-    flag_values=FLAGS,
-)
-flags.DEFINE_string(
-    "train_csv", "", "recognition: CSV with the landmarks of the database images", flag_values=FLAGS
-)
-command_line.define_count(FLAGS, "num_voters", 5, "recognition: number of nearest images that vote")
-flags.DEFINE_string("output", None, "metrics file (.json) to write", flag_values=FLAGS)
-flags.DEFINE_boolean("json", False, "print JSON instead of lines", flag_values=FLAGS)
-flags.DEFINE_boolean(
-    "queries_cropped",
-    None,
-    "record in the metrics that queries were cropped to their boxes",
-    flag_values=FLAGS,
-)
-flags.DEFINE_boolean(
+FLAGS.add_switch(
     "blind_reranking",
-    None,
     "record in the metrics that candidates were chosen without the ground truth",
-    flag_values=FLAGS,
+    None,
 )
 
 
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
+def main(flags: command_line.Flags) -> None:
     """Runs the tool."""
-    command_line.no_positional(arguments)
-    task = _task(flag_values)
-    protocol = flag_values.protocol or protocols.guess(task.truth_path)
+    task = _task(flags)
+    protocol = flags.protocol or protocols.guess(task.truth_path)
     scored, lines = protocols.PROTOCOLS[protocol](task)
-    if flag_values.output:
-        results.save_results(flag_values.output, scored)
+    if flags.output:
+        results.save_results(flags.output, scored)
     command_line.write_result(
-        command_line.to_json(results.json_ready(scored)) if flag_values.json else "\n".join(lines)
+        command_line.to_json(results.json_ready(scored)) if flags.json else "\n".join(lines)
     )
 
 
-def _task(flag_values: flags.FlagValues) -> protocols.Task:
+def _task(flags: command_line.Flags) -> protocols.Task:
     """Reads what the flags name.
 
     Raises:
       UsageError: flags that are missing, or given beside one that excludes them.
     """
-    command_line.required(flag_values, "ground_truth")
-    if bool(flag_values.ranking) == bool(flag_values.predictions):
+    flags.require("ground_truth")
+    if bool(flags.ranking) == bool(flags.predictions):
         raise UsageError("Either --ranking or --predictions must be given.")
     known = {}
     ranking = None
-    if flag_values.ranking:
-        ranking = ranking_file.load_ranking(flag_values.ranking)
-        known = ranking_file.load_ranking_metadata(flag_values.ranking)
+    if flags.ranking:
+        ranking = ranking_file.load_ranking(flags.ranking)
+        known = ranking_file.load_ranking_metadata(flags.ranking)
     told = {
-        name: known.get(name) if flag_values[name].value is None else flag_values[name].value
-        for name in ("queries_cropped", "blind_reranking")
+        name: known.get(name) if given is None else given
+        for name, given in flags.pick("queries_cropped", "blind_reranking").items()
     }
     return protocols.Task(
-        flag_values.ground_truth,
+        flags.ground_truth,
         ranking,
         results.Conditions(**told),
-        flag_values.predictions,
-        flag_values.train_csv,
-        flag_values.num_voters,
+        flags.predictions,
+        flags.train_csv,
+        flags.num_voters,
     )
 
 

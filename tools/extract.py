@@ -12,9 +12,6 @@ gone. --compact then deletes the features of images that are gone.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-
-from absl import flags
 
 from delf_tf.datasets import folder
 from delf_tf.features.generations import compaction
@@ -23,51 +20,39 @@ from delf_tf.pipelines import extraction
 from delf_tf.pipelines.runtime import Runtime
 from delf_tf.tools import command_line
 
-FLAGS = flags.FlagValues()
-command_line.define_config_flags(FLAGS, extraction=True)
-flags.DEFINE_string("images_dir", None, "folder of images, searched recursively", flag_values=FLAGS)
-flags.DEFINE_string("output_dir", None, "feature store to write or to complete", flag_values=FLAGS)
-flags.DEFINE_string("local_pca", None, "fitted PCA of local descriptors (.npz)", flag_values=FLAGS)
-command_line.define_count(
-    FLAGS, "shard_index", 0, "index of the shard that this process extracts", least=0
+FLAGS = command_line.Flags()
+FLAGS.add_config(extraction=True)
+FLAGS.add_text("images_dir", "folder of images, searched recursively")
+FLAGS.add_text("output_dir", "feature store to write or to complete")
+FLAGS.add_text("local_pca", "fitted PCA of local descriptors (.npz)")
+FLAGS.add_count("shard_index", "index of the shard that this process extracts", 0, least=0)
+FLAGS.add_count("num_shards", "total number of shards", 1)
+FLAGS.add_count("num_threads", "threads for decoding images", 2)
+FLAGS.add_count(
+    "batch_size", "images of similar size in one forward pass; 8 or more on an accelerator", 1
 )
-command_line.define_count(FLAGS, "num_shards", 1, "total number of shards")
-command_line.define_count(FLAGS, "num_threads", 2, "threads for decoding images")
-command_line.define_count(
-    FLAGS,
-    "batch_size",
-    1,
-    "images of similar size in one forward pass; 8 or more on an accelerator",
-)
-flags.DEFINE_boolean("overwrite", False, "start again, replacing the store", flag_values=FLAGS)
-flags.DEFINE_boolean(
-    "compact", False, "rewrite the store without images that are gone", flag_values=FLAGS
-)
-command_line.define_beam_flag(FLAGS)
-command_line.define_failed_flag(FLAGS)
+FLAGS.add_switch("overwrite", "start again, replacing the store")
+FLAGS.add_switch("compact", "rewrite the store without images that are gone")
+FLAGS.add_beam()
+FLAGS.add_max_failed()
 
 
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
+def main(flags: command_line.Flags) -> int:
     """Runs the tool."""
-    command_line.no_positional(arguments)
-    images_dir, output_dir = command_line.required(flag_values, "images_dir", "output_dir")
-    runtime = Runtime(command_line.read_config(flag_values), local_pca=flag_values.local_pca)
-    sharding = extraction.Sharding(
-        **{name: flag_values[name].value for name in extraction.Sharding._fields}
-    )
-    if flag_values.beam:
-        path = extraction.extract_by_beam(
-            runtime, images_dir, output_dir, flag_values.beam, sharding
-        )
+    images_dir, output_dir = flags.require("images_dir", "output_dir")
+    runtime = Runtime(flags.read_config(), local_pca=flags.local_pca)
+    sharding = extraction.Sharding(**flags.pick(*extraction.Sharding._fields))
+    if flags.beam:
+        path = extraction.extract_by_beam(runtime, images_dir, output_dir, flags.beam, sharding)
     else:
         path = extraction.extract(runtime, folder.list_images(images_dir), output_dir, sharding)
-    if flag_values.compact:
+    if flags.compact:
         compaction.compact(path)
-    store = FeatureStore(path, allow_incomplete=flag_values.num_shards > 1)
+    store = FeatureStore(path, allow_incomplete=flags.num_shards > 1)
     extraction.log_summary(store)
     extraction.write_failures(store.failed().items(), output_dir)
     command_line.write_result(str(path))
-    return command_line.exit_code(len(store.failed()), len(store), flag_values.max_failed_fraction)
+    return command_line.exit_code(store, flags.max_failed_fraction)
 
 
 if __name__ == "__main__":

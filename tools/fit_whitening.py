@@ -14,49 +14,43 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Sequence
 
 import numpy as np
-from absl import flags
 
 from delf_tf.checks import require, require_absent
 from delf_tf.features.store import FeatureStore
 from delf_tf.retrieval.vectors import whitening
 from delf_tf.tools import command_line
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("store", None, "feature store to fit on", flag_values=FLAGS)
-command_line.define_count(FLAGS, "dim", None, "output dimensions; default: all")
-flags.DEFINE_float(
+FLAGS = command_line.Flags()
+FLAGS.add_text("store", "feature store to fit on")
+FLAGS.add_count("dim", "output dimensions; default: all")
+FLAGS.add_number(
     "power",
-    0.5,
     "exponent of the variance that components are divided by: 0.5 whitens fully, 0.25 by half",
-    flag_values=FLAGS,
+    0.5,
 )
-flags.DEFINE_boolean("local", False, "fit to the local features", flag_values=FLAGS)
-flags.DEFINE_string(
+FLAGS.add_switch("local", "fit to the local features")
+FLAGS.add_text(
     "weights",
-    None,
     "weights of the compact or pooled network that made the store; the output is then its weights "
     "file with the whitening built in",
-    flag_values=FLAGS,
 )
-flags.DEFINE_string("output", None, "whitening or weights (.npz) to write", flag_values=FLAGS)
-flags.DEFINE_boolean("overwrite", False, "replace an existing output", flag_values=FLAGS)
+FLAGS.add_text("output", "whitening or weights (.npz) to write")
+FLAGS.add_switch("overwrite", "replace an existing output")
 
 
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
+def main(flags: command_line.Flags) -> None:
     """Runs the tool."""
-    command_line.no_positional(arguments)
-    store, output = command_line.required(flag_values, "store", "output")
-    require_absent("The output", output, flag_values.overwrite)
-    vectors = _vectors(FeatureStore(store), flag_values.local)
-    fit = functools.partial(whitening.fit_pca, dim=flag_values.dim, power=flag_values.power)
-    if flag_values.weights:
+    store, output = flags.require("store", "output")
+    require_absent("The output", output, flags.overwrite)
+    vectors = _vectors(FeatureStore(store), flags.local)
+    fit = functools.partial(whitening.fit_pca, **flags.pick("dim", "power"))
+    if flags.weights:
         # TensorFlow takes seconds to load.
         from delf_tf.models.zoo import whitened  # noqa: PLC0415
 
-        path = whitened.write_weights(flag_values.weights, vectors, fit, output)
+        path = whitened.write_weights(flags.weights, vectors, fit, output)
     else:
         path = whitening.save_whitening(output, fit(vectors))
     command_line.write_result(str(path))

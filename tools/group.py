@@ -12,41 +12,35 @@ goes on.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-
-from absl import flags
 
 from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import searching
 from delf_tf.tools import command_line
 
-FLAGS = flags.FlagValues()
-command_line.define_config_flags(FLAGS, default_config="compact", weights=False)
-flags.DEFINE_string("database_store", None, "feature store of the images", flag_values=FLAGS)
-flags.DEFINE_string("images_dir", None, "folder of the images, for the page", flag_values=FLAGS)
-flags.DEFINE_string("output_dir", None, "folder that receives the results", flag_values=FLAGS)
-command_line.define_count(FLAGS, "num_neighbors", 20, "images that each one is compared with")
-command_line.define_count(FLAGS, "min_inliers", 30, "inliers that join two images")
-flags.DEFINE_float(
+FLAGS = command_line.Flags()
+FLAGS.add_config("compact", weights=False)
+FLAGS.add_text("database_store", "feature store of the images")
+FLAGS.add_text("images_dir", "folder of the images, for the page")
+FLAGS.add_text("output_dir", "folder that receives the results")
+FLAGS.add_count("num_neighbors", "images that each one is compared with", 20)
+FLAGS.add_count("min_inliers", "inliers that join two images", 30)
+FLAGS.add_number(
     "duplicate_similarity",
-    0.97,
     "first-stage score from which on joined images are near-duplicates",
-    flag_values=FLAGS,
+    0.97,
 )
-command_line.define_count(FLAGS, "num_threads", 2, "threads for verifying pairs")
+FLAGS.add_count("num_threads", "threads for verifying pairs", 2)
 
 
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
+def main(flags: command_line.Flags) -> None:
     """Runs the tool."""
-    command_line.no_positional(arguments)
-    store, output_dir = command_line.required(flag_values, "database_store", "output_dir")
-    names = ("num_neighbors", "min_inliers", "duplicate_similarity", "num_threads")
+    store, output_dir = flags.require("database_store", "output_dir")
     done = searching.group(
-        command_line.read_config(flag_values),
+        flags.read_config(),
         FeatureStore(store),
         output_dir,
-        images_dir=flag_values.images_dir or None,
-        **{name: flag_values[name].value for name in names},
+        images_dir=flags.images_dir or None,
+        **flags.pick("num_neighbors", "min_inliers", "duplicate_similarity", "num_threads"),
     )
     num = sum(map(len, done.groups.members))
     copies = len(done.groups.duplicate_of)

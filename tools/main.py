@@ -15,17 +15,14 @@ from delf_tf.checks import did_you_mean
 TOOLS = {
     "demo": "make photographs of generated landmarks, train on some, retrieve others",
     "retrieve": "folders of images in; features, search, re-ranking, scores and a report out",
-    "match": "draw two images with their inliers",
-    "visualize": "draw an image with the network's attention and local features",
+    "visualize": "draw an image with what the network sees in it, or two with their inliers",
     "build_tfrecords": "labelled images in, TFRecord shards to train on out",
-    "train": "TFRecords in, weights out; resumes; one device, many, or a TPU",
-    "train_similarity": "a store of local features in, a learned similarity of them out",
+    "train": "TFRecords or a store in, weights out; resumes; one device, many, or a TPU",
     "extract": "a folder of images in, a feature store out; resumes, shards",
-    "quantize": "a network and images in, the network in 8 bits out, for OpenVINO",
     "convert_weights": "weights of other programs in, a checked weights file out",
     "fit_whitening": "global descriptors in, their PCA whitening out, for an index or a network",
     "convert_features": "features of other programs in, a store out; or the other way round",
-    "export": "an experiment in, a SavedModel out that TensorFlow Serving takes",
+    "export": "an experiment in; a SavedModel, or the network in 8 bits for OpenVINO, out",
     "build_index": "a feature store in, an index to search out",
     "search": "a feature store or an index in, a ranking out: the first stage alone",
     "pairs": "a ranking in; pairs and matches for COLMAP, hloc or a table out",
@@ -36,6 +33,8 @@ TOOLS = {
     "benchmark": "time extraction, verification or search, beside peers",
     "rerank": "a ranking and features in; its head verified geometrically and re-ordered",
 }
+# Former tools, and what does their work.
+_FORMER = {"match": "visualize", "quantize": "export", "train_similarity": "train"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"{__doc__}\nTools:\n{_list_tools()}\n")
         return 0
     if name not in TOOLS:
-        hint = did_you_mean(name, TOOLS)
+        hint = did_you_mean(_FORMER.get(name, name), TOOLS)
         sys.stderr.write(f"delf_tf: no tool '{name}'. {hint}\n{_list_tools()}\n")
         return 2
     # Light to import, heavy libraries come with the tool that needs them.

@@ -14,45 +14,34 @@ once. Without verifications: the pairs alone.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-
-from absl import flags
 
 from delf_tf.features.store import FeatureStore
 from delf_tf.retrieval.second_stage import pairs
 from delf_tf.tools import command_line
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("ranking", None, "ranking (.npz)", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "folder that receives the files", flag_values=FLAGS)
-flags.DEFINE_enum("format", "csv", list(pairs.FORMATS), "what to write", flag_values=FLAGS)
-flags.DEFINE_string(
-    "verifications_dir", None, "what rerank kept of this ranking's queries", flag_values=FLAGS
-)
-flags.DEFINE_string("database_store", None, "feature store of the database", flag_values=FLAGS)
-flags.DEFINE_string("query_store", None, "feature store of the queries", flag_values=FLAGS)
-flags.DEFINE_string(
-    "images_dir", None, "folder of the images, for COLMAP's database", flag_values=FLAGS
-)
-command_line.define_count(FLAGS, "max_results", 20, "results a query that make pairs")
-command_line.define_count(
-    FLAGS, "min_inliers", 0, "inliers below which a pair is left out", least=0
-)
+FLAGS = command_line.Flags()
+FLAGS.add_text("ranking", "ranking (.npz)")
+FLAGS.add_text("output", "folder that receives the files")
+FLAGS.add_choice("format", pairs.FORMATS, "what to write", "csv")
+FLAGS.add_text("verifications_dir", "what rerank kept of this ranking's queries")
+FLAGS.add_text("database_store", "feature store of the database")
+FLAGS.add_text("query_store", "feature store of the queries")
+FLAGS.add_text("images_dir", "folder of the images, for COLMAP's database")
+FLAGS.add_count("max_results", "results a query that make pairs", 20)
+FLAGS.add_count("min_inliers", "inliers below which a pair is left out", 0, least=0)
 
 
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
+def main(flags: command_line.Flags) -> None:
     """Runs the tool."""
-    command_line.no_positional(arguments)
-    ranking, output = command_line.required(flag_values, "ranking", "output")
-    stores = {"database": flag_values.database_store, "queries": flag_values.query_store}
+    ranking, output = flags.require("ranking", "output")
+    stores = {"database": flags.database_store, "queries": flags.query_store}
     written = pairs.write_pairs(
         ranking,
         output,
-        flag_values.format,
-        max_results=flag_values.max_results,
-        min_inliers=flag_values.min_inliers,
-        verifications_dir=flag_values.verifications_dir or None,
-        images_dir=flag_values.images_dir or None,
+        flags.format,
+        **flags.pick("max_results", "min_inliers"),
+        verifications_dir=flags.verifications_dir or None,
+        images_dir=flags.images_dir or None,
         **{name: FeatureStore(path) for name, path in stores.items() if path},
     )
     command_line.write_result("\n".join(map(str, written)))

@@ -18,100 +18,69 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
-
-from absl import flags
 
 from delf_tf.datasets import folder
 from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines.reranking import fit_probability, rerank
 from delf_tf.tools import command_line
 
-FLAGS = flags.FlagValues()
-command_line.define_config_flags(FLAGS, weights=False)
-flags.DEFINE_string("ranking", None, "ranking (.npz) of the first stage", flag_values=FLAGS)
-flags.DEFINE_string("database_store", None, "feature store of the database", flag_values=FLAGS)
-flags.DEFINE_string("query_store", None, "feature store of the queries", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "re-ranked ranking (.npz) to write", flag_values=FLAGS)
-command_line.define_count(FLAGS, "num_threads", 2, "threads for verifying pairs")
-command_line.define_count(
-    FLAGS,
-    "num_candidates",
-    None,
-    "length of the head that is verified; overrides the config's",
-    least=0,
+FLAGS = command_line.Flags()
+FLAGS.add_config(weights=False)
+FLAGS.add_text("ranking", "ranking (.npz) of the first stage")
+FLAGS.add_text("database_store", "feature store of the database")
+FLAGS.add_text("query_store", "feature store of the queries")
+FLAGS.add_text("output", "re-ranked ranking (.npz) to write")
+FLAGS.add_count("num_threads", "threads for verifying pairs", 2)
+FLAGS.add_count(
+    "num_candidates", "length of the head that is verified; overrides the config's", least=0
 )
-flags.DEFINE_string("score", None, "rerank.score; overrides the config's", flag_values=FLAGS)
-flags.DEFINE_float("evidence_ratio", None, "fixed evidence / similarity", flag_values=FLAGS)
-flags.DEFINE_boolean(
-    "fit_probability", False, "print what --score=probability sorts by", flag_values=FLAGS
+FLAGS.add_text("score", "rerank.score; overrides the config's")
+FLAGS.add_number("evidence_ratio", "fixed evidence / similarity")
+FLAGS.add_switch("fit_probability", "print what --score=probability sorts by")
+FLAGS.add_number("weight", "weight of the inlier count in score=combined; overrides the config's")
+FLAGS.add_count(
+    "min_inliers", "inliers below which a match is ignored; overrides the config's", least=0
 )
-flags.DEFINE_float(
-    "weight",
-    None,
-    "weight of the inlier count in score=combined; overrides the config's",
-    flag_values=FLAGS,
-)
-command_line.define_count(
-    FLAGS,
-    "min_inliers",
-    None,
-    "inliers below which a match is ignored; overrides the config's",
-    least=0,
-)
-flags.DEFINE_string(
-    "labels",
-    None,
-    "CSV with columns image and place, for --fit_probability",
-    flag_values=FLAGS,
-)
-flags.DEFINE_string(
-    "verifications_dir",
-    None,
-    "folder of the verifications; default: OUTPUT.verifications",
-    flag_values=FLAGS,
-)
-flags.DEFINE_boolean(
-    "overwrite", False, "verify again, replacing existing results", flag_values=FLAGS
-)
-flags.DEFINE_boolean("json", False, "print JSON instead of lines", flag_values=FLAGS)
+FLAGS.add_text("labels", "CSV with columns image and place, for --fit_probability")
+FLAGS.add_text("verifications_dir", "folder of the verifications; default: OUTPUT.verifications")
+FLAGS.add_switch("overwrite", "verify again, replacing existing results")
+FLAGS.add_switch("json", "print JSON instead of lines")
 
 
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
+def main(flags: command_line.Flags) -> None:
     """Runs the tool."""
-    command_line.no_positional(arguments)
-    ranking, database = command_line.required(flag_values, "ranking", "database_store")
-    message = command_line.read_config(flag_values, optional=True)
-    names = ("num_candidates", "score", "weight", "min_inliers")
-    command_line.override_by_flags(flag_values, message.rerank, *names)
-    if flag_values.fit_probability:
+    ranking, database = flags.require("ranking", "database_store")
+    message = flags.read_config(optional=True)
+    flags.override(message.rerank, "num_candidates", "score", "weight", "min_inliers")
+    common = {
+        "verifications_dir": flags.verifications_dir or None,
+        "num_threads": flags.num_threads,
+    }
+    if flags.fit_probability:
         fitted = fit_probability(
             message,
             ranking,
             FeatureStore(database),
-            labels=folder.read_labels(flag_values.labels) if flag_values.labels else None,
-            evidence_ratio=flag_values.evidence_ratio,
-            verifications_dir=flag_values.verifications_dir or None,
-            num_threads=flag_values.num_threads,
+            labels=folder.read_labels(flags.labels) if flags.labels else None,
+            evidence_ratio=flags.evidence_ratio,
+            **common,
         )
-        numbers = dataclasses.asdict(fitted)
-        text = " ".join(f"{name}: {value:.4g}" for name, value in numbers.items())
-        command_line.write_result(
-            command_line.to_json(numbers) if flag_values.json else f"probability {{ {text} }}"
+        result = dataclasses.asdict(fitted)
+        numbers = " ".join(f"{name}: {value:.4g}" for name, value in result.items())
+        text = f"probability {{ {numbers} }}"
+    else:
+        (output,) = flags.require("output")
+        result = rerank(
+            message,
+            ranking,
+            output,
+            database=FeatureStore(database),
+            queries=FeatureStore(flags.query_store) if flags.query_store else None,
+            overwrite=flags.overwrite,
+            **common,
         )
-        return
-    (output,) = command_line.required(flag_values, "output")
-    result = rerank(
-        message,
-        ranking,
-        output,
-        database=FeatureStore(database),
-        queries=FeatureStore(flag_values.query_store) if flag_values.query_store else None,
-        verifications_dir=flag_values.verifications_dir or None,
-        overwrite=flag_values.overwrite,
-        num_threads=flag_values.num_threads,
-    )
-    command_line.write_result(command_line.to_json(result) if flag_values.json else result["path"])
+        text = result["path"]
+    command_line.write_result(command_line.to_json(result) if flags.json else text)
 
 
 if __name__ == "__main__":

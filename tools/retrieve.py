@@ -12,54 +12,36 @@ features: the same command again goes on from there, and `serve --index=OUT` sho
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-from absl import flags
 
 from delf_tf.pipelines import extraction, retrieve
 from delf_tf.pipelines.runtime import Runtime
 from delf_tf.tools import command_line
 
-FLAGS = flags.FlagValues()
-command_line.define_config_flags(FLAGS, default_config="compact", extraction=True)
-flags.DEFINE_string("database_dir", None, "folder of images to search in", flag_values=FLAGS)
-flags.DEFINE_string(
-    "query_dir",
-    None,
-    "folder of query images; default: every image queries the rest",
-    flag_values=FLAGS,
-)
-flags.DEFINE_string("labels", None, "CSV with columns image and place", flag_values=FLAGS)
-flags.DEFINE_string("output_dir", None, "folder that receives all results", flag_values=FLAGS)
-command_line.define_count(
-    FLAGS, "num_threads", 2, "threads for decoding images and verifying pairs"
-)
-command_line.define_count(FLAGS, "num_report_queries", 12, "queries shown in the report", least=0)
-flags.DEFINE_boolean(
-    "overwrite", False, "start again, replacing what --output_dir holds", flag_values=FLAGS
-)
-command_line.define_failed_flag(FLAGS)
+FLAGS = command_line.Flags()
+FLAGS.add_config("compact", extraction=True)
+FLAGS.add_text("database_dir", "folder of images to search in")
+FLAGS.add_text("query_dir", "folder of query images; default: every image queries the rest")
+FLAGS.add_text("labels", "CSV with columns image and place")
+FLAGS.add_text("output_dir", "folder that receives all results")
+FLAGS.add_count("num_threads", "threads for decoding images and verifying pairs", 2)
+FLAGS.add_count("num_report_queries", "queries shown in the report", 12, least=0)
+FLAGS.add_switch("overwrite", "start again, replacing what --output_dir holds")
+FLAGS.add_max_failed()
 
 
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> int:
+def main(flags: command_line.Flags) -> int:
     """Runs the tool."""
-    command_line.no_positional(arguments)
-    database_dir, output_dir = command_line.required(flag_values, "database_dir", "output_dir")
-    runtime = Runtime(command_line.read_config(flag_values))
+    database_dir, output_dir = flags.require("database_dir", "output_dir")
     done = retrieve.retrieve(
-        runtime,
-        extraction.read_collections(database_dir, flag_values.query_dir, flag_values.labels),
+        Runtime(flags.read_config()),
+        extraction.read_collections(database_dir, flags.query_dir, flags.labels),
         Path(output_dir),
-        sharding=extraction.Sharding(
-            num_threads=flag_values.num_threads, overwrite=flag_values.overwrite
-        ),
-        num_report_queries=flag_values.num_report_queries,
+        sharding=extraction.Sharding(**flags.pick("num_threads", "overwrite")),
+        num_report_queries=flags.num_report_queries,
     )
     command_line.write_result(f"{done.table.to_text()}\n\nReport: {done.report}")
-    return command_line.exit_code(
-        len(done.database.failed()), len(done.database), flag_values.max_failed_fraction
-    )
+    return command_line.exit_code(done.database, flags.max_failed_fraction)
 
 
 if __name__ == "__main__":

@@ -12,60 +12,42 @@ store; an index has been built with it or without), re-ranking by global descrip
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-
-from absl import flags
 
 from delf_tf.checks import UsageError
 from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import searching
 from delf_tf.tools import command_line
 
-FLAGS = flags.FlagValues()
-command_line.define_config_flags(FLAGS, weights=False)
-flags.DEFINE_string("database_store", None, "feature store of the database", flag_values=FLAGS)
-flags.DEFINE_string(
-    "index",
-    None,
-    "index that build_index wrote, or milvus://HOST:PORT/COLLECTION",
-    flag_values=FLAGS,
-)
-flags.DEFINE_string(
-    "query_store",
-    None,
-    "feature store of the queries; default: every image queries the rest",
-    flag_values=FLAGS,
-)
-flags.DEFINE_string(
+FLAGS = command_line.Flags()
+FLAGS.add_config(weights=False)
+FLAGS.add_text("database_store", "feature store of the database")
+FLAGS.add_text("index", "index that build_index wrote, or milvus://HOST:PORT/COLLECTION")
+FLAGS.add_text("query_store", "feature store of the queries; default: every image queries the rest")
+FLAGS.add_text(
     "allow_mixed",
-    None,
     "features of some of the database's images, extracted as the queries were: if they are near "
     "the database's, features of another backend or precision are compared",
-    flag_values=FLAGS,
 )
-flags.DEFINE_string("output", None, "ranking (.npz) to write", flag_values=FLAGS)
-command_line.define_count(
-    FLAGS, "max_results", None, "results kept for a query; overrides the config's"
-)
+FLAGS.add_text("output", "ranking (.npz) to write")
+FLAGS.add_count("max_results", "results kept for a query; overrides the config's")
 
 
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
+def main(flags: command_line.Flags) -> None:
     """Runs the tool."""
-    command_line.no_positional(arguments)
-    (output,) = command_line.required(flag_values, "output")
-    if not (flag_values.database_store or (flag_values.index and flag_values.query_store)):
+    (output,) = flags.require("output")
+    if not (flags.database_store or (flags.index and flags.query_store)):
         raise UsageError("--database_store, or --index and --query_store, must be given.")
-    message = command_line.read_config(flag_values, optional=True)
-    command_line.override_by_flags(flag_values, message.index, "max_results")
+    message = flags.read_config(optional=True)
+    flags.override(message.index, "max_results")
     stores = {
         name: FeatureStore(path) if path else None
         for name, path in (
-            ("database", flag_values.database_store),
-            ("queries", flag_values.query_store),
-            ("allow_mixed", flag_values.allow_mixed),
+            ("database", flags.database_store),
+            ("queries", flags.query_store),
+            ("allow_mixed", flags.allow_mixed),
         )
     }
-    path = searching.search(message, output, index=flag_values.index or None, **stores)
+    path = searching.search(message, output, index=flags.index or None, **stores)
     command_line.write_result(str(path))
 
 

@@ -14,84 +14,68 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
-
-from absl import flags
 
 from delf_tf.checks import UsageError
 from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import retrieve
-from delf_tf.pipelines.photos import Model, Photos
+from delf_tf.pipelines.photos import served
+from delf_tf.pipelines.photos.model import Model
+from delf_tf.pipelines.photos.photos import Photos
 from delf_tf.pipelines.runtime import Runtime
 from delf_tf.serving.live import LiveFolder
 from delf_tf.serving.service import RetrievalService
 from delf_tf.tools import command_line
 
-FLAGS = flags.FlagValues()
-command_line.define_config_flags(FLAGS)
-for _name, _help in (
-    ("index", "folder of retrieve, an index of build_index, or milvus://HOST:PORT/COLLECTION"),
-    ("database_store", "feature store of the database"),
-    ("images_dir", "folder of the database images"),
-    ("token_file", "file with the token of who may add and delete images; mode 0600"),
-):
-    flags.DEFINE_string(_name, None, _help, flag_values=FLAGS)
-flags.DEFINE_string("host", "127.0.0.1", "address to listen on", flag_values=FLAGS)
-command_line.define_count(
-    FLAGS, "port", 8000, "port to listen on; 0: any free port", least=0, most=65535
+FLAGS = command_line.Flags()
+FLAGS.add_config()
+FLAGS.add_text(
+    "index", "folder of retrieve, an index of build_index, or milvus://HOST:PORT/COLLECTION"
 )
-for _name, _help in (
-    ("allowed_hosts", "further host names that requests may carry; * allows any"),
-    ("rerank_methods", "methods of re-ranking to choose from, beside the config's"),
-):
-    flags.DEFINE_list(_name, [], _help, flag_values=FLAGS)
-command_line.define_count(FLAGS, "num_threads", 2, "threads for verifying pairs")
-command_line.define_count(FLAGS, "max_upload_mb", 20, "largest upload, 10^6 bytes")
-command_line.define_count(
-    FLAGS, "max_queries", 4, "concurrent queries; further ones are answered 429"
+FLAGS.add_text("database_store", "feature store of the database")
+FLAGS.add_text("images_dir", "folder of the database images")
+FLAGS.add_text("token_file", "file with the token of who may add and delete images; mode 0600")
+FLAGS.add_text("host", "address to listen on", "127.0.0.1")
+FLAGS.add_count("port", "port to listen on; 0: any free port", 8000, least=0, most=65535)
+FLAGS.add_list("allowed_hosts", "further host names that requests may carry; * allows any")
+FLAGS.add_list("rerank_methods", "methods of re-ranking to choose from, beside the config's")
+FLAGS.add_count("num_threads", "threads for verifying pairs", 2)
+FLAGS.add_count("max_upload_mb", "largest upload, 10^6 bytes", 20)
+FLAGS.add_count("max_queries", "concurrent queries; further ones are answered 429", 4)
+FLAGS.add_switch("watch", "follow the images of retrieve, at the start and while serving")
+FLAGS.add_switch(
+    "allow_mixed",
+    "serve features of another backend or precision, if some images extracted again are near",
 )
-for _name, _help in (
-    ("watch", "follow the images of retrieve, at the start and while serving"),
-    ("follow", "the former name of --watch"),
-    (
-        "allow_mixed",
-        "serve features of another backend or precision, if some images extracted again are near",
-    ),
-):
-    flags.DEFINE_boolean(_name, False, _help, flag_values=FLAGS)
 
 
-def main(flag_values: flags.FlagValues, arguments: Sequence[str]) -> None:
+def main(flags: command_line.Flags) -> None:
     """Runs the tool."""
-    command_line.no_positional(arguments)
-    if flag_values.follow:
-        raise UsageError("--follow must be given as --watch, which goes on while it serves.")
     try:
         from delf_tf.serving import access, app, server  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise UsageError(f"serve needs: pip install 'delf_tf[serve]' ({error}).") from None
-    token = access.read_token(flag_values.token_file) if flag_values.token_file else None
-    service, folder, runtime, name = open_collection(flag_values)
-    host = flag_values.host
+    token = access.read_token(flags.token_file) if flags.token_file else None
+    service, folder, runtime, name = open_collection(flags)
+    host = flags.host
     # Bound to all interfaces, valid host names are unknown.
     everyone = host in ("0.0.0.0", "::")
-    own = ("*",) if everyone and not flag_values.allowed_hosts else (host,)
+    own = ("*",) if everyone and not flags.allowed_hosts else (host,)
     made = app.create_app(
         service,
         name=name,
-        allowed_hosts=(*own, *flag_values.allowed_hosts),
-        max_upload_bytes=flag_values.max_upload_mb * 1_000_000,
+        allowed_hosts=(*own, *flags.allowed_hosts),
+        max_upload_bytes=flags.max_upload_mb * 1_000_000,
         max_pixels=min(runtime.message.extraction.max_image_pixels, 50_000_000),
-        max_queries=flag_values.max_queries,
+        max_queries=flags.max_queries,
         changes=folder,
         token=token,
     )
-    with folder.watched() if flag_values.watch else contextlib.nullcontext():
-        server.run(made, host, flag_values.port, on_ready=command_line.write_result)
+    with folder.watched() if flags.watch else contextlib.nullcontext():
+        server.run(made, host, flags.port, on_ready=command_line.write_result)
 
 
 def open_collection(
-    flag_values: flags.FlagValues,
+    flags: command_line.Flags,
 ) -> tuple[RetrievalService, LiveFolder | None, Runtime, str]:
     """Opens what the flags name: what answers, what follows the folder, experiment and name.
 
@@ -99,30 +83,31 @@ def open_collection(
       UsageError: flags that are missing, or given beside a folder that contains them.
       InputError: features made by another model, images that are not there.
     """
-    (path,) = command_line.required(flag_values, "index")
-    changes = flag_values.watch or flag_values.token_file
-    methods, num_threads = flag_values.rerank_methods, flag_values.num_threads
+    (path,) = flags.require("index")
+    changes = flags.watch or flags.token_file
     if retrieve.is_folder(path):
-        given = [n for n in ("database_store", "images_dir", "config") if flag_values[n].value]
+        given = [n for n in ("database_store", "images_dir", "config") if flags[n].value]
         if given:
             raise UsageError(f"--{given[0]} must be left out: the folder of retrieve contains it.")
-        overrides, allowed = flag_values["set"].value, flag_values.allow_import
-        message, store, images_dir = retrieve.read_folder(path, overrides, allow_imports=allowed)
-        command_line.override_by_flags(flag_values, message.model, "weights")
+        message, store, images_dir = retrieve.read_folder(
+            path, flags.set, allow_imports=flags.allow_import
+        )
+        flags.override(message.model, "weights")
         index = None
     elif changes:
         raise UsageError("--watch and --token_file need a folder of retrieve as --index.")
     else:
-        store, images_dir = command_line.required(flag_values, "database_store", "images_dir")
-        message, index = command_line.read_config(flag_values), path
-    runtime = Runtime(message)
+        store, images_dir = flags.require("database_store", "images_dir")
+        message, index = flags.read_config(), path
+    runtime, methods = Runtime(message), flags.rerank_methods
     if changes:
-        options = {"methods": methods, "num_threads": num_threads}
-        folder = Model(runtime).live_folder(images_dir, path, **options)
+        options = {"methods": methods, "num_threads": flags.num_threads}
+        folder = served.live_folder(Model(runtime), images_dir, path, **options)
         return folder.service, folder, runtime, folder.images_dir.name
-    options = {"num_threads": num_threads, "allow_mixed": flag_values.allow_mixed}
+    options = flags.pick("num_threads", "allow_mixed")
     photos = Photos(runtime, FeatureStore(store), images_dir, index=index, **options)
-    return RetrievalService(photos.served(methods)), None, runtime, photos.images_dir.name
+    service = RetrievalService(served.collection(photos, methods))
+    return service, None, runtime, photos.images_dir.name
 
 
 if __name__ == "__main__":

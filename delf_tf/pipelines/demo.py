@@ -10,7 +10,7 @@ from absl import logging
 
 from delf_tf import synthetic
 from delf_tf.artifacts import StrPath
-from delf_tf.pipelines import extraction, train
+from delf_tf.pipelines import extraction
 from delf_tf.pipelines.retrieve import Retrieved, retrieve
 from delf_tf.pipelines.runtime import Runtime
 from delf_tf.protos import experiment_pb2
@@ -80,8 +80,10 @@ def _train(
     message: experiment_pb2.Experiment, labels: Path, output_dir: Path, num_workers: int
 ) -> Path:
     """Writes training records of the labelled images and trains on them; returns the weights."""
+    # TensorFlow takes seconds to load.
     from delf_tf.datasets.input import training_images  # noqa: PLC0415
     from delf_tf.datasets.records import builder as record_builder  # noqa: PLC0415
+    from delf_tf.pipelines.training import train  # noqa: PLC0415
 
     logging.info("Writing training records.")
     images = training_images.from_folder(str(labels.parent / "images"), str(labels))

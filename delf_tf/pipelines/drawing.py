@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,13 +48,13 @@ def painter(runtime: Runtime, *, max_num_superfeatures: int = 6) -> Callable[[Im
 
 
 def draw_matches(
-    runtime: Runtime, paths: tuple[StrPath, StrPath], output: StrPath, *, show_outliers: bool
+    runtime: Runtime, refs: Sequence[ImageRef], output: StrPath, *, show_outliers: bool
 ) -> tuple[Path, str]:
     """Draws two images with the local features that agree on one geometric transform.
 
     Args:
       runtime: the experiment.
-      paths: of the images.
+      refs: the two images.
       output: of the picture.
       show_outliers: draw the other matches too.
 
@@ -67,7 +67,6 @@ def draw_matches(
     from delf_tf.extraction import engine  # noqa: PLC0415 - TensorFlow takes seconds to load
 
     loader = runtime.loader()
-    refs = [ImageRef(str(path), Path(path)) for path in paths]
     pictures = [images.read_image(ref) for ref in refs]
     extractor = runtime.extractor(use_global=False, use_local=True)
     features = [engine.extract_image(extractor, *loader.load(ref)).local for ref in refs]

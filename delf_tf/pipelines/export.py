@@ -1,4 +1,4 @@
-"""Exports an experiment's extractor as a SavedModel."""
+"""Exports an experiment's extractor as a SavedModel, or its network in 8 bits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from delf_tf import artifacts
-from delf_tf.checks import UsageError, require, require_choice
+from delf_tf.checks import UsageError, require, require_absent, require_choice
+from delf_tf.datasets import folder
 from delf_tf.export import KINDS
 from delf_tf.extraction.backends import choice
 from delf_tf.pipelines.runtime import Runtime
@@ -57,3 +58,47 @@ def export(
     from delf_tf.export import savedmodel  # noqa: PLC0415 - TensorFlow takes seconds
 
     return savedmodel.export_extractor(extractor, output_dir, kind=kind, **options)
+
+
+def quantize(
+    message: experiment_pb2.Experiment,
+    images_dir: artifacts.StrPath,
+    output_dir: artifacts.StrPath,
+    *,
+    max_num_images: int = 300,
+    overwrite: bool = False,
+) -> tuple[Path, str]:
+    """Writes the experiment's network in 8 bits, calibrated on images, for OpenVINO.
+
+    Args:
+      message: the experiment.
+      images_dir: folder of images like those that will be extracted.
+      output_dir: folder to make.
+      max_num_images: most images calibrated on.
+      overwrite: replace what is at output_dir.
+
+    Returns:
+      output_dir, and the cosines of the descriptors to those in float32, in words.
+
+    Raises:
+      InputError: no images, or an output_dir that exists.
+    """
+    require_absent("output_dir", output_dir, overwrite)
+    # NNCF and OpenVINO are an extra.
+    from delf_tf.extraction.backends import quantization  # noqa: PLC0415
+
+    runtime = Runtime(message)
+    written = quantization.quantize(
+        runtime.exported_network(),
+        folder.list_images(images_dir),
+        runtime.loader(),
+        output_dir,
+        image_scales=message.extraction.image_scales or (1.0,),
+        max_num_images=max_num_images,
+    )
+    cosines = ", ".join(
+        f"{name} median {cosine['median']:.4f}, least {cosine['min']:.4f}"
+        for name, cosine in written.calibration["cosine"].items()
+    )
+    num_images = len(written.calibration["images"])
+    return written.path, f"{num_images} images; cosine to float32: {cosines}"

@@ -92,7 +92,7 @@ def build(
     if overwrite or not Path(path).is_file():
         _require_new(path, overwrite)
         made = _build_global(message, store, **kwargs)
-        made.contents = _contents(store)
+        made.contents = contents(store)
         return made.save(path)
     try:
         before = index.load_index(path, fingerprint=store.fingerprint)
@@ -106,7 +106,7 @@ def build(
     if message.index.type == "milvus":
         return _follow_in_engine(message, store, before, path)
     made = _build_global(message, store, learned=before, **kwargs)
-    made.contents = _contents(store)
+    made.contents = contents(store)
     _require_same_settings(message, made, before, path)
     changes = compare_images(before.ids, before.contents, made.ids, made.contents)
     logging.info("%s: %s.", path, changes)
@@ -176,7 +176,7 @@ def add(
             path,
             store.ids(),
             search.local_descriptors(store),
-            contents=_contents(store),
+            contents=contents(store),
             fingerprint=store.fingerprint,
         )
         _log_added(num_added, store)
@@ -185,7 +185,7 @@ def add(
         _require_new(output, overwrite)
     made = index.load_index(path, fingerprint=store.fingerprint)
     known, before = set(made.ids), len(made)
-    made.contents = {**_contents(store), **made.contents}
+    made.contents = {**contents(store), **made.contents}
     for ids, vectors in store.global_blocks():
         new = [row for row, one in enumerate(ids) if one not in known]
         if new:
@@ -262,12 +262,13 @@ def _follow_in_engine(
             kind=before.kind,
             whitening=message.index.whitening,
         )
-    changes = before.follow(store.ids(), _contents(store), store.global_blocks())
+    changes = before.follow(store.ids(), contents(store), store.global_blocks())
     logging.info("%s: %s.", path, changes)
     return before.save(path)
 
 
-def _contents(store: FeatureStore) -> dict[str, str]:
+def contents(store: FeatureStore) -> dict[str, str]:
+    """Returns by id what changes with an image's file."""
     return {one: source.digest for one, source in store.sources()}
 
 
@@ -301,7 +302,7 @@ def _build_local(
     require(bool(store.ids()), "An index must be built of at least one image.", path=store.path)
     common = {
         "fingerprint": store.fingerprint,
-        "contents": _contents(store),
+        "contents": contents(store),
         "overwrite": overwrite,
     }
     images = store.ids(), search.local_descriptors(store)

@@ -16,7 +16,7 @@ from delf_tf import artifacts, config
 from delf_tf.checks import InputError
 from delf_tf.evaluation.results import SINGLE_STAGE, TWO_STAGE
 from delf_tf.features.store import FeatureStore
-from delf_tf.pipelines import indexing, reranking, scores, searching, train
+from delf_tf.pipelines import indexing, reranking, scores, searching
 from delf_tf.pipelines.extraction import Collections
 from delf_tf.pipelines.runtime import Runtime
 from delf_tf.protos import comparison_pb2, experiment_pb2
@@ -116,6 +116,8 @@ def train_missing(pipelines: Sequence[Pipeline], train_file_pattern: str, output
 
     Each receives the weights; runs below `output_dir` go on where they were.
     """
+    from delf_tf.pipelines.training import train  # noqa: PLC0415 - TensorFlow takes seconds to load
+
     for one in pipelines:
         if one.message.HasField("training") and not one.message.model.weights:
             logging.info("%s: training.", one.name)

@@ -215,7 +215,7 @@ def _learned_similarity(section: experiment_pb2.LearnedConfig) -> LearnedSimilar
     require(
         path.is_file(),
         "rerank.learned.weights must be a file of weights.",
-        hint="Make one with `delf_tf train_similarity`.",
+        hint="Make one with `delf_tf train --store`.",
         weights=section.weights,
     )
     return _loaded(path, path.stat().st_mtime_ns, **options)

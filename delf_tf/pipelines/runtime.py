@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 
 from delf_tf import artifacts, config
-from delf_tf.checks import UsageError, require
+from delf_tf.checks import UsageError
 from delf_tf.extraction.backends import choice
 from delf_tf.models.zoo import download
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval.vectors import whitening
 
 if TYPE_CHECKING:
-    from delf_tf.export.loading import SavedExtractor
     from delf_tf.extraction.array_extractor import ArrayExtractor
     from delf_tf.extraction.backends.network_folder import NetworkFolder
     from delf_tf.extraction.backends.openvino import OpenVinoNetwork
@@ -283,51 +282,6 @@ def verify_options(message: experiment_pb2.Experiment) -> dict[str, Any]:
     given = config.set_fields(message.rerank)
     options = {_VERIFY_ARGUMENTS.get(name, name): given[name] for name in names if name in given}
     return {"seed": message.rerank.seed, **options}
-
-
-def load_extractor(
-    path: artifacts.StrPath,
-    weights: artifacts.StrPath | None = None,
-    *,
-    overrides: Sequence[str] = (),
-    local_pca: artifacts.StrPath | None = None,
-    allow_imports: Sequence[str] = (),
-) -> Extractor | ArrayExtractor | ReleasedExtractor | SavedExtractor:
-    """Makes an extractor: `extractor(image) -> features`.
-
-    It takes one upright RGB image, uint8 [H, W, 3], at the size it is to be extracted at (limits of
-    size belong to the reading of images), and gives, as far as the experiment asks for them,
-    "global_descriptor" [D], "locations" [N, 2] in (y, x) pixels, "descriptors" [N, D], "scores" [N]
-    and "scales" [N], float32 tensors; see extraction.extractor.Extractor.
-
-    Args:
-      path: a folder that `delf_tf export` wrote, an experiment's .textproto, or the name of a
-        shipped config.
-      weights: file or published name, instead of the config's.
-      overrides: "path.to.field=value", applied to the config in order.
-      local_pca: fitted PCA of local descriptors (.npz), instead of the config's.
-      allow_imports: packages whose code the config may name: "my_package.module:function".
-
-    Raises:
-      InputError: no such folder or config, a damaged one, weights that do not fit, or settings for
-        a SavedModel, in which they are fixed.
-    """
-    if Path(path).is_dir():
-        from delf_tf.export import loading  # noqa: PLC0415
-
-        require(
-            weights is None and local_pca is None and not overrides,
-            "weights, overrides and local_pca must be left out: an exported extractor has its own.",
-            path=path,
-        )
-        return loading.load_saved_extractor(path)
-    message = config.load_experiment(str(path), overrides, allow_imports=allow_imports)
-    if weights is not None:
-        message.model.weights = str(weights)
-    runtime = Runtime(message, local_pca=local_pca)
-    if runtime.needs_local_pca:
-        logging.warning("No PCA is given: local descriptors come as the network gives them.")
-    return runtime.extractor()
 
 
 def _build_network(message: experiment_pb2.Experiment) -> RetrievalModel:

@@ -53,7 +53,7 @@ def test_a_network_is_exported_once_and_again_if_damaged(tmp_path):
     again.read()
     network = choice.open_network(build, **options, wanted="bfloat16")
     assert network.precision == "bfloat16" and built == [1, 1]
-    with pytest.raises(InputError, match="quantize"):
+    with pytest.raises(InputError, match="export --images_dir"):
         choice.open_network(build, **options, wanted="int8")
     with pytest.raises(InputError, match="quantised"):
         choice.open_network(build, **options, wanted="int8", quantized=folder.path)

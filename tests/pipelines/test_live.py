@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shutil
 import threading
@@ -15,7 +16,8 @@ from delf_tf.datasets.images import ImageError
 from delf_tf.extraction.array_extractor import ArrayExtractor
 from delf_tf.features.generations import updates
 from delf_tf.features.store import FeatureStore
-from delf_tf.pipelines.photos import Model, Photos
+from delf_tf.pipelines.photos import served
+from delf_tf.pipelines.photos.model import Model
 from delf_tf.pipelines.runtime import Runtime
 from delf_tf.protos import experiment_pb2
 from delf_tf.serving.answers import ConflictError, UnknownItemError
@@ -65,7 +67,7 @@ def folder(runtime, tmp_path):
 
 
 def _opened(runtime, root):
-    return Model(runtime).live_folder(root / "photos", root / "found", num_threads=1)
+    return served.live_folder(Model(runtime), root / "photos", root / "found", num_threads=1)
 
 
 def _png(seed):
@@ -111,11 +113,13 @@ def test_the_result_is_that_of_a_fresh_start(folder, runtime, tmp_path):
     _add(folder, "2.png", 2)
     folder.remove("1.png")
     _add(folder, "1.png", 3)
-    fresh = Model(runtime).live_folder(tmp_path / "photos", tmp_path / "fresh", num_threads=1)
+    fresh = served.live_folder(
+        Model(runtime), tmp_path / "photos", tmp_path / "fresh", num_threads=1
+    )
     assert fresh.service.refs == folder.service.refs
     for seed in range(4):
         answers = [one.service.query(collection.painting(seed)) for one in (folder, fresh)]
-        ranked = [[hit[1:] for hit in one.two_stage] for one in answers]
+        ranked = [[dataclasses.astuple(hit)[1:] for hit in one.two_stage] for one in answers]
         assert ranked[0] == ranked[1]
 
 
@@ -152,7 +156,7 @@ def test_an_update_that_fails_leaves_all_as_it_was(folder, runtime, tmp_path, mo
         if where == "extract":
             patch.setattr("delf_tf.extraction.engine._Filler.fill", broken)
         elif where == "index":
-            patch.setattr(Photos, "served", broken)
+            patch.setattr(served, "collection", broken)
         else:
             patch.setattr("delf_tf.artifacts.write_bytes", broken)
         with pytest.raises(BrokenError):

@@ -1,4 +1,4 @@
-"""Networks of OpenVINO by the command line: extract, quantize, and stores that may not be mixed."""
+"""Networks of OpenVINO by the command line: extract, export, and stores that may not be mixed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def root(tmp_path_factory):
     (root / "images").mkdir()
     painted.write_places(root / "images", root / "labels.csv")
     (root / "c.textproto").write_text(CONFIG)
-    assert _run(root, "quantize", "network") == 0
+    assert _run(root, "export", "network") == 0
     assert _run(root, "extract", "full") == 0
     assert _run(root, "extract", "low", *_int8(root)) == 0
     return root
@@ -70,10 +70,10 @@ def test_batches_are_of_equal_images(root):
 
 
 def test_what_it_was_calibrated_on_is_told(root, capsys):
-    assert _run(root, "quantize", "again", "--max_num_images=3") == 0
+    assert _run(root, "export", "again", "--max_num_images=3") == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{root / 'again'}: 3 images; cosine to float32: global median ")
-    assert _run(root, "quantize", "again") == 1
+    assert _run(root, "export", "again") == 1
     assert "--overwrite" in capsys.readouterr().err
 
 
@@ -83,7 +83,7 @@ def test_another_models_network_is_refused(root, capsys):
     assert _run(root, "extract", "other", "--precision=int8") == 1
     assert "backend openvino" in capsys.readouterr().err
     assert _run(root, "extract", "other", "--backend=openvino", "--precision=int8") == 1
-    assert "delf_tf quantize" in capsys.readouterr().err
+    assert "delf_tf export --images_dir" in capsys.readouterr().err
 
 
 def test_random_weights_without_a_seed_are_not_kept():
@@ -124,7 +124,7 @@ def test_unlike_features_are_never_mixed(root, capsys):
 
 def test_served_features_may_be_of_another_precision(root):
     from delf_tf.checks import InputError
-    from delf_tf.pipelines.photos import Photos
+    from delf_tf.pipelines.photos.photos import Photos
 
     message = config.load_experiment(str(root / "c.textproto"))
     message.extraction.backend = "openvino"

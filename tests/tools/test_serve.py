@@ -157,7 +157,6 @@ def test_mistakes_are_told(retrieved, tmp_path, capsys):
     _refused(capsys, 2, "--index must be given")
     out = f"--index={retrieved / 'out'}"
     _refused(capsys, 2, "--images_dir must be left out", out, f"--images_dir={tmp_path}")
-    _refused(capsys, 2, "--follow must be given as --watch", out, "--follow")
     (tmp_path / "token").write_text("0123456789abcdef")
     (tmp_path / "token").chmod(0o644)
     token = f"--token_file={tmp_path / 'token'}"

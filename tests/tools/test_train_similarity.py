@@ -39,7 +39,7 @@ def _train(folder, output, *settings, config="elvis", model=""):
     argv += [f"--{name}={folder / value}" for name, value in _INPUTS.items()]
     argv += [f"--config={config}", f"--output_dir={output}"]
     argv += [f"--set=model.name={model}"] if model else []
-    return main.main(["delf_tf", "train_similarity", *argv])
+    return main.main(["delf_tf", "train", *argv])
 
 
 _INPUTS = {"store": "store", "ranking": "first.npz", "labels": "labels.csv"}
@@ -133,8 +133,8 @@ def test_a_student_of_ames_follows_its_teacher(folder, weights, tmp_path, monkey
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["method=learned"], "train_similarity"),
-        (["method=learned", "learned.weights=none.npz"], "train_similarity"),
+        (["method=learned"], "train --store"),
+        (["method=learned", "learned.weights=none.npz"], "train --store"),
         (["score=learned"], "rerank.method"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from delf_tf import config, synthetic
 from delf_tf.datasets.input import training_images
 from delf_tf.datasets.records import builder as record_builder
-from delf_tf.pipelines import train
+from delf_tf.pipelines.training import train
 from delf_tf.tools import main
 
 CONFIGS = Path(__file__).parent / "configs"

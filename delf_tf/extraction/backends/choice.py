@@ -104,7 +104,7 @@ def open_network(
         require(
             bool(quantized),
             "precision int8 needs a quantised network.",
-            hint="`delf_tf quantize` makes one; --quantized_network names it.",
+            hint="`delf_tf export --images_dir` makes one; --quantized_network names it.",
             quantized_network=quantized,
         )
         folder = network_folder.read_folder(quantized, fingerprint)

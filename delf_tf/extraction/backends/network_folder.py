@@ -142,14 +142,14 @@ def read_folder(path: artifacts.StrPath, fingerprint: str | None = None) -> Netw
     require(
         (path / FACTS).is_file(),
         f"A network's folder must hold {FACTS}.",
-        hint="`delf_tf quantize` writes one.",
+        hint="`delf_tf export --images_dir` writes one.",
         path=path,
     )
     folder = _parse(path)
     require(
         fingerprint in (None, folder.fingerprint),
         "The network must be of the model and weights of this experiment.",
-        hint="Quantise this experiment's model: delf_tf quantize.",
+        hint="Quantise this experiment's model: delf_tf export --images_dir.",
         path=path,
         network=folder.fingerprint,
         experiment=fingerprint,

@@ -49,7 +49,7 @@ class OpenVinoNetwork:
         require(
             (precision == INT8) == (folder.weights_dtype == INT8),
             "precision int8 must go with a quantised network, and others without.",
-            hint="`delf_tf quantize` makes one; quantized_network names it.",
+            hint="`delf_tf export --images_dir` makes one; quantized_network names it.",
             precision=precision,
             weights_dtype=folder.weights_dtype,
         )

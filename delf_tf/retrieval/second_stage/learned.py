@@ -17,7 +17,7 @@ from delf_tf.retrieval.second_stage.elvis import ElvisSimilarity
 from delf_tf.types import LocalFeatures
 
 _CACHED_IMAGES = 512
-_HINT = "Make the file with `delf_tf train_similarity`."
+_HINT = "Make the file with `delf_tf train --store`."
 _MUST = "The weights must be those of a learned similarity."
 # Names in weights files; `delf_tf.models.similarity.create` has the layers that are trained.
 _NETWORKS: dict[str, type[ElvisSimilarity | AmesSimilarity]] = {
@@ -45,7 +45,7 @@ class LearnedSimilarity:
         """Reads weights.
 
         Args:
-          path: of a weights file (.npz) of `delf_tf train_similarity`.
+          path: of a weights file (.npz) of `delf_tf train --store`.
           max_num_features: of an image, those with the largest scores; None: 600 for ELViS, 64 for
             AMES.
           global_share: λ of `blend`, 0 to 1.

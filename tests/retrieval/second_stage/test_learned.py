@@ -158,7 +158,7 @@ def test_other_files_are_refused(golden, tmp_path):
     for kwargs in ({**OPTIONS, "width": 31}, {**OPTIONS, "num_iterations": 10**9}, {}, 3):
         with pytest.raises(InputError):
             LearnedSimilarity(_write(tmp_path / "w.npz", golden, kwargs=kwargs))
-    with pytest.raises(InputError, match="train_similarity"):
+    with pytest.raises(InputError, match="train --store"):
         LearnedSimilarity(_write(tmp_path / "w.npz", golden, name="delf"))
     learned = LearnedSimilarity(_write(tmp_path / "w.npz", golden))
     with pytest.raises(InputError, match="width"):

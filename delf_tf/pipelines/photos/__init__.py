@@ -1,0 +1,1 @@
+"""A folder of photographs to search in, from Python and by the page of `serve`."""
