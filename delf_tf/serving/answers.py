@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +33,8 @@ class Choices(NamedTuple):
     combine: str = "mean"
 
 
-class Hit(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Hit:
     """One result.
 
     Attributes:
@@ -48,8 +50,9 @@ class Hit(NamedTuple):
     num_inliers: int | None
 
 
-class Answer(NamedTuple):
-    """What a query gives.
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a query gives, in Python and as JSON.
 
     Attributes:
       token: names the query in `matches`, `search` and `answer`, for a while.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Query, Request
@@ -14,7 +13,7 @@ from delf_tf.checks import InputError, printable
 from delf_tf.datasets import images
 from delf_tf.serving.answers import Answer, Choices, UnknownItemError
 from delf_tf.serving.limits import Turns, Uploads
-from delf_tf.serving.schemas import AnswerModel, ErrorModel, MatchesModel
+from delf_tf.serving.schemas import ErrorModel, MatchesModel
 from delf_tf.serving.service import MAX_PICTURES, RetrievalService
 from delf_tf.types import Box, ImageRef
 
@@ -56,13 +55,10 @@ def add_queries(
       max_pixels: of a picture; larger ones are not decoded.
     """
 
-    async def answered(work: Callable[[], Answer]) -> Any:
-        return await turns.run(lambda: AnswerModel.of(work()))
-
     @app.post(
         UPLOAD_PATH,
         tags=["query"],
-        response_model=AnswerModel,
+        response_model=Answer,
         responses={413: {"model": ErrorModel}},
         openapi_extra={"requestBody": {**_UPLOAD, "required": True}},
     )
@@ -77,9 +73,9 @@ def add_queries(
             image = images.read_image_bytes(body, max_pixels=max_pixels)
             return service.query(image, box=chosen, choices=choices)
 
-        return await answered(work)
+        return await turns.run(work)
 
-    @app.post("/api/images/{number}/query", tags=["query"], response_model=AnswerModel)
+    @app.post("/api/images/{number}/query", tags=["query"], response_model=Answer)
     async def query_image(number: int, choices: Chosen, box: BoxText = None) -> Any:
         """Searches with an image of the collection, which is left out of the results."""
         chosen, ref = _box(box), service.ref(number)
@@ -91,15 +87,15 @@ def add_queries(
                 raise gone() from None
             return service.query(image, box=chosen, number=number, choices=choices)
 
-        return await answered(work)
+        return await turns.run(work)
 
-    @app.post("/api/search", tags=["query"], response_model=AnswerModel)
+    @app.post("/api/search", tags=["query"], response_model=Answer)
     async def search(
         choices: Chosen,
         token: Annotated[list[str], Query(max_length=MAX_PICTURES, description="of a query")],
     ) -> Any:
         """Searches again with the pictures of earlier queries, several of them as one query."""
-        return await answered(lambda: service.search(token, choices))
+        return await turns.run(lambda: service.search(token, choices))
 
     @app.get("/api/queries/{token}/matches/{number}", tags=["query"])
     def matches(token: str, number: int) -> MatchesModel:

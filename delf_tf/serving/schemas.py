@@ -1,42 +1,10 @@
-"""What the JSON API answers."""
+"""What the JSON API answers, beside `answers.Answer`."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel
 
-from delf_tf.serving.service import Answer, Matches
-
-
-class HitModel(BaseModel):
-    """One result."""
-
-    number: int
-    id: str
-    similarity: float
-    num_inliers: int | None
-
-
-class AnswerModel(BaseModel):
-    """Both modes' results and what they took."""
-
-    token: str
-    height: int
-    width: int
-    box: tuple[float, float, float, float]
-    num_pictures: int
-    method: str | None
-    single_stage: list[HitModel]
-    two_stage: list[HitModel] | None
-    seconds: dict[str, float]
-
-    @classmethod
-    def of(cls, answer: Answer) -> AnswerModel:
-        """Returns an answer as the API gives it."""
-        fields = answer._asdict()
-        for stage in ("single_stage", "two_stage"):
-            if fields[stage] is not None:
-                fields[stage] = [HitModel(**hit._asdict()) for hit in fields[stage]]
-        return cls(**fields)
+from delf_tf.serving.answers import Matches
 
 
 class ItemModel(BaseModel):
