@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delf_tf.tools import build_tfrecords, command_line, train
+from delf_tf.tools import main
 
 CONFIG = """
 model { name: "tests.training.tiny_model:make" seed: 2 }
@@ -37,7 +37,7 @@ training {
     reconstruction_weight: 1
   }
   run {
-    num_steps: 40
+    num_steps: 60
     checkpoint_interval: 5
     log_interval: 5
   }
@@ -57,29 +57,10 @@ def work(tmp_path_factory):
             path = folder / "images" / f"class{label}" / f"{number}.jpg"
             Image.fromarray(pixels.astype(np.uint8)).save(path)
     (folder / "tiny.textproto").write_text(CONFIG)
-    done = _run(
-        "build_tfrecords",
-        f"--images_dir={folder}/images",
-        f"--output_dir={folder}/r",
-        "--num_shards=2",
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(folder / "r" / "records-train.json")
+    flags = [f"--images_dir={folder}/images", f"--output_dir={folder}/r", "--num_shards=2"]
+    assert main.main(["delf_tf", "build_tfrecords", *flags]) == 0
+    assert (folder / "r" / "records-train.json").is_file()
     return folder
-
-
-def _command(tool, *flags):
-    return [sys.executable, "-m", "delf_tf.tools.main", tool, *flags]
-
-
-def _environment():
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-
-
-def _run(tool, *flags):
-    return subprocess.run(
-        _command(tool, *flags), capture_output=True, text=True, env=_environment(), check=False
-    )
 
 
 def _flags(work, name, *more):
@@ -94,22 +75,21 @@ def _flags(work, name, *more):
 
 @pytest.fixture(scope="module")
 def undisturbed(work):
-    done = _run("train", *_flags(work, "whole"))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(work / "whole" / "weights.npz")
+    assert main.main(["delf_tf", "train", *_flags(work, "whole")]) == 0
     return work / "whole"
 
 
-def _interrupt(work, name, number):
-    """Sends a signal once the first checkpoint is there; returns the exit status."""
+def _interrupt(run, flags, number):
+    """Sends a signal once the run has written another checkpoint; returns the exit status."""
+    there = set((run / "checkpoints").glob("step-*.npz"))
     process = subprocess.Popen(
-        _command("train", *_flags(work, name)),
-        env=_environment(),
+        [sys.executable, "-m", "delf_tf.tools.train", *flags],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 240
-    while not list((work / name / "checkpoints").glob("step-*.npz")):
+    while not set((run / "checkpoints").glob("step-*.npz")) - there:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -117,14 +97,14 @@ def _interrupt(work, name, number):
     return process.wait(timeout=120)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_run_ends_bit_equal(work, undisturbed, number):
-    status = _interrupt(work, number.name, number)
-    assert status == (0 if number == signal.SIGTERM else -signal.SIGKILL)
-    done = _run("train", *_flags(work, number.name))
-    assert done.returncode == 0, done.stderr
-    for name in ("weights.npz", "checkpoints/step-000000040.npz"):
-        assert (work / number.name / name).read_bytes() == (undisturbed / name).read_bytes(), name
+def test_a_run_that_is_killed_twice_ends_bit_equal(work, undisturbed):
+    flags, run = _flags(work, "killed"), work / "killed"
+    assert _interrupt(run, flags, signal.SIGTERM) == 0
+    assert _interrupt(run, flags, signal.SIGKILL) == -signal.SIGKILL
+    assert not (run / "weights.npz").exists()
+    assert main.main(["delf_tf", "train", *flags]) == 0
+    for name in ("weights.npz", "checkpoints/step-000000060.npz"):
+        assert (run / name).read_bytes() == (undisturbed / name).read_bytes(), name
 
 
 def test_weights_tell_what_they_were_trained_on(undisturbed):
@@ -151,10 +131,7 @@ def test_weights_tell_what_they_were_trained_on(undisturbed):
     ],
 )
 def test_what_is_refused_before_the_first_step(work, capsys, flags, code, message):
-    assert (
-        command_line.run(train.main, train.FLAGS, ["train", *_flags(work, "refused"), *flags])
-        == code
-    )
+    assert main.main(["delf_tf", "train", *_flags(work, "refused"), *flags]) == code
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (work / "refused").exists()
 
@@ -169,20 +146,14 @@ def test_what_is_refused_before_the_first_step(work, capsys, flags, code, messag
     ],
 )
 def test_build_tfrecords_refuses(capsys, flags, code, message):
-    arguments = ["build_tfrecords", *flags]
-    assert command_line.run(build_tfrecords.main, build_tfrecords.FLAGS, arguments) == code
+    assert main.main(["delf_tf", "build_tfrecords", *flags]) == code
     assert message in capsys.readouterr().err
 
 
 def test_validation_split_by_the_tool(work):
-    arguments = [
-        "build_tfrecords",
-        f"--images_dir={work}/images",
-        f"--output_dir={work}/split",
-        "--num_shards=2",
-        "--validation_fraction=0.25",
-    ]
-    assert command_line.run(build_tfrecords.main, build_tfrecords.FLAGS, arguments) == 0
+    flags = [f"--images_dir={work}/images", f"--output_dir={work}/split"]
+    flags += ["--num_shards=2", "--validation_fraction=0.25"]
+    assert main.main(["delf_tf", "build_tfrecords", *flags]) == 0
     counts = {
         split: json.loads((work / "split" / f"records-{split}.json").read_text())["num_records"]
         for split in ("train", "validation")

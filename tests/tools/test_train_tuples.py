@@ -11,7 +11,7 @@ from PIL import Image
 
 from delf_tf.datasets.sfm120k import image_path
 from delf_tf.models.zoo.checkpoint import read_options
-from delf_tf.tools import build_tfrecords, command_line, train
+from delf_tf.tools import main
 
 CONFIG = """
 model { name: "tests.training.tiny_model:make" seed: 2 }
@@ -59,8 +59,7 @@ def work(tmp_path_factory):
     (folder / "tiny.textproto").write_text(CONFIG)
     flags = ["--dataset=sfm120k", f"--images_dir={folder}/ims", f"--database={folder}/sfm.pkl"]
     flags += [f"--output_dir={folder}/r", "--num_shards=2", "--max_failed_fraction=0.1"]
-    arguments = ["build_tfrecords", *flags]
-    assert command_line.run(build_tfrecords.main, build_tfrecords.FLAGS, arguments) == 0
+    assert main.main(["delf_tf", "build_tfrecords", *flags]) == 0
     return folder
 
 
@@ -72,7 +71,7 @@ def _train(work, name, *more):
         f"--output_dir={work}/{name}",
         *more,
     )
-    return command_line.run(train.main, train.FLAGS, ["train", *flags])
+    return main.main(["delf_tf", "train", *flags])
 
 
 def test_database_to_weights(work):
@@ -111,8 +110,7 @@ def test_the_recipe_of_super_features_in_small(work):
     }
     flags = [f"--set={name}={value}" for name, value in small.items()]
     flags += [f"--train_file_pattern={work}/r/train*", f"--output_dir={work}/superfeatures"]
-    arguments = ["train", "--config=superfeatures_resnet50", *flags]
-    assert command_line.run(train.main, train.FLAGS, arguments) == 0
+    assert main.main(["delf_tf", "train", "--config=superfeatures_resnet50", *flags]) == 0
     header = (work / "superfeatures" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"superfeature_loss", "decorrelation_loss"} <= set(header)
     assert "tuple_loss" not in header
