@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from delf_tf import options
 from delf_tf.benchmarks import every
 from delf_tf.checks import UsageError
-from delf_tf.report.tables import Table, facts, of_result
+from delf_tf.report.tables import facts, of_result
 from delf_tf.tools import command_line
 
 FLAGS = command_line.Flags()
@@ -51,20 +50,10 @@ def main(flags: command_line.Flags, *arguments: str) -> int | None:
     if flags.json:
         command_line.write_result(command_line.to_json(result))
     else:
-        for table in tables(name, result):
+        for table in of_result(result):
             command_line.write_result(table.to_text() + "\n")
         command_line.write_result(facts(result))
     return command_line.FAILED if result.get("num_failed") else None
-
-
-def tables(name: str, result: dict[str, Any]) -> list[Table]:
-    """Returns a benchmark's result as tables."""
-    if name == "extract":
-        from delf_tf.benchmarks import extraction, network_rate  # noqa: PLC0415 - TensorFlow
-
-        rows = extraction.table(result), network_rate.table(result["network"])
-        return [Table("", one[0], one[1:]) for one in rows]
-    return of_result(result)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -168,10 +166,8 @@ def run(
 def _run_one(name: str, arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Runs a benchmark and keeps its result; returns how that went."""
     started = time.perf_counter()
-    context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            result = pool.submit(measure, name, arguments).result()
+        result = measuring.run_alone(measure, name, arguments)
         keep(name, result, folder)
         missing = ", ".join(result["peers_not_installed"])
         status = "done" + (f", without {missing}: not installed" if missing else "")

@@ -85,10 +85,9 @@ def run(
       max_num_features: local features an image.
 
     Returns:
-      JSON-able: "machine", "image", "model", "settings" (for each, a row a contender: median
-      "ms_per_image" with "ms_spread", "cpu_ms_per_image", "images_per_s", "speedup" over the
-      original's way, "peak_memory_mb" of the process, "cosine" of the global descriptor to the
-      first contender's) and "network", see network_rate.measure.
+      JSON-able: "image", "model", "rows" (one a setting and contender: see Timings.row, speedups
+      over the original's way; "peak_memory_mb" of the process, "cosine" of the global descriptor
+      to the first contender's) and "network", see network_rate.measure.
 
     Raises:
       InputError: a name or a number out of range.
@@ -105,7 +104,7 @@ def run(
         model = create.create_model(model, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         refs = _write_images(Path(folder), num_images, height, width)
-        measured = []
+        measured: list[dict[str, Any]] = []
         networks = _write_networks(model, contenders, refs, Path(folder))
         for name in settings:
             setting = SETTINGS[name]
@@ -121,16 +120,15 @@ def run(
                 for contender in contenders
             }
             rows = _measure(runners, refs, Path(folder), rounds)
-            measured.append({**dataclasses.asdict(setting), "rows": rows})
+            measured += [{"setting": setting.name, **row} for row in rows]
         size = refs[0].path.stat().st_size
     precisions = [name for name in contenders if name in TENSORFLOW]
     return {
-        "machine": measuring.describe(),
         "model": model.options["name"],
         "image": {"height": height, "width": width, "jpeg_bytes": size},
         "num_images": num_images,
         "rounds": rounds,
-        "settings": measured,
+        "rows": measured,
         "network": network_rate.measure(model, precisions, height, width, rounds=rounds),
     }
 
@@ -242,31 +240,3 @@ def _write_images(folder: Path, num: int, height: int, width: int) -> list[Image
         path.write_bytes(benchmark_pictures.encode_picture(number, height, width))
         refs.append(ImageRef(path.name, path))
     return refs
-
-
-HEADER = (
-    "setting", "contender", "ms/image", "spread", "CPU ms/image", "speedup", "CPU speedup",
-    "peak MB", "cosine",
-)  # fmt: skip
-
-
-def table(result: dict[str, Any]) -> list[list[str]]:
-    """Returns a result of `run` as rows of text, the header first; see also network_rate.table."""
-    return [
-        list(HEADER),
-        *(
-            [
-                setting["name"],
-                row["contender"],
-                f"{row['ms_per_image']:.0f}",
-                f"{row['ms_spread']:.0f}",
-                f"{row['cpu_ms_per_image']:.0f}",
-                "" if row["speedup"] is None else f"{row['speedup']:.2f}",
-                "" if row["cpu_speedup"] is None else f"{row['cpu_speedup']:.2f}",
-                "" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:.0f}",
-                f"{row['cosine']:.6f}",
-            ]
-            for setting in result["settings"]
-            for row in setting["rows"]
-        ),
-    ]

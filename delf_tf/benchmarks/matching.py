@@ -8,9 +8,6 @@ re-ranking runs them. The slow ones run once a pair: cold caches cost them nothi
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -87,11 +84,12 @@ def run(
       contenders: names as in a result's rows; None for all installed.
 
     Returns:
-      {"machine", "versions", "rows"}: JSON-ready. A row has the setting, `stage` ("whole pair" =
-      matching and verification, "product" = NumPy's product of the descriptors and nothing else,
-      the yardstick of a processor; "mutual" or "one-way" = verification alone of such putative
-      matches), `contender`, `ms`, `ms_without_match`, `recall` of the true matches, `worst_recall`
-      and `worst_false`, the largest inlier count of a pair without a match.
+      JSON-able: "num_threads", "num_pairs", "threshold_px" and "rows". A row has the setting,
+      `stage` ("whole pair" = matching and verification, "product" = NumPy's product of the
+      descriptors and nothing else, the yardstick of a processor; "mutual" or "one-way" =
+      verification alone of such putative matches), `contender`, `ms`, `ms_without_match`, `recall`
+      of the true matches, `worst_recall` and `worst_false`, the largest inlier count of a pair
+      without a match.
     """
     require(num_pairs >= 2, "num_pairs must be at least 2.", num_pairs=num_pairs)
     require(repeats >= 1, "repeats must be at least 1.", repeats=repeats)
@@ -120,39 +118,11 @@ def run(
                 }
             )
     return {
-        "machine": {
-            "processor": _processor(),
-            "num_threads": threads,
-            "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else [],
-        },
-        "versions": _versions(),
+        "num_threads": threads,
         "num_pairs": num_pairs,
         "threshold_px": threshold_px,
         "rows": rows,
     }
-
-
-def table(result: dict[str, Any]) -> str:
-    """Returns a result of `run` as a Markdown table."""
-    head = ("N", "true", "D", "stage", "contender", "ms", "ms, no match", "recall", "worst recall",
-            "worst false")  # fmt: skip
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in result["rows"]:
-        recall, worst = row.get("recall"), row.get("worst_recall")
-        cells = (
-            f"{row['num_features']}",
-            f"{row['true_fraction']:.0%}",
-            f"{row['dim']}",
-            row["stage"],
-            row["contender"],
-            f"{row['ms']:.2f}",
-            f"{row['ms_without_match']:.2f}" if "ms_without_match" in row else "",
-            f"{recall:.3f}" if recall is not None else "",
-            f"{worst:.3f}" if worst is not None else "",
-            f"{row['worst_false']}" if "worst_false" in row else "",
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def original_path(pair: SyntheticPair, threshold_px: float, max_distance: float) -> np.ndarray:
@@ -165,8 +135,7 @@ def original_path(pair: SyntheticPair, threshold_px: float, max_distance: float)
     matches = np.stack([rows, nearest[rows]], axis=1)
     if len(matches) <= 3:
         return matches[:0]
-    mask = matching_peers.skimage_affine(*_points(pair, matches), threshold_px, 0)
-    return matches[mask]
+    return matches[matching_peers.skimage_affine(*_points(pair, matches), threshold_px, 0)[1]]
 
 
 def product_alone(pair: SyntheticPair) -> np.ndarray:
@@ -183,7 +152,7 @@ def numpy_path(pair: SyntheticPair, threshold_px: float) -> np.ndarray:
     matches = np.stack([rows, nearest[rows]], axis=1)
     if len(matches) <= 4:
         return matches[:0]
-    return matches[matching_peers.estimator(_USAC)(*_points(pair, matches), threshold_px, 0)]
+    return matches[matching_peers.estimator(_USAC)(*_points(pair, matches), threshold_px, 0)[1]]
 
 
 def _num_pairs(setting: Setting, num_pairs: int) -> int:
@@ -249,7 +218,7 @@ def _verifier(
         matches = prepared[id(pair)]
         if len(matches) < 5:
             return matches[:0]
-        return matches[estimate(*_points(pair, matches), threshold_px, 0)]
+        return matches[estimate(*_points(pair, matches), threshold_px, 0)[1]]
 
     return verifier
 
@@ -323,17 +292,3 @@ def _points(pair: SyntheticPair, matches: np.ndarray) -> tuple[np.ndarray, np.nd
     query = pair.query.locations[matches[:, 0]][:, ::-1].astype(np.float64)
     database = pair.database.locations[matches[:, 1]][:, ::-1].astype(np.float64)
     return np.ascontiguousarray(query), np.ascontiguousarray(database)
-
-
-def _processor() -> str:
-    return platform.processor() or platform.machine()
-
-
-def _versions() -> dict[str, str]:
-    packages = ("numpy", "numba", "scipy", "scikit-image", "opencv-python-headless", "pydegensac")
-    installed = {
-        each.metadata["Name"]: each.version
-        for package in packages
-        for each in importlib.metadata.distributions(name=package)
-    }
-    return {"python": platform.python_version(), **installed}

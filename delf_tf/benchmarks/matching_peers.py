@@ -1,7 +1,8 @@
 """Other libraries' estimators behind one signature, for comparison only.
 
 Each takes matched points, (x, y) float64 [M, 2] twice, the inlier threshold in pixels and a seed,
-and returns the inlier mask bool [M]. The libraries are optional: `pip install "delf_tf[peers]"`.
+and returns the transform float64 [3, 3] of (x, y, 1), zeros if none was found, and the inlier mask
+bool [M]. The libraries are optional: `pip install "delf_tf[peers]"`.
 """
 
 from __future__ import annotations
@@ -17,33 +18,32 @@ import numpy as np
 from delf_tf.checks import invalid, require_choice
 from delf_tf.matching.ransac import RansacOptions, estimate_transform
 
-Estimator = Callable[[np.ndarray, np.ndarray, float, int], np.ndarray]
+Found = tuple[np.ndarray, np.ndarray]
+Estimator = Callable[[np.ndarray, np.ndarray, float, int], Found]
 
 # What OpenCV may spend: enough for 5 % inliers.
 _OPENCV_MAX_TRIALS = 10_000
 
 
-def ours(model: str, **options: Any) -> Estimator:
-    """Returns this package's estimator of a model, with further fields of `RansacOptions`."""
+def ours(model: str) -> Estimator:
+    """Returns this package's estimator of a model."""
 
-    def estimate(
-        query: np.ndarray, database: np.ndarray, threshold_px: float, seed: int
-    ) -> np.ndarray:
-        settings = RansacOptions(model, threshold_px, seed=seed, **options)
-        return estimate_transform(query[:, ::-1], database[:, ::-1], settings)[1]
+    def estimate(query: np.ndarray, database: np.ndarray, threshold_px: float, seed: int) -> Found:
+        options = RansacOptions(model, threshold_px, seed=seed)
+        return estimate_transform(query[:, ::-1], database[:, ::-1], options)
 
     return estimate
 
 
 def skimage_affine(
     query: np.ndarray, database: np.ndarray, threshold_px: float, seed: int
-) -> np.ndarray:
+) -> Found:
     """The original DELF's: scikit-image's RANSAC of affine transforms, 1000 trials at most."""
     measure = _load("skimage.measure")
     transform = _load("skimage.transform")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # It warns where it finds no inliers.
-        _, mask = measure.ransac(
+        found, mask = measure.ransac(
             (query, database),
             transform.AffineTransform,
             min_samples=3,
@@ -51,30 +51,26 @@ def skimage_affine(
             max_trials=1000,
             rng=seed,
         )
-    return np.zeros(len(query), bool) if mask is None else mask
+    return _complete(None if mask is None else found.params, mask, len(query))
 
 
-def opencv_affine(
-    query: np.ndarray, database: np.ndarray, threshold_px: float, seed: int
-) -> np.ndarray:
+def opencv_affine(query: np.ndarray, database: np.ndarray, threshold_px: float, seed: int) -> Found:
     """OpenCV's affine RANSAC."""
     cv2 = _load("cv2")
     cv2.setRNGSeed(seed)
-    _, mask = cv2.estimateAffine2D(
+    found, mask = cv2.estimateAffine2D(
         query, database, method=cv2.RANSAC, ransacReprojThreshold=threshold_px, confidence=0.999
     )
-    return _flat(mask, len(query))
+    return _complete(found, mask, len(query))
 
 
 def opencv_homography(method: str) -> Estimator:
     """Returns OpenCV's homography estimator of a method, as "USAC_ACCURATE"."""
 
-    def estimate(
-        query: np.ndarray, database: np.ndarray, threshold_px: float, seed: int
-    ) -> np.ndarray:
+    def estimate(query: np.ndarray, database: np.ndarray, threshold_px: float, seed: int) -> Found:
         cv2 = _load("cv2")
         cv2.setRNGSeed(seed)
-        _, mask = cv2.findHomography(
+        found, mask = cv2.findHomography(
             query,
             database,
             getattr(cv2, method),
@@ -82,19 +78,19 @@ def opencv_homography(method: str) -> Estimator:
             maxIters=_OPENCV_MAX_TRIALS,
             confidence=0.999,
         )
-        return _flat(mask, len(query))
+        return _complete(found, mask, len(query))
 
     return estimate
 
 
 def pydegensac_homography(
     query: np.ndarray, database: np.ndarray, threshold_px: float, seed: int
-) -> np.ndarray:
+) -> Found:
     """DEGENSAC's homography; it takes no seed."""
     del seed
     pydegensac = _load("pydegensac")
-    _, mask = pydegensac.findHomography(query, database, threshold_px, 0.999, _OPENCV_MAX_TRIALS)
-    return np.asarray(mask, bool)
+    found = pydegensac.findHomography(query, database, threshold_px, 0.999, _OPENCV_MAX_TRIALS)
+    return _complete(*found, len(query))
 
 
 ESTIMATORS: dict[str, tuple[Estimator, str]] = {
@@ -146,5 +142,7 @@ def _missing(module: str, estimator: str) -> Exception:
     )
 
 
-def _flat(mask: np.ndarray | None, num: int) -> np.ndarray:
-    return np.zeros(num, bool) if mask is None else mask.ravel().astype(bool)
+def _complete(transform: np.ndarray | None, mask: np.ndarray | None, num: int) -> Found:
+    if transform is None or mask is None:
+        return np.zeros((3, 3)), np.zeros(num, bool)
+    return np.vstack([transform, [[0, 0, 1]]])[:3], np.asarray(mask, bool).ravel()

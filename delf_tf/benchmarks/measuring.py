@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import statistics
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _PACKAGES = (
     *("tensorflow", "tensorflow-cpu", "keras", "openvino"),
-    *("numpy", "numba", "faiss-cpu", "opencv-python-headless"),
+    *("numpy", "numba", "scipy", "faiss-cpu"),
+    *("opencv-python-headless", "scikit-image", "pydegensac"),
 )
 
 
@@ -38,6 +45,19 @@ def describe() -> dict[str, Any]:
         "accelerators": _accelerators(),
         "versions": {"python": platform.python_version(), **installed},
     }
+
+
+def run_alone(function: Callable[..., T], *arguments: Any) -> T:
+    """Returns what a function returns in a new process, whose peak of memory is its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def recall(found: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the mean share of the rows of `expected` [Q, K] that are in those of `found`."""
+    shares = [np.isin(true, got).mean() for true, got in zip(expected, found)]
+    return float(np.mean(shares)) if shares else float("nan")
 
 
 def reset_peak_memory() -> None:

@@ -24,7 +24,7 @@ def measure(
     *,
     rounds: int = 5,
     matmul_side: int = 2048,
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """Times the folded network on one image and square matrix products, interleaved.
 
     Args:
@@ -36,9 +36,9 @@ def measure(
       matmul_side: of the products.
 
     Returns:
-      JSON-able: "gflop" of the convolutions and products for an image (a multiplication and an
-      addition count one each), and "rows", one a precision: "ms", "gflop_per_s",
-      "matmul_gflop_per_s", "share" of that rate (the median over rounds).
+      JSON-able, one a precision: "ms", "gflop" of the convolutions and products for an image (a
+      multiplication and an addition count one each), "gflop_per_s", "matmul_gflop_per_s", "share"
+      of that rate (the median over rounds).
     """
     image = tf.constant(np.random.RandomState(0).uniform(0, 255, (1, height, width, 3)), tf.float32)
     networks = {name: _network(folding.inference_copy(model, name), image) for name in precisions}
@@ -62,12 +62,13 @@ def measure(
             {
                 "precision": name,
                 "ms": 1e3 * median,
+                "gflop": operations / 1e9,
                 "gflop_per_s": operations / median / 1e9,
                 "matmul_gflop_per_s": peak / 1e9,
                 "share": share,
             }
         )
-    return {"gflop": operations / 1e9, "rows": rows}
+    return rows
 
 
 def flops(function: tf.types.experimental.ConcreteFunction) -> float:
@@ -82,23 +83,6 @@ def flops(function: tf.types.experimental.ConcreteFunction) -> float:
             inner = node.inputs[0].shape[0 if node.get_attr("transpose_a") else 1]
             total += 2.0 * inner * node.outputs[0].shape.num_elements()
     return total
-
-
-def table(result: dict[str, Any]) -> list[list[str]]:
-    """Returns a result of `measure` as rows of text, the header first."""
-    return [
-        ["network alone", "ms", "GFLOP/s", "matmul GFLOP/s", "share"],
-        *(
-            [
-                row["precision"],
-                f"{row['ms']:.0f}",
-                f"{row['gflop_per_s']:.0f}",
-                f"{row['matmul_gflop_per_s']:.0f}",
-                f"{row['share']:.0%}",
-            ]
-            for row in result["rows"]
-        ),
-    ]
 
 
 def _network(model: RetrievalModel, image: tf.Tensor) -> tf.types.experimental.ConcreteFunction:

@@ -13,7 +13,6 @@ import importlib
 import itertools
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +24,20 @@ from delf_tf.benchmarks import matching_peers
 from delf_tf.checks import as_array, invalid, require
 from delf_tf.datasets import folder, images
 from delf_tf.matching.nearest import match
-from delf_tf.matching.ransac import RansacOptions, estimate_transform
 from delf_tf.types import LocalFeatures
 
 # Corner errors are averaged under the curve of solved pairs up to this many pixels.
 _AUC_LIMIT_PX = 20.0
+_OPENCV = ("USAC_ACCURATE", "USAC_MAGSAC")
 
 # Estimator and inlier threshold in pixels: OpenCV's usual one, and its best on landmarks.
-SOLVERS = {
+Solver = tuple[str, float]
+SOLVERS: dict[str, Solver] = {
     "ours, 20 px": ("ours homography", 20.0),
     "OpenCV USAC_ACCURATE, 3 px": ("OpenCV USAC_ACCURATE", 3.0),
     "OpenCV USAC_ACCURATE, 10 px": ("OpenCV USAC_ACCURATE", 10.0),
     "OpenCV USAC_MAGSAC, 3 px": ("OpenCV USAC_MAGSAC", 3.0),
 }
-
-# A solver takes matched points (x, y) twice and returns a transform [3, 3], zeros if none.
-Solver = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,13 +103,12 @@ def run(
     """
     pairs = load_pairs(directory, num_features)
     solvers = {
-        "ours": _ours(threshold_px),
-        "OpenCV USAC_ACCURATE": _opencv("USAC_ACCURATE", opencv_threshold_px),
-        "OpenCV USAC_MAGSAC": _opencv("USAC_MAGSAC", opencv_threshold_px),
+        "ours": ("ours homography", threshold_px),
+        **{f"OpenCV {one}": (f"OpenCV {one}", opencv_threshold_px) for one in _OPENCV},
     }
     rows = []
-    for name, solve in solvers.items():
-        errors = np.array([_error(pair, solve, max_ratio) for pair in pairs])
+    for name, solver in solvers.items():
+        errors = np.array([_error(pair, solver, max_ratio) for pair in pairs])
         rows.append(
             {
                 "solver": name,
@@ -168,7 +164,7 @@ def run_photos(
         points = _matched_points(features[first], features[second], max_ratio)
         for name in SOLVERS:
             start = time.perf_counter()
-            counts[name].append(_count(name, points))
+            counts[name].append(int(_solve(SOLVERS[name], points)[1].sum()))
             times[name].append(1e3 * (time.perf_counter() - start))
         num_matches.append(len(points[0]))
     truth = np.arange(len(same) + len(different)) < len(same)
@@ -203,28 +199,16 @@ def rootsift(image: np.ndarray, num_features: int) -> LocalFeatures:
     )
 
 
-def _error(pair: RealPair, solve: Solver, max_ratio: float) -> float:
-    query, database = _matched_points(pair.query, pair.database, max_ratio)
-    if len(query) < 5:
-        return float("inf")
-    return corner_error(solve(query, database), pair.transform, pair.size)
+def _error(pair: RealPair, solver: Solver, max_ratio: float) -> float:
+    points = _matched_points(pair.query, pair.database, max_ratio)
+    return corner_error(_solve(solver, points)[0], pair.transform, pair.size)
 
 
-def _ours(threshold_px: float) -> Solver:
-    options = RansacOptions("homography", threshold_px)
-    return lambda query, database: estimate_transform(query[:, ::-1], database[:, ::-1], options)[0]
-
-
-def _opencv(method: str, threshold_px: float) -> Solver:
-    def solve(query: np.ndarray, database: np.ndarray) -> np.ndarray:
-        cv2 = _cv2()
-        cv2.setRNGSeed(0)
-        found, _ = cv2.findHomography(
-            query, database, getattr(cv2, method), threshold_px, maxIters=10_000, confidence=0.999
-        )
-        return np.zeros((3, 3)) if found is None else found
-
-    return solve
+def _solve(solver: Solver, points: tuple[np.ndarray, np.ndarray]) -> matching_peers.Found:
+    if len(points[0]) < 5:
+        return np.zeros((3, 3)), np.zeros(len(points[0]), bool)
+    estimator, threshold_px = solver
+    return matching_peers.estimator(estimator)(*points, threshold_px, 0)
 
 
 def _load(truth: Path, num_features: int) -> RealPair:
@@ -284,13 +268,6 @@ def _matched_points(
         for features, rows in zip((first, second), matches.T)
     )
     return query, database
-
-
-def _count(name: str, points: tuple[np.ndarray, np.ndarray]) -> int:
-    if len(points[0]) < 5:
-        return 0
-    estimator, threshold_px = SOLVERS[name]
-    return int(matching_peers.estimator(estimator)(*points, threshold_px, 0).sum())
 
 
 def _shrink(pixels: np.ndarray, max_side_px: int) -> np.ndarray:

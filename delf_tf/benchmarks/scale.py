@@ -7,12 +7,10 @@ less. Files that were just written are mostly in the system's cache.
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +67,7 @@ def run(
       seed: of the collection.
 
     Returns:
-      JSON-able: "machine"; "rows", one a size and stage: "seconds" and "cpu_seconds" (medians
+      JSON-able: "rows", one a size and stage: "seconds" and "cpu_seconds" (medians
       over queries where the stage is "…, a query"), "peak_mb" of the stage's process, "disk_mb" of
       what it wrote and "precision_at_10" of its ranking; "growth", see `growth`.
 
@@ -93,7 +91,7 @@ def run(
                     logging.info("%d images: %s", size, row)
                     rows.append({"num_images": size, **row})
     settings = {"num_queries": num_queries, "num_candidates": num_candidates}
-    return {"machine": measuring.describe(), **settings, "rows": rows, "growth": growth(rows)}
+    return {**settings, "rows": rows, "growth": growth(rows)}
 
 
 def growth(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -166,9 +164,7 @@ def _stages(
 
 def _alone(stage: Callable[..., np.ndarray], *arguments: Any) -> dict[str, Any]:
     """Runs a stage in a new process; returns its seconds and its peak of memory."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_measured, stage, *arguments).result()
+    return measuring.run_alone(_measured, stage, *arguments)
 
 
 def _measured(stage: Callable[..., np.ndarray], *arguments: Any) -> dict[str, Any]:

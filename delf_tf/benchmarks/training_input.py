@@ -17,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from delf_tf.benchmarks import measuring, original
+from delf_tf.benchmarks import original
 from delf_tf.benchmarks.measuring import Timings
 from delf_tf.checks import require, require_choice
 from delf_tf.datasets.input.pipeline import InputPipeline, RecordStream
@@ -85,7 +85,7 @@ def run(
       rounds: timed rounds.
 
     Returns:
-      JSON-able: "machine", "records" (where from, how many, mean bytes) and "rows": a size and
+      JSON-able: "records" (where from, how many, mean bytes) and "rows": a size and
       contender each, see Timings.row.
 
     Raises:
@@ -117,7 +117,6 @@ def run(
             ]
         num_bytes = sum(tf.io.gfile.stat(path).length for path in records.paths)
     return {
-        "machine": measuring.describe(),
         "records": {
             "file_pattern": file_pattern or f"generated, {width} x {height}",
             "num_records": records.num_records,

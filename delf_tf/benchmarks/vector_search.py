@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from delf_tf.benchmarks import measuring
 from delf_tf.checks import invalid, require
 from delf_tf.retrieval.vectors.faiss_index import default_factory
 from delf_tf.retrieval.vectors.index import build_index
@@ -111,7 +112,7 @@ def run(
         table.append(
             {
                 "type": type_,
-                f"recall{k}@{k}": _recall(found, oracle),
+                f"recall{k}@{k}": measuring.recall(found, oracle),
                 "ms_per_query": 1000 * float(np.median(seconds)) / len(asked),
                 "ms_spread": 1000 * (max(seconds) - min(seconds)) / len(asked),
                 "megabytes": getattr(index, "num_bytes", 0) / 1e6,
@@ -173,9 +174,3 @@ def _timed_search(search: Callable[[], np.ndarray], repeats: int) -> tuple[np.nd
         search()
         seconds.append(time.perf_counter() - started)
     return found, seconds
-
-
-def _recall(found: np.ndarray, oracle: np.ndarray) -> float:
-    if not len(found):
-        return float("nan")
-    return float(np.mean([np.isin(true, got).mean() for true, got in zip(oracle, found)]))

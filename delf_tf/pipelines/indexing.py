@@ -311,7 +311,7 @@ def _build_local(
         if settings["codebook"] is not None:
             settings["codebook"] = _codebook(settings["codebook"])
         return local_search.build_asmk(folder, *images, **common, **settings)
-    settings = config.arguments(message.index.local, LocalIndex.train)
+    settings = config.arguments(message.index.local, LocalIndex.train, LocalIndex)
     return local_search.build_local(folder, *images, **common, **settings)
 
 

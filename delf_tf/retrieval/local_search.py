@@ -6,7 +6,6 @@ the features and settings, so that a killed build goes on and nothing else is mi
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +14,11 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from delf_tf.artifacts import StrPath, write_json
+from delf_tf.artifacts import StrPath, read_json, write_json
 from delf_tf.checks import invalid, require, require_choice
 from delf_tf.retrieval import resumable_build
 from delf_tf.retrieval.changes import compare_images
+from delf_tf.retrieval.local_index import LocalFeatureIndex
 from delf_tf.retrieval.rankings import Selves, cut, num_selves, without_self
 from delf_tf.retrieval.votes import LocalIndex
 from delf_tf.retrieval.words.asmk import AsmkIndex
@@ -30,9 +30,8 @@ from delf_tf.retrieval.words.codebook import (
 )
 from delf_tf.types import Ranking
 
-AnyLocalIndex = AsmkIndex | LocalIndex
 # A row a kind of index that is kept in a folder.
-LOCAL_KINDS: dict[str, Any] = {"asmk": AsmkIndex, "local": LocalIndex}
+LOCAL_KINDS: dict[str, type[LocalFeatureIndex]] = {one.kind: one for one in (AsmkIndex, LocalIndex)}
 NUM_SAMPLES = 1 << 20
 _BLOCK = 64
 _MAX_MANIFEST_BYTES = 1 << 20
@@ -77,14 +76,13 @@ def build_asmk(
     folder = Path(folder)
     made_by = f"{num_words} words" if codebook is None else codebook_fingerprint(codebook)
     _begin(folder, "asmk", fingerprint, {"codebook": made_by, **kwargs}, overwrite)
-    if (folder / "index").is_file():
-        return _follow(folder, ids, read, fingerprint, contents or {})
-    if codebook is None:
-        codebook = _trained_codebook(folder, ids, read, num_words)
-    empty = AsmkIndex(codebook, **kwargs)
-    empty.contents = dict(contents or {})
-    resumable_build.build(folder / "index", empty, AsmkIndex.load, ids, read)
-    return folder
+
+    def learn() -> LocalFeatureIndex:
+        if codebook is not None:
+            return AsmkIndex(codebook, **kwargs)
+        return AsmkIndex(_trained_codebook(folder, ids, read, num_words), **kwargs)
+
+    return _build(folder, ids, read, learn, fingerprint=fingerprint, contents=contents or {})
 
 
 def build_local(
@@ -101,15 +99,14 @@ def build_local(
     """Builds a `LocalIndex`, after training its cells and codes on a sample of the features.
 
     Args:
-      folder: of the index; a build that was killed goes on there, and a finished index follows
-        the images: it loses those that are gone, and gets those that are new or have changed.
-      ids: the images.
-      read: gives an image's descriptors.
-      fingerprint: of the features.
+      folder: see `build_asmk`.
+      ids: likewise.
+      read: likewise.
+      fingerprint: likewise.
       factory: see `LocalIndex.train`.
-      contents: by id hex digits of the images' files, where that is known: what has changed.
-      overwrite: replace an index in `folder`.
-      **kwargs: of `LocalIndex.train`: num_neighbors, num_probes.
+      contents: see `build_asmk`.
+      overwrite: likewise.
+      **kwargs: of `LocalIndex`.
 
     Returns:
       `folder`.
@@ -119,16 +116,33 @@ def build_local(
     """
     folder = Path(folder)
     _begin(folder, "local", fingerprint, {"factory": factory, **kwargs}, overwrite)
+
+    def learn() -> LocalFeatureIndex:
+        learned = folder / "quantizer"
+        if not learned.exists():
+            samples, num_features = _sample(ids, read)
+            trained = LocalIndex.train(samples, factory, num_features=num_features, **kwargs)
+            trained.save(learned)
+        return LocalIndex.load(learned)
+
+    return _build(folder, ids, read, learn, fingerprint=fingerprint, contents=contents or {})
+
+
+def _build(
+    folder: Path,
+    ids: Sequence[str],
+    read: Reader,
+    learn: Callable[[], LocalFeatureIndex],
+    *,
+    fingerprint: str,
+    contents: Mapping[str, str],
+) -> Path:
+    """Fills the empty index that `learn` returns, or makes a finished one follow the images."""
     if (folder / "index").is_file():
-        return _follow(folder, ids, read, fingerprint, contents or {})
-    learned = folder / "quantizer"
-    if not learned.exists():
-        samples, num_features = _sample(ids, read)
-        trained = LocalIndex.train(samples, factory, num_features=num_features, **kwargs)
-        trained.save(learned)
-    empty = LocalIndex.load(learned)
-    empty.contents = dict(contents or {})
-    resumable_build.build(folder / "index", empty, LocalIndex.load, ids, read)
+        return _follow(folder, ids, read, fingerprint, contents)
+    empty = learn()
+    empty.contents = dict(contents)
+    resumable_build.build(folder / "index", empty, ids, read)
     return folder
 
 
@@ -192,7 +206,7 @@ def is_local(folder: StrPath) -> bool:
     return (Path(folder) / "manifest.json").is_file()
 
 
-def load_local(folder: StrPath, *, fingerprint: str | None = None) -> AnyLocalIndex:
+def load_local(folder: StrPath, *, fingerprint: str | None = None) -> LocalFeatureIndex:
     """Reads an index.
 
     Args:
@@ -218,12 +232,11 @@ def load_local(folder: StrPath, *, fingerprint: str | None = None) -> AnyLocalIn
         hint="Run the same build_index again: it goes on.",
         path=folder,
     )
-    loaded: AnyLocalIndex = LOCAL_KINDS[facts["kind"]].load(folder / "index")
-    return loaded
+    return LOCAL_KINDS[facts["kind"]].load(folder / "index")
 
 
 def search_local(
-    index: AnyLocalIndex,
+    index: LocalFeatureIndex,
     ids: Sequence[str],
     read: Reader,
     max_results: int,
@@ -313,11 +326,7 @@ def _sample(ids: Sequence[str], read: Reader) -> tuple[np.ndarray, int]:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     require(path.is_file(), "The index must exist.", hint="Build it first: build_index.", path=path)
-    try:
-        small = path.stat().st_size <= _MAX_MANIFEST_BYTES
-        facts = json.loads(path.read_text(encoding="utf-8")) if small else None
-    except (ValueError, RecursionError):
-        facts = None
+    facts = read_json(path, "The manifest", max_bytes=_MAX_MANIFEST_BYTES)
     if not (isinstance(facts, dict) and isinstance(facts.get("fingerprint"), str)):
         raise invalid("The manifest must be one of an index of local features.", path=path)
     require_choice("The index's kind", facts.get("kind"), LOCAL_KINDS)

@@ -83,6 +83,8 @@ def make_ranking(
     ids: Sequence[str],
     k: int,
     scores: Iterable[np.ndarray],
+    *,
+    needs_score: bool = False,
 ) -> Ranking:
     """Returns the ranking of the queries.
 
@@ -90,12 +92,15 @@ def make_ranking(
       pairs: Q queries; one without descriptors gets no results.
       ids: the N database ids.
       k: results a query.
-      scores: Q arrays [N], in the order of `pairs`; they are consumed one by one.
+      scores: Q arrays float64 [N], in the order of `pairs`; they are consumed one by one.
+      needs_score: leave out images whose score is not positive.
     """
     indices = np.full((len(pairs), k), -1, np.int64)
     kept = np.zeros((len(pairs), k), np.float32)
     for row, ((_, descriptors), one) in enumerate(zip(pairs, scores)):
         if len(descriptors):
-            indices[row] = rank_scores(one, k)
-            kept[row] = one[indices[row]]
+            best = rank_scores(one, k)
+            best = best[one[best] > 0] if needs_score else best
+            indices[row, : len(best)] = best
+            kept[row, : len(best)] = one[best]
     return Ranking(tuple(one for one, _ in pairs), tuple(ids), indices, kept)

@@ -5,47 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import numpy as np
 from absl import logging
 
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import InputError, require, require_absent
+from delf_tf.checks import InputError, require
 from delf_tf.progress import Progress
+from delf_tf.retrieval.local_index import LocalFeatureIndex
 
 SAVE_INTERVAL_S = 300.0
 _PARTIAL = ".partial"
 
 
-class LocalFeatureIndex(Protocol):
-    """What `AsmkIndex` and `LocalIndex` have in common."""
-
-    fingerprint: str
-    contents: dict[str, str]
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """Ids of the images in it, in order of adding."""
-
-    def add(self, image_id: str, descriptors: np.ndarray) -> None:
-        """Adds an image's descriptors [N, D]."""
-
-    def save(self, path: StrPath) -> Path:
-        """Writes the index atomically."""
-
-
-I = TypeVar("I", bound=LocalFeatureIndex)  # noqa: E741
-
-
 def build(
     path: StrPath,
-    empty: I,
-    load: Callable[[StrPath, str], I],
+    empty: LocalFeatureIndex,
     ids: Sequence[str],
     read: Callable[[str], np.ndarray],
     *,
-    overwrite: bool = False,
     save_interval_s: float = SAVE_INTERVAL_S,
 ) -> Path:
     """Adds images to an index and writes it; what was done is kept when the run is killed.
@@ -57,23 +35,20 @@ def build(
     Args:
       path: of the index.
       empty: the index to fill, without images.
-      load: `type(empty).load`.
       ids: the images in order of adding; all of them, those done by an earlier run as well.
       read: gives the descriptors [N, D] of an image; called once for each that is not done.
-      overwrite: replace an index at `path`.
       save_interval_s: seconds between saves of what is done.
 
     Returns:
       `path`.
 
     Raises:
-      InputError: an index at `path` and not `overwrite`, or an image that the index refuses.
+      InputError: an image that the index refuses.
     """
     path = Path(path)
-    require_absent("The index", path, overwrite)
     require(not empty.ids, "The index to fill must be empty.", num_images=len(empty.ids))
     partial = path.with_name(path.name + _PARTIAL)
-    index = _resumed(partial, empty, load, ids)
+    index = _resumed(partial, empty, ids)
     done = len(index.ids)
     last_save = time.monotonic()
     with Progress(len(ids), "images", f"index {path.name}", done=done) as progress:
@@ -88,11 +63,11 @@ def build(
     return path
 
 
-def _resumed(partial: Path, empty: I, load: Callable[[StrPath, str], I], ids: Sequence[str]) -> I:
+def _resumed(partial: Path, empty: LocalFeatureIndex, ids: Sequence[str]) -> LocalFeatureIndex:
     if not partial.exists():
         return empty
     try:
-        index = load(partial, empty.fingerprint)
+        index = type(empty).load(partial, empty.fingerprint)
         require(
             index.ids == tuple(ids[: len(index.ids)]),
             "The partial index must hold the first images of the list.",

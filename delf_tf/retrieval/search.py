@@ -13,6 +13,7 @@ from delf_tf.checks import invalid, require
 from delf_tf.features.blocks import ImageFeatures
 from delf_tf.features.store import FeatureStore
 from delf_tf.retrieval import local_search
+from delf_tf.retrieval.local_index import LocalFeatureIndex
 from delf_tf.retrieval.rankings import Selves
 from delf_tf.retrieval.vectors.first_stage import Arguments, search_first_stage
 from delf_tf.retrieval.vectors.index import load_index
@@ -112,7 +113,7 @@ class GlobalSearch:
 class LocalSearch:
     """An index of local features; see `local_search.search_local`."""
 
-    index: local_search.AnyLocalIndex
+    index: LocalFeatureIndex
 
     def search(
         self, queries: Queries, max_results: int, *, exclude_self: Selves = False

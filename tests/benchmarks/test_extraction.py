@@ -31,16 +31,13 @@ def test_runs_and_describes_itself(model):
         rounds=1,
     )
     json.dumps(result, allow_nan=False)
-    (setting,) = result["settings"]
-    original, ours = setting["rows"]
+    original, ours = result["rows"]
+    assert original["setting"] == ours["setting"] == "3-scale global"
     assert original["speedup"] == pytest.approx(1.0)
     assert ours["speedup"] > 0 and ours["ms_per_image"] > 0
     assert original["cosine"] == pytest.approx(1.0, abs=1e-5) and ours["cosine"] > 0.99
-    assert result["network"]["rows"][0]["precision"] == "bfloat16"
-    assert result["machine"]["num_cpus"] >= 1 and "tensorflow" in result["machine"]["versions"]
-    rows = benchmark.table(result)
-    assert [len(row) for row in rows] == [len(rows[0])] * 3
-    assert len(network_rate.table(result["network"])) == 2
+    (network,) = result["network"]
+    assert network["precision"] == "bfloat16" and network["gflop"] > 0
 
 
 def test_openvino_is_a_contender(model):
@@ -48,13 +45,12 @@ def test_openvino_is_a_contender(model):
     result = benchmark.run(
         model=model, height=48, width=64, settings=["local"], num_images=1, rounds=1
     )
-    (setting,) = result["settings"]
-    assert [row["contender"] for row in setting["rows"]] == list(benchmark.CONTENDERS)
-    cosines = {row["contender"]: row["cosine"] for row in setting["rows"]}
+    assert [row["contender"] for row in result["rows"]] == list(benchmark.CONTENDERS)
+    cosines = {row["contender"]: row["cosine"] for row in result["rows"]}
     # Calibrated on the one picture, a few channels in 8 bits keep less than a trained network's.
     assert cosines.pop("openvino_int8") > 0.9
     assert min(cosines.values()) > 0.999
-    assert [row["precision"] for row in result["network"]["rows"]] == ["float32", "bfloat16"]
+    assert [row["precision"] for row in result["network"]] == ["float32", "bfloat16"]
 
 
 @pytest.mark.parametrize(

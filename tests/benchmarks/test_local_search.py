@@ -7,7 +7,6 @@ import pytest
 
 from delf_tf.benchmarks.local_search import run, run_local
 from delf_tf.checks import InputError
-from delf_tf.retrieval.words.asmk import AsmkIndex
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -34,18 +33,3 @@ def test_local_report():
 def test_sizes_below_one_are_refused(function):
     with pytest.raises(InputError, match="num_images must be"):
         function(0)
-
-
-def test_a_shared_database_is_searched_with_other_parameters():
-    random = np.random.default_rng(0)
-    words, rows = random.standard_normal((8, 4)), random.standard_normal((20, 4))
-    index, other, alone = AsmkIndex(words), AsmkIndex(words, alpha=1), AsmkIndex(words, alpha=1)
-    index.add("a", rows)
-    other.share_database(index)
-    index.add("b", rows[:3])
-    alone.add_all([("a", rows), ("b", rows[:3])])
-    np.testing.assert_array_equal(other.scores(rows), alone.scores(rows))
-    with pytest.raises(InputError, match="must be empty"):
-        other.share_database(index)
-    with pytest.raises(InputError, match="one codebook and kind"):
-        AsmkIndex(words + 1).share_database(index)

@@ -19,8 +19,10 @@ def test_finds_an_exact_affine_transform(name):
     query = rng.uniform(0, 500, (60, 2))
     database = query @ np.array([[1.1, 0.1], [-0.2, 0.9]]) + (30, 5)
     database[40:] = rng.uniform(0, 500, (20, 2))
-    mask = matching_peers.estimator(name)(query, database, 3.0, 0)
-    assert mask.dtype == bool
+    transform, mask = matching_peers.estimator(name)(query, database, 3.0, 0)
+    moved = np.c_[query, np.ones(60)] @ transform.T
+    near = np.abs(moved[:, :2] / moved[:, 2:] - database).max(axis=1) < 3
+    assert mask.dtype == bool and near[:40].all()
     assert mask[:40].all()
     assert mask[40:].sum() <= 2
 
@@ -51,9 +53,6 @@ def test_benchmark_measures_every_contender():
     assert all(rows["whole pair", name]["recall"] >= 0.9 for name in ("ours", whole))
     assert "recall" not in rows["product", "NumPy"]
     assert all(row["ms"] > 0 for row in result["rows"])
-    text = benchmark.table(result)
-    assert len(text.splitlines()) == 2 + len(rows)
-    assert "| 200 | 15% | 16 | whole pair | ours |" in text
 
 
 def test_original_path_finds_the_true_matches():

@@ -27,7 +27,6 @@ def test_runs_and_describes_itself():
         assert row["speedup"] > 0 and row["cpu_speedup"] > 0
     assert result["rows"][0]["speedup"] == pytest.approx(1.0)
     assert result["records"]["num_records"] == 4
-    assert "tensorflow" in result["machine"]["versions"]
 
 
 def _write_grey(path, num):

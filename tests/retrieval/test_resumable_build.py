@@ -22,9 +22,9 @@ KINDS = {
 }
 
 
-def _build(path, kind, read=IMAGES.__getitem__, ids=tuple(IMAGES), **arguments):
+def _build(path, kind, read=IMAGES.__getitem__, ids=tuple(IMAGES)):
     empty = KINDS[kind]()
-    return build(path, empty, type(empty).load, ids, read, save_interval_s=0, **arguments)
+    return build(path, empty, ids, read, save_interval_s=0)
 
 
 @pytest.fixture(params=KINDS)
@@ -76,14 +76,6 @@ def test_what_does_not_fit_is_built_from_the_start(tmp_path, kind, spoil):
     assert built.read_bytes() == _build(tmp_path / "whole", kind, ids=ids).read_bytes()
 
 
-def test_an_index_is_replaced_only_when_asked(tmp_path, kind):
-    path = _build(tmp_path / "index", kind)
-    with pytest.raises(InputError, match="must not exist"):
-        _build(path, kind)
-    _build(path, kind, ids=("image3",), overwrite=True)
-    assert type(KINDS[kind]()).load(path).ids == ("image3",)
-
-
 def test_no_images_and_a_bad_one(tmp_path, kind):
     assert len(type(KINDS[kind]()).load(_build(tmp_path / "none", kind, ids=()))) == 0
     with pytest.raises(InputError, match="descriptors of image0"):
@@ -91,4 +83,4 @@ def test_no_images_and_a_bad_one(tmp_path, kind):
     filled = KINDS[kind]()
     filled.add("a", IMAGES["image1"])
     with pytest.raises(InputError, match="must be empty"):
-        build(tmp_path / "x", filled, type(filled).load, (), IMAGES.__getitem__)
+        build(tmp_path / "x", filled, (), IMAGES.__getitem__)

@@ -18,32 +18,22 @@ with norm(X) the number of X's words, or the sum of their idf.
 from __future__ import annotations
 
 import dataclasses
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from delf_tf.artifacts import StrPath, fingerprint
 from delf_tf.checks import as_array, require
-from delf_tf.retrieval.index_file import read_index, write_index
-from delf_tf.retrieval.ordering import arranged_rows
-from delf_tf.retrieval.query_batch import (
-    Queries,
-    blocks,
-    checked_k,
-    checked_queries,
-    make_ranking,
-)
+from delf_tf.retrieval.index_file import read_index
+from delf_tf.retrieval.local_index import LocalFeatureIndex
+from delf_tf.retrieval.query_batch import blocks
 from delf_tf.retrieval.words import loops
 from delf_tf.retrieval.words.posting_lists import PostingLists
 from delf_tf.retrieval.words.residuals import pack_signs, residuals_by_word
 from delf_tf.retrieval.words.word_assignment import WordAssigner
 from delf_tf.threads import default_num_threads, run_all
-from delf_tf.types import Ranking
 
-KIND = "asmk"
 _EPS = np.float32(1e-6)
 
 
@@ -64,15 +54,13 @@ class _Snapshot:
     scale: np.ndarray
 
 
-class AsmkIndex:
-    """An inverted file of aggregated residuals, which can be added to at any time.
+class AsmkIndex(LocalFeatureIndex):
+    """An inverted file of aggregated residuals.
 
     Memory a word of an image: 4 bytes and ceil(D / 64) · 8 (binary) or 4 · D (real).
-
-    Attributes:
-      ids: the database's image ids in order of adding.
-      fingerprint: of the codebook and the parameters; indexes of different ones do not mix.
     """
+
+    kind = "asmk"
 
     def __init__(  # noqa: PLR0917 - the published order of arguments
         self,
@@ -82,8 +70,6 @@ class AsmkIndex:
         query_assignments: int = 5,
         alpha: float = 3.0,
         similarity_threshold: float = 0.0,
-        *,
-        assigner: str = "auto",
     ):
         """Makes an empty index.
 
@@ -98,7 +84,6 @@ class AsmkIndex:
           similarity_threshold: lower similarities count as zero; -1 to 1. Similarity of signs is
             1 − 2 · Hamming distance / bits, with the bits rounded up to a multiple of 32, as the
             reference implementation normalises it.
-          assigner: how words are found: "exact", "compact" or "auto", see `WordAssigner`.
 
         Raises:
           InputError: no words, a NaN, a parameter out of its range.
@@ -116,31 +101,19 @@ class AsmkIndex:
             "similarity_threshold must be between -1 and 1.",
             similarity_threshold=similarity_threshold,
         )
+        super().__init__(centroids.shape[1])
         self.binary, self.use_idf = bool(binary), bool(use_idf)
         self.query_assignments = int(query_assignments)
         self.alpha, self.similarity_threshold = float(alpha), float(similarity_threshold)
-        self._assigner = WordAssigner(centroids, assigner)
+        self._assigner = WordAssigner(centroids)
         self.fingerprint = fingerprint(
             repr(sorted(self._parameters().items())), repr(centroids.shape), centroids.tobytes()
         )
         num_words, dim = centroids.shape
         width, dtype = (-(-dim // 64), np.uint64) if self.binary else (dim, np.float32)
         self._lists = PostingLists(num_words, width, dtype)
-        self._ids: list[str] = []
-        self._known: set[str] = set()
-        # By id which file's content was added; whoever knows it fills it in, and the file keeps it.
-        self.contents: dict[str, str] = {}
         self._kernel = self._binary_kernel()
-        self._lock = threading.Lock()
         self._last: _Snapshot | None = None
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The database's image ids in order of adding."""
-        return tuple(self._ids)
 
     @property
     def centroids(self) -> np.ndarray:
@@ -152,134 +125,25 @@ class AsmkIndex:
         """Memory of the inverted file, bytes."""
         return self._lists.num_bytes
 
-    def add(self, image_id: str, descriptors: np.ndarray, words: np.ndarray | None = None) -> None:
-        """Adds an image.
-
-        Args:
-          image_id: not yet in the index.
-          descriptors: [N, D]; an image without features is kept and scores 0.
-          words: int [N], each descriptor's visual word where it is known already.
-
-        Raises:
-          InputError: an id twice, another width, a NaN, a word outside of the codebook.
-        """
-        image_id = str(image_id)
-        descriptors = self._checked(descriptors, image_id)
-        if words is None:
-            assigned = self._assigner.nearest(descriptors)
-        else:
-            assigned = as_array("words", words, (len(descriptors),), np.int64)[:, None]
-            inside = bool(((assigned >= 0) & (assigned < len(self.centroids))).all())
-            require(inside, f"words must be in 0..{len(self.centroids) - 1}.", image_id=image_id)
-        unique, payload = self._aggregate(descriptors, assigned)
-        with self._lock:
-            require(
-                image_id not in self._known,
-                "An image must be added once.",
-                hint="Take the one that is in the index out first.",
-                image_id=image_id,
-            )
-            self._lists.append(unique, np.full(len(unique), len(self._ids)), payload)
-            self._ids.append(image_id)
-            self._known.add(image_id)
-
-    def add_all(self, images: Iterable[tuple[str, np.ndarray]]) -> None:
-        """Adds (id, descriptors [N, D]) pairs as `add` does, in order."""
-        for image_id, descriptors in images:
-            self.add(image_id, descriptors)
-
-    def arrange(self, ids: Sequence[str]) -> None:
-        """Keeps the images that are named, in this order, and takes all others out.
-
-        Args:
-          ids: of images in the index, unique.
-
-        Raises:
-          InputError: an image that is not in the index, or twice.
-        """
-        with self._lock:
-            rows = arranged_rows(self._ids, ids)
-            self._lists.renumber(rows)
-            self._ids[:] = ids
-            self._known.intersection_update(ids)
-            self._last = None
-
-    def scores(self, descriptors: np.ndarray) -> np.ndarray:
-        """Returns float64 [images], the score of every database image in order of adding.
+    def scores(self, descriptors: np.ndarray, words: np.ndarray | None = None) -> np.ndarray:
+        """Returns float64 [images], the score of every database image in row order.
 
         Args:
           descriptors: [N, D], of the query; with none all scores are 0.
+          words: int [N, A], the words of each descriptor where they are known already.
 
         Raises:
           InputError: another width, a NaN.
         """
         descriptors = self._checked(descriptors, "the query")
-        words = self._assigner.nearest(descriptors, self.query_assignments)
+        if words is None:
+            words = self._assigner.nearest(descriptors, self.query_assignments)
         return self._scores(descriptors, words, self._snapshot())
-
-    def search(self, queries: Queries, k: int | None = None) -> Ranking:
-        """Ranks the database for each query.
-
-        Args:
-          queries: mapping of id to descriptors [N, D], or pairs of them.
-          k: results a query; None for all images.
-
-        Returns:
-          The ranking; equal scores in order of adding; a query without features has none (-1).
-
-        Raises:
-          InputError: an empty index, k above the number of images, an id twice, bad descriptors.
-        """
-        pairs = checked_queries(queries, self._checked)
-        snapshot = self._snapshot()
-        k = checked_k(k, snapshot.num_images)
-        scores = self._scores_of_all([descriptors for _, descriptors in pairs], snapshot)
-        return make_ranking(pairs, self._ids[: snapshot.num_images], k, scores)
-
-    def share_database(self, other: AsmkIndex) -> None:
-        """Takes over another index's images, to search them with other query parameters.
-
-        The two share memory, and an image added to one is in the other.
-
-        Args:
-          other: an index of the same codebook and kind (binary or real).
-
-        Raises:
-          InputError: this index has images, or the other is of another codebook or kind.
-        """
-        same = self.binary == other.binary and np.array_equal(self.centroids, other.centroids)
-        require(same, "Indexes that share a database must have one codebook and kind.")
-        require(not self._ids, "An index must be empty to take over images.", num_images=len(self))
-        self._lists, self._lock = other._lists, other._lock
-        self._ids, self._known = other._ids, other._known
-
-    def save(self, path: StrPath) -> Path:
-        """Writes the index with its codebook atomically and returns the path."""
-        with self._lock:
-            arrays = {"centroids": self.centroids, **self._lists.arrays()}
-            ids = self.ids
-        return write_index(
-            path,
-            KIND,
-            fingerprint=self.fingerprint,
-            ids=ids,
-            arrays=arrays,
-            parameters=self._parameters(),
-            contents=self.contents,
-        )
 
     @classmethod
     def load(cls, path: StrPath, expected_fingerprint: str | None = None) -> AsmkIndex:
-        """Reads an index, which gives the scores that the saved one gave.
-
-        Args:
-          path: written by `save`.
-          expected_fingerprint: refuse an index of another one.
-
-        Raises:
-          InputError: no such file, damaged, another kind, another fingerprint.
-        """
-        content = read_index(path, KIND)
+        """See LocalFeatureIndex; the index gives the scores that the saved one gave."""
+        content = read_index(path, cls.kind)
         index = cls(
             content.array("centroids", np.float32, (None, None)),
             binary=content.parameter("binary", bool),
@@ -287,12 +151,9 @@ class AsmkIndex:
             query_assignments=content.parameter("query_assignments", int),
             alpha=content.parameter("alpha", float),
             similarity_threshold=content.parameter("similarity_threshold", float),
-            assigner=content.parameter("assigner", str),
         )
-        content.require_fingerprint(expected_fingerprint, index.fingerprint)
+        index._restore(content, expected_fingerprint)
         index._lists.read(content, len(content.ids))
-        index._ids, index._known = list(content.ids), set(content.ids)
-        index.contents = content.contents
         return index
 
     def _parameters(self) -> dict[str, Any]:
@@ -305,8 +166,27 @@ class AsmkIndex:
             "assigner": self._assigner.kind,
         }
 
-    def _checked(self, descriptors: np.ndarray, image_id: str) -> np.ndarray:
-        return as_array(f"descriptors of {image_id}", descriptors, ("N", self.centroids.shape[1]))
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {"centroids": self.centroids, **self._lists.arrays()}
+
+    def _encode(
+        self, descriptors: np.ndarray, words: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Aggregates an image; `words` are its descriptors', int [N], where they are known."""
+        if words is None:
+            return self._aggregate(descriptors, self._assigner.nearest(descriptors))
+        assigned = as_array("words", words, (len(descriptors),), np.int64)
+        inside = bool(((assigned >= 0) & (assigned < len(self.centroids))).all())
+        require(inside, f"words must be in 0..{len(self.centroids) - 1}.", words=assigned)
+        return self._aggregate(descriptors, assigned[:, None])
+
+    def _append(self, encoded: tuple[np.ndarray, np.ndarray]) -> None:
+        words, payload = encoded
+        self._lists.append(words, np.full(len(words), len(self._ids)), payload)
+
+    def _renumber(self, rows: np.ndarray) -> None:
+        self._lists.renumber(rows)
+        self._last = None
 
     def _binary_kernel(self) -> np.ndarray:
         """Returns the kernel at every Hamming distance, float64 [64 · width + 1]."""
@@ -342,10 +222,9 @@ class AsmkIndex:
                 self._last = _Snapshot(num_images, lists, idf, _inverse_sqrt(norms))
             return self._last
 
-    def _scores_of_all(
-        self, descriptors: list[np.ndarray], snapshot: _Snapshot
-    ) -> Iterator[np.ndarray]:
-        for block in blocks(descriptors):
+    def _scores_of_all(self, queries: list[np.ndarray]) -> Iterator[np.ndarray]:
+        snapshot = self._snapshot()
+        for block in blocks(queries):
             # The codes of a whole block are looked up at once, then every core takes a query.
             words = self._assigner.nearest(np.concatenate(block), self.query_assignments)
             ends = np.cumsum([len(one) for one in block])[:-1]

@@ -33,7 +33,6 @@ def train_codebook(
     *,
     num_passes: int = 10,
     seed: int = 0,
-    assigner: str = "auto",
     checkpoint_path: StrPath | None = None,
 ) -> np.ndarray:
     """Learns the words of a codebook.
@@ -44,7 +43,6 @@ def train_codebook(
       num_words: K, at most the number of features.
       num_passes: over all blocks; each moves the words to the means of their features.
       seed: of the features that the words start from.
-      assigner: how the nearest word is found, see `WordAssigner`.
       checkpoint_path: written after each pass, gone on from if it is of the same training, and left
         for the caller to delete; None: none.
 
@@ -57,13 +55,12 @@ def train_codebook(
     for name, value in (("num_words", num_words), ("num_passes", num_passes)):
         whole = isinstance(value, (int, np.integer)) and value >= 1
         require(whole, f"{name} must be a whole number of at least 1.", value=value)
-    parameters = f"{num_words} {seed} {assigner}"
-    state = _start(blocks, num_words, seed, parameters)
+    state = _start(blocks, num_words, seed)
     if checkpoint_path is not None:
         state = _resumed(state, checkpoint_path)
     with Progress(num_passes, "passes", "codebook", done=min(state.done, num_passes)) as progress:
         while state.done < num_passes:
-            state = _one_pass(state, blocks, assigner)
+            state = _one_pass(state, blocks)
             if checkpoint_path is not None:
                 _write(state, checkpoint_path)
             progress.update()
@@ -115,7 +112,7 @@ class _State:
     fingerprint: str
 
 
-def _start(blocks: Blocks, num_words: int, seed: int, parameters: str) -> _State:
+def _start(blocks: Blocks, num_words: int, seed: int) -> _State:
     """Samples words among all features, each with the same chance, in one pass."""
     random = np.random.default_rng(seed)
     words: np.ndarray | None = None
@@ -138,13 +135,13 @@ def _start(blocks: Blocks, num_words: int, seed: int, parameters: str) -> _State
             num_features=num_features,
             num_words=num_words,
         )
-    made_by = fingerprint(parameters, str(num_features), words.tobytes())
+    made_by = fingerprint(f"{num_words} {seed}", str(num_features), words.tobytes())
     return _State(words, 0, made_by)
 
 
-def _one_pass(state: _State, blocks: Blocks, assigner: str) -> _State:
+def _one_pass(state: _State, blocks: Blocks) -> _State:
     words = state.words.copy()
-    nearest = WordAssigner(words, assigner)
+    nearest = WordAssigner(words)
     sums, counts = np.zeros(words.shape), np.zeros(len(words))
     for block in _checked(blocks):
         block_sums, block_counts = _sums(block, nearest, len(words))

@@ -104,7 +104,7 @@ def _golden_index(golden, **options):
     for image in range(golden["num_images"]):
         words = golden["words"][golden["word_ids"] == image].astype(int)
         if len(words):
-            index.add(str(image), golden["centroids"][words], words)
+            index.add(str(image), golden["centroids"][words], words=words)
         else:
             index.add(str(image), golden["db"][golden["db_ids"] == image])
     return index
@@ -195,10 +195,11 @@ def test_known_words_need_no_assignment():
     centroids, images, query = _data()
     index = AsmkIndex(centroids)
     for image, descriptors in images.items():
-        index.add(image, descriptors, WordAssigner(centroids).nearest(descriptors)[:, 0])
+        words = WordAssigner(centroids).nearest(descriptors)[:, 0]
+        index.add(image, descriptors, words=words)
     np.testing.assert_array_equal(index.scores(query), _filled(centroids, images).scores(query))
     with pytest.raises(InputError, match=r"words must be in 0\.\.31"):
-        index.add("new", query[:1], np.array([32]))
+        index.add("new", query[:1], words=np.array([32]))
 
 
 def test_images_and_queries_without_features():
@@ -232,7 +233,6 @@ def test_a_word_that_all_images_have_weighs_nothing():
         ({"alpha": 0.0}, "alpha must be positive"),
         ({"alpha": float("nan")}, "alpha must be positive"),
         ({"similarity_threshold": 1.5}, "similarity_threshold must be between -1 and 1"),
-        ({"assigner": "exakt"}, "Did you mean 'exact'"),
     ],
 )
 def test_parameters_out_of_range_are_refused(arguments, message):
