@@ -13,7 +13,7 @@ engine; or a class of your own, "my_package.module:Class". Of local features TYP
 aggregated visual words, or "local", DELF's nearest features that vote; INDEX is a folder then.
 Without --codebook the words are trained on the database. A build of these that was killed goes on.
 Run again, an index follows its store: images come and go, what was learned (words, cells) stays.
---add_to adds the images that the index lacks; --remove_from takes some out of "asmk" and "local".
+--add_to adds the images that the index lacks; --remove_from removes some from "asmk" and "local".
 Milvus runs embedded, in a file beside INDEX, or where the environment's MILVUS_URI (and
 MILVUS_TOKEN) say, at build and at search; `search` also takes its address as --index.
 """
@@ -47,8 +47,8 @@ FLAGS.add_switch(
 FLAGS.add_text("codebook", "codebook of type asmk; overrides the config's")
 FLAGS.add_count("num_words", "size of a new codebook; overrides the config's")
 FLAGS.add_text("add_to", "existing index that receives the images")
-FLAGS.add_text("remove_from", "index, asmk or local, without --ids")
-FLAGS.add_list("ids", "images that --remove_from takes out")
+FLAGS.add_text("remove_from", "asmk or local index that --ids are removed from")
+FLAGS.add_list("ids", "images to remove, for --remove_from")
 FLAGS.add_text("collection", "type milvus: name of the collection", "delf_tf")
 FLAGS.add_switch("overwrite", "replace an existing output")
 

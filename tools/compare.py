@@ -7,7 +7,8 @@ delf_tf compare --config=COMPARISON --database_dir=DIR --ground_truth=gnd_roxfor
 delf_tf compare --config=dolg_ablations --train_file_pattern='records/train*' …
 
 A comparison is a .textproto that lists pipelines, each an experiment's config with overrides; see
-configs/comparisons. Pipelines with the same features extract them once. OUT receives
+configs/comparisons. Pipelines with the same features extract them once, and verify
+the same pairs once. OUT receives
 comparison.json, comparison.html, and everything below it that was made; the same command again goes
 on from there. With a revisited set's ground truth, --database_dir holds its queries as well, which
 are cropped to their boxes. Every test is against the first pipeline. With --train_file_pattern,

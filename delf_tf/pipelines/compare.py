@@ -13,10 +13,10 @@ from delf_tf.evaluation import results
 from delf_tf.evaluation.metrics import RankingMetrics
 from delf_tf.evaluation.significance import paired_test
 from delf_tf.pipelines import extraction, measured_pipeline, protocols, searching
-from delf_tf.pipelines.extraction import Collections
+from delf_tf.pipelines.extraction import Collections, Stores
 from delf_tf.pipelines.measured_pipeline import Pipeline, Result
 from delf_tf.pipelines.runtime import Runtime
-from delf_tf.report import comparison_page, tables
+from delf_tf.report import comparison_page, judged, tables
 
 
 class Comparison(NamedTuple):
@@ -65,10 +65,13 @@ def compare(
         output_dir / "comparison.html",
         figures,
         {
-            one.pipeline.name: protocols.with_ground_truth(one.result.ranking, truth_path)[shown]
+            one.pipeline.name: judged.Judged(
+                *protocols.with_ground_truth(one.result.ranking, truth_path)[shown],
+                one.metrics[shown].per_query_ap,
+            )
             for one in scored
         },
-        collections.by_id(),
+        judged.Pictures(*collections.by_id()),
         num_queries=num_report_queries,
     )
     return Comparison(page, figures, comparison_page.table(figures))
@@ -104,14 +107,11 @@ def run_all(
     for fingerprint, group in measured_pipeline.shared_extraction(pipelines):
         runtime = _opened(group)
         sharding = extraction.Sharding(num_threads=num_threads)
-        stores = measured_pipeline.Stores(
-            *extraction.extract_collections(
-                runtime, collections, output_dir / "features" / fingerprint, sharding
-            )
+        stores = extraction.extract_collections(
+            runtime, collections, output_dir / "features" / fingerprint, sharding
         )
         query_ids = _scored_queries(stores, collections)
         for one in group:
-            at = output_dir / "pipelines" / one.name
             try:
                 result = measured_pipeline.run(
                     one,
@@ -119,7 +119,8 @@ def run_all(
                     collections,
                     stores,
                     query_ids=query_ids,
-                    folder=at,
+                    folder=output_dir / "pipelines" / one.name,
+                    verifications_dir=output_dir / "verifications",
                     num_threads=num_threads,
                 )
             except InputError as error:
@@ -141,7 +142,7 @@ def _opened(group: Sequence[Pipeline]) -> Runtime:
     )
 
 
-def _scored_queries(stores: measured_pipeline.Stores, collections: Collections) -> list[str]:
+def _scored_queries(stores: Stores, collections: Collections) -> list[str]:
     """Returns the queries that have a positive; all of a revisited set's."""
     queries = stores.asked
     if collections.labels is None:
@@ -152,7 +153,7 @@ def _scored_queries(stores: measured_pipeline.Stores, collections: Collections) 
             failed=list(queries.failed())[:3],
         )
         return list(queries.ids())
-    left_out = searching.same_pictures(stores.database, stores.queries)
+    left_out = searching.same_pictures(stores)
     truth = folder.ground_truth(queries.ids(), stores.database.ids(), collections.labels, left_out)
     asked = [one for one, positives in zip(queries.ids(), truth.positives) if len(positives)]
     require(

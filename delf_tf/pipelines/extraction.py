@@ -47,6 +47,18 @@ class Collections(NamedTuple):
         return (database if queries is None else {ref.id: ref for ref in queries}), database
 
 
+class Stores(NamedTuple):
+    """The features of a run: `queries` is None when the database queries itself."""
+
+    database: FeatureStore
+    queries: FeatureStore | None = None
+
+    @property
+    def asked(self) -> FeatureStore:
+        """The features of the queries."""
+        return self.database if self.queries is None else self.queries
+
+
 class Sharding(NamedTuple):
     """Which part of the work is this process's; see engine.extract_to_store."""
 
@@ -131,7 +143,7 @@ def extract_by_beam(
 
 def extract_collections(
     runtime: Runtime, collections: Collections, output_dir: Path, sharding: Sharding
-) -> tuple[FeatureStore, FeatureStore | None]:
+) -> Stores:
     """Extracts the database, and the queries if they are others, below `output_dir`.
 
     The PCA of local descriptors is fitted before, if the config asks for one: on the distractors,
@@ -157,7 +169,7 @@ def extract_collections(
             num_images=len(store),
             num_failed=len(store.failed()),
         )
-    return stores[0], stores[1] if len(stores) > 1 else None
+    return Stores(*stores)
 
 
 def fit_local_pca(

@@ -13,10 +13,11 @@ from delf_tf import config
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, invalid, require, require_absent
 from delf_tf.features.store import FeatureStore
+from delf_tf.pipelines import stages
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import local_search, search
 from delf_tf.retrieval.changes import compare_images
-from delf_tf.retrieval.vectors import expansion, first_stage, index, superglobal
+from delf_tf.retrieval.vectors import first_stage, index
 from delf_tf.retrieval.vectors.milvus_index import MilvusIndex
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
 from delf_tf.retrieval.vectors.whitening import Whitening, load_whitening, same_whitening
@@ -24,40 +25,6 @@ from delf_tf.retrieval.votes import LocalIndex
 from delf_tf.retrieval.words.asmk import AsmkIndex
 from delf_tf.retrieval.words.codebook import load_codebook
 from delf_tf.types import GlobalDescriptors
-
-
-def by_local_features(message: experiment_pb2.Experiment) -> bool:
-    """Whether the config's type of index is one of local features."""
-    return message.index.type in local_search.LOCAL_KINDS
-
-
-def check_stages(message: experiment_pb2.Experiment) -> None:
-    """Refuses a config whose stages do not fit together, before any work is done.
-
-    Raises:
-      InputError: no features of the index's kind to search by, or no local ones to verify with.
-    """
-    if by_local_features(message):
-        refuse_global_stages(message)
-        require(
-            message.extraction.use_local_features,
-            "This type of index searches by local features.",
-            hint="Set extraction.use_local_features: true.",
-            type=message.index.type,
-        )
-    else:
-        require(
-            message.extraction.use_global_features,
-            "This type of index searches by global descriptors.",
-            hint="Set extraction.use_global_features: true, or index.type: asmk or local.",
-            type=message.index.type,
-        )
-    require(
-        message.extraction.use_local_features or not message.HasField("rerank"),
-        "Re-ranking needs local features.",
-        hint="Set extraction.use_local_features: true, or leave out the rerank section.",
-        use_local_features=False,
-    )
 
 
 def build(
@@ -87,7 +54,7 @@ def build(
       InputError: a store without the features or without images, settings that do not fit, an
         index that was made with other settings.
     """
-    if by_local_features(message):
+    if stages.by_local_features(message):
         return _build_local(message, store, path, overwrite)
     if overwrite or not Path(path).is_file():
         _require_new(path, overwrite)
@@ -122,23 +89,21 @@ def open_index(
 ) -> search.Index:
     """Opens an index with the config's effort and stages; see retrieval.search.open_index."""
     if local_search.is_local(path):
-        refuse_global_stages(message)
-    names = ("num_probes", "num_rescored")
-    given = config.set_fields(message.index)
+        stages.refuse_global_stages(message)
     return search.open_index(
         path,
         fingerprint=fingerprint,
         database=database,
-        effort={name: given[name] for name in names if name in given},
+        effort=_given(message, "num_probes", "num_rescored"),
         whitening=_whitening(message) if "://" in str(path) else None,
-        **_stages(message),
+        **stages.around_search(message),
     )
 
 
 def index_store(message: experiment_pb2.Experiment, store: FeatureStore) -> search.Index:
     """Builds the index that the config names, to search it at once; nothing is kept on disk."""
-    if not by_local_features(message):
-        return search.GlobalSearch(_build_global(message, store), **_stages(message))
+    if not stages.by_local_features(message):
+        return search.GlobalSearch(_build_global(message, store), **stages.around_search(message))
     with tempfile.TemporaryDirectory(prefix="delf_tf-") as folder:
         path = _build_local(message, store, folder, overwrite=False)
         return open_index(message, path, fingerprint=store.fingerprint)
@@ -194,34 +159,6 @@ def add(
     return made.save(path if output is None else output)
 
 
-def first_stage_conditions(message: experiment_pb2.Experiment) -> dict[str, Any]:
-    """Returns what metrics of the single stage were made with; None for a stage left out."""
-    return {
-        "index": message.index.type,
-        "index_whitening": bool(message.index.whitening),
-        "database_augmentation": _augmentation(message),
-        **_stages(message),
-    }
-
-
-def refuse_global_stages(message: experiment_pb2.Experiment) -> None:
-    """Refuses stages that need global descriptors beside an index of local features.
-
-    Raises:
-      InputError: naming them.
-    """
-    stages = {**_stages(message), "whitening": message.index.whitening or None}
-    stages["database_augmentation"] = _augmentation(message)
-    given = [name for name, value in stages.items() if value is not None]
-    require(
-        not given,
-        "Expansion, augmentation, whitening and global re-ranking need an index of global "
-        "descriptors.",
-        hint="Leave these out of the config, or choose another index.type.",
-        given=given,
-    )
-
-
 def _require_same_settings(
     message: experiment_pb2.Experiment, made: VectorIndex, before: VectorIndex, path: StrPath
 ) -> None:
@@ -252,7 +189,7 @@ def _follow_in_engine(
     """Makes an index in Milvus follow its store by adding and deleting rows of its collection."""
     whitening = _whitening(message)
     if not isinstance(before, MilvusIndex) or not (
-        _augmentation(message) is None and same_whitening(before.whitening, whitening)
+        stages.augmentation(message) is None and same_whitening(before.whitening, whitening)
     ):
         raise invalid(
             "An index that follows its store in Milvus must be there already, with the same "
@@ -275,20 +212,25 @@ def contents(store: FeatureStore) -> dict[str, str]:
 def _build_global(
     message: experiment_pb2.Experiment, store: FeatureStore, **kwargs: Any
 ) -> VectorIndex:
-    given = config.set_fields(message.index)
     made = first_stage.build_first_stage(
         store.global_blocks,
         message.index.type,
         num_images=len(store.ids()),
-        database_augmentation=_augmentation(message),
+        database_augmentation=stages.augmentation(message),
         fingerprint=store.fingerprint,
         whitening=_whitening(message),
         already_whitened=bool(message.extraction.global_pca.path),
-        **{name: given[name] for name in ("dtype",) if name in given},
+        **_given(message, "dtype"),
         **kwargs,
     )
-    made.set_effort(**{n: given[n] for n in ("num_probes", "num_rescored") if n in given})
+    made.set_effort(**_given(message, "num_probes", "num_rescored"))
     return made
+
+
+def _given(message: experiment_pb2.Experiment, *names: str) -> dict[str, Any]:
+    """Returns those of the index's fields that the config sets."""
+    given = config.set_fields(message.index)
+    return {name: given[name] for name in names if name in given}
 
 
 def _whitening(message: experiment_pb2.Experiment) -> Whitening | None:
@@ -298,7 +240,7 @@ def _whitening(message: experiment_pb2.Experiment) -> Whitening | None:
 def _build_local(
     message: experiment_pb2.Experiment, store: FeatureStore, folder: StrPath, overwrite: bool
 ) -> Path:
-    refuse_global_stages(message)
+    stages.refuse_global_stages(message)
     require(bool(store.ids()), "An index must be built of at least one image.", path=store.path)
     common = {
         "fingerprint": store.fingerprint,
@@ -313,24 +255,6 @@ def _build_local(
         return local_search.build_asmk(folder, *images, **common, **settings)
     settings = config.arguments(message.index.local, LocalIndex.train, LocalIndex)
     return local_search.build_local(folder, *images, **common, **settings)
-
-
-def _stages(message: experiment_pb2.Experiment) -> dict[str, dict[str, Any] | None]:
-    """Returns the arguments of the stages around a search; None for one that is left out."""
-    functions = {
-        "query_expansion": expansion.expand_queries,
-        "global_rerank": superglobal.rerank_global,
-    }
-    return {
-        name: config.arguments(getattr(message, name), function) if message.HasField(name) else None
-        for name, function in functions.items()
-    }
-
-
-def _augmentation(message: experiment_pb2.Experiment) -> dict[str, Any] | None:
-    if not message.HasField("database_augmentation"):
-        return None
-    return config.arguments(message.database_augmentation, expansion.augment_database)
 
 
 def _codebook(path: str) -> np.ndarray:

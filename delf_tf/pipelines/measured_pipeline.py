@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import json
@@ -15,9 +16,8 @@ from absl import logging
 from delf_tf import artifacts, config
 from delf_tf.checks import InputError
 from delf_tf.evaluation.results import SINGLE_STAGE, TWO_STAGE
-from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import indexing, reranking, scores, searching
-from delf_tf.pipelines.extraction import Collections
+from delf_tf.pipelines.extraction import Collections, Stores
 from delf_tf.pipelines.runtime import Runtime
 from delf_tf.protos import comparison_pb2, experiment_pb2
 from delf_tf.retrieval import ranking_file, rankings
@@ -33,18 +33,6 @@ class Pipeline(NamedTuple):
 
     name: str
     message: experiment_pb2.Experiment
-
-
-class Stores(NamedTuple):
-    """The features that a pipeline reads; `queries` is None when the database queries itself."""
-
-    database: FeatureStore
-    queries: FeatureStore | None
-
-    @property
-    def asked(self) -> FeatureStore:
-        """The features of the queries."""
-        return self.database if self.queries is None else self.queries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,11 +130,10 @@ def with_kinds(
     message: experiment_pb2.Experiment, use_global: bool, use_local: bool
 ) -> experiment_pb2.Experiment:
     """Returns a copy that extracts these kinds of features."""
-    copy = experiment_pb2.Experiment()
-    copy.CopyFrom(message)
-    copy.extraction.use_global_features = use_global
-    copy.extraction.use_local_features = use_local
-    return copy
+    made = copy.deepcopy(message)
+    made.extraction.use_global_features = use_global
+    made.extraction.use_local_features = use_local
+    return made
 
 
 def run(
@@ -157,6 +144,7 @@ def run(
     *,
     query_ids: Sequence[str],
     folder: Path,
+    verifications_dir: Path,
     num_threads: int,
 ) -> Result:
     """Ranks, re-ranks and measures one pipeline; what `folder` holds of the same is read.
@@ -167,7 +155,8 @@ def run(
       collections: its images.
       stores: their features.
       query_ids: the queries that can be scored, which are the ones that are re-ranked.
-      folder: of this pipeline; receives ranking.npz, costs.json, the index and verifications.
+      folder: of this pipeline; receives ranking.npz and costs.json.
+      verifications_dir: of all pipelines, which share those of the same pairs.
       num_threads: that verify pairs.
     """
     fingerprint = _fingerprint(one.message, stores, query_ids)
@@ -187,7 +176,7 @@ def run(
     costs["rerank_seconds"] = 0.0
     if one.message.HasField("rerank"):
         ranking, costs["rerank_seconds"] = _second_stage(
-            one.message, ranking, stores, folder / "verifications", num_threads
+            one.message, ranking, stores, verifications_dir, num_threads
         )
     stage = TWO_STAGE if one.message.HasField("rerank") else SINGLE_STAGE
     kinds = {stage: scores.needed_kinds(one.message, stage)}
@@ -212,7 +201,7 @@ def _first_stage(
             message, path, fingerprint=stores.asked.fingerprint, database=stores.database
         )
         ranking, seconds = scores.timed_search(
-            functools.partial(searching.rank, message, index, *stores, **kwargs)
+            functools.partial(searching.rank, message, index, stores, **kwargs)
         )
     return ranking, {
         "index_seconds": index_seconds,
@@ -225,7 +214,7 @@ def _second_stage(
     message: experiment_pb2.Experiment,
     ranking: Ranking,
     stores: Stores,
-    folder: Path,
+    verifications_dir: Path,
     num_threads: int,
 ) -> tuple[Ranking, float]:
     """Re-ranks; the time is that of a few queries, as verifications may be there already."""
@@ -241,8 +230,20 @@ def _second_stage(
     rerank_some(rankings.aligned(ranking, few[:1], ranking.database_ids))
     _, seconds = scores.timed(lambda: rerank_some(timed))
     fingerprint = reranking.features_fingerprint(message, ranking, stores.asked, stores.database)
+    folder = verifications_dir / _head_fingerprint(message, ranking, fingerprint)
     reranked = rerank_some(ranking, verifications_dir=folder, fingerprint=fingerprint)
     return reranked, seconds / max(1, len(few))
+
+
+def _head_fingerprint(message: experiment_pb2.Experiment, ranking: Ranking, features: str) -> str:
+    """Returns the fingerprint of which images are compared, and how; not of what sorts them."""
+    settings = reranking.rerank_arguments(message)
+    for name in ("score", "weight", "min_inliers", "probability"):
+        settings.pop(name, None)
+    learned = settings.pop("learned", None)
+    how = [json.dumps(settings, sort_keys=True), "" if learned is None else learned.fingerprint]
+    head = ranking.indices[:, : settings["num_candidates"]]
+    return artifacts.fingerprint(features, *how, head.tobytes())
 
 
 def _fingerprint(

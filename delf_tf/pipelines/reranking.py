@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import shutil
@@ -16,7 +17,7 @@ from delf_tf import config
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require, require_choice
 from delf_tf.features.store import FeatureStore
-from delf_tf.pipelines import indexing
+from delf_tf.pipelines import indexing, stages
 from delf_tf.pipelines.runtime import verify_options
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval import ranking_file
@@ -108,14 +109,13 @@ def _by_all_pairs(
 ) -> Reranker:
     settings = rerank_arguments(message)
     require(
-        "probability" in settings and not indexing.by_local_features(message),
+        "probability" in settings and not stages.by_local_features(message),
         "Re-ranking by all pairs of a head needs an index of global descriptors and a fitted "
         "probability of pairs.",
         hint="Set rerank.probability; delf_tf rerank --fit_probability prints it.",
         method=message.rerank.method,
     )
-    shared = experiment_pb2.Experiment()
-    shared.CopyFrom(message)
+    shared = copy.deepcopy(message)
     for name in ("query_expansion", "global_rerank"):
         shared.ClearField(name)
     for name in ("method", "num_candidates", "score", "weight", "min_inliers"):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from google.protobuf import text_format
 
@@ -14,11 +14,11 @@ from delf_tf.checks import invalid, require
 from delf_tf.datasets import folder
 from delf_tf.evaluation.results import SINGLE_STAGE, TWO_STAGE
 from delf_tf.features.store import FeatureStore
-from delf_tf.pipelines import drawing, indexing, reranking, scores, searching
-from delf_tf.pipelines.extraction import Collections, Sharding, extract_collections
+from delf_tf.pipelines import drawing, indexing, reranking, scores, searching, stages
+from delf_tf.pipelines.extraction import Collections, Sharding, Stores, extract_collections
 from delf_tf.pipelines.runtime import Runtime
 from delf_tf.protos import experiment_pb2
-from delf_tf.report import retrieval_page, tables
+from delf_tf.report import judged, retrieval_page, tables
 from delf_tf.retrieval import ranking_file
 from delf_tf.types import Ranking
 
@@ -42,7 +42,7 @@ class Folder(NamedTuple):
     images_dir: Path
 
 
-class _Stages(NamedTuple):
+class _Ranked(NamedTuple):
     """By stage its ranking and the seconds a query of it and those before; the verifications."""
 
     rankings: dict[str, Ranking]
@@ -73,41 +73,44 @@ def retrieve(
     """
     message = runtime.message
     searching.rehearse(message)
-    database, queries = extract_collections(runtime, collections, output_dir, sharding)
+    stores = extract_collections(runtime, collections, output_dir, sharding)
     write_facts(output_dir, message, collections.database_dir)
-    stages = _rank(message, database, queries, sharding.num_threads)
-    last = list(stages.rankings)[-1]
+    ranked = _rank(message, stores, sharding.num_threads)
+    last = list(ranked.rankings)[-1]
     for name, stage in (("ranking_single_stage", SINGLE_STAGE), ("ranking", last)):
         ranking_file.save_ranking(
             output_dir / f"{name}.npz",
-            stages.rankings[stage],
+            ranked.rankings[stage],
             stage=stage,
-            fingerprint=database.fingerprint,
+            fingerprint=stores.database.fingerprint,
         )
-    kinds = {stage: scores.needed_kinds(message, stage) for stage in stages.rankings}
-    costs = scores.extraction_costs(runtime, collections.database, database, kinds)
-    scored = scores.score_rankings(
-        stages.rankings,
+    kinds = {stage: scores.needed_kinds(message, stage) for stage in ranked.rankings}
+    costs = scores.extraction_costs(runtime, collections.database, stores.database, kinds)
+    scored, shown = scores.score_rankings(
+        ranked.rankings,
         collections.labels,
         {
-            stage: {**costs[stage], "seconds_per_query": stages.seconds[stage]}
-            for stage in stages.rankings
+            stage: {**costs[stage], "seconds_per_query": ranked.seconds[stage]}
+            for stage in ranked.rankings
         },
-        first_stage=indexing.first_stage_conditions(message),
+        stages.first_stage_conditions(message),
     )
     if collections.labels is not None:
         artifacts.write_json(output_dir / "metrics.json", scored)
     table = scores.summary_table(scored)
-    report = _write_report(
+    report = retrieval_page.write(
         output_dir / "report.html",
-        runtime,
-        collections,
-        stages,
-        scored=scored,
+        shown,
+        pictures=judged.Pictures(*collections.by_id()),
+        places=_places(ranked.rankings[SINGLE_STAGE], collections.labels),
+        verified=ranked.verified,
+        # A SavedModel of the original does not tell what it looks at.
+        paint=None if runtime.has_saved_model else drawing.painter(runtime),
         table=table,
+        model_name=message.model.name,
         num_queries=num_report_queries,
     )
-    return Retrieved(report, table, database)
+    return Retrieved(report, table, stores.database)
 
 
 def write_facts(
@@ -157,58 +160,23 @@ def read_folder(
     return Folder(message, Path(path, "database"), images_dir)
 
 
-def _rank(
-    message: experiment_pb2.Experiment,
-    database: FeatureStore,
-    queries: FeatureStore | None,
-    num_threads: int,
-) -> _Stages:
-    asked = database if queries is None else queries
+def _rank(message: experiment_pb2.Experiment, stores: Stores, num_threads: int) -> _Ranked:
+    asked, database = stores.asked, stores.database
     searching.require_same_features(asked, database)
     index = indexing.index_store(message, database)
-    first, seconds = scores.timed_search(
-        functools.partial(searching.rank, message, index, database, queries)
-    )
+    first, seconds = scores.timed_search(functools.partial(searching.rank, message, index, stores))
     if not message.HasField("rerank"):
-        return _Stages({SINGLE_STAGE: first}, {SINGLE_STAGE: seconds}, None)
+        return _Ranked({SINGLE_STAGE: first}, {SINGLE_STAGE: seconds}, None)
     read = reranking.cached_reader(database)
     (second, found), more = scores.timed(
         lambda: reranking.method(message, database)(
             first, asked.read_local, read, num_threads=num_threads
         )
     )
-    return _Stages(
+    return _Ranked(
         {SINGLE_STAGE: first, TWO_STAGE: second},
         {SINGLE_STAGE: seconds, TWO_STAGE: seconds + more / max(1, len(first.query_ids))},
         retrieval_page.Verified(found, asked.read_local, read),
-    )
-
-
-def _write_report(
-    path: Path,
-    runtime: Runtime,
-    collections: Collections,
-    stages: _Stages,
-    *,
-    scored: Mapping[str, Any],
-    table: tables.Table,
-    num_queries: int,
-) -> Path:
-    rankings, verified = stages.rankings, stages.verified
-    found = () if verified is None else verified.verifications
-    return retrieval_page.write(
-        path,
-        rankings,
-        pictures=retrieval_page.Pictures(*collections.by_id()),
-        places=_places(rankings[SINGLE_STAGE], collections.labels),
-        average_precisions={stage: scores.average_precisions(scored[stage]) for stage in rankings},
-        plots=retrieval_page.plots(rankings, scored, collections.labels, found),
-        verified=verified,
-        # A SavedModel of the original does not tell what it looks at.
-        paint=None if runtime.has_saved_model else drawing.painter(runtime),
-        table=table,
-        model_name=runtime.message.model.name,
-        num_queries=num_queries,
     )
 
 

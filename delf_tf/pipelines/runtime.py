@@ -41,7 +41,9 @@ class Runtime:
     A pickled Runtime leaves the network behind, which is built again where it is needed.
 
     Attributes:
-      message: the experiment; what extraction depends on must not change any more.
+      message: the experiment. What extraction depends on must not change any more. Its weights
+        may also be a file of another program that `convert_weights` reads, or a folder with a
+        SavedModel of the original DELF code, which needs no model's name.
       local_pca: fitted PCA of local descriptors (.npz), instead of the config's; or None.
     """
 
@@ -51,14 +53,7 @@ class Runtime:
         *,
         local_pca: artifacts.StrPath | None = None,
     ):
-        """Keeps an experiment.
-
-        Args:
-          message: the experiment; its weights may also be a file of another program that
-            `convert_weights` reads, or a folder with a SavedModel of the original DELF code, which
-            then needs no model's name.
-          local_pca: see the attribute.
-        """
+        """Keeps an experiment; see the attributes."""
         self.message = message
         self.local_pca = local_pca
         self._network = functools.cache(functools.partial(_build_network, message))

@@ -12,9 +12,10 @@ from delf_tf.datasets import folder
 from delf_tf.evaluation import metrics, results
 from delf_tf.evaluation.results import SINGLE_STAGE, TWO_STAGE
 from delf_tf.features.store import FeatureStore
-from delf_tf.pipelines import indexing
+from delf_tf.pipelines import stages
 from delf_tf.pipelines.runtime import Runtime
 from delf_tf.protos import experiment_pb2
+from delf_tf.report import judged
 from delf_tf.report.tables import Table
 from delf_tf.types import ImageRef, Ranking
 
@@ -60,7 +61,7 @@ def needed_kinds(message: experiment_pb2.Experiment, stage: str) -> Kinds:
 
     A single stage needs global descriptors alone; one that searches local features, these alone.
     """
-    by_local = indexing.by_local_features(message)
+    by_local = stages.by_local_features(message)
     use_global = message.extraction.use_global_features and not by_local
     return use_global, by_local or stage == TWO_STAGE
 
@@ -89,41 +90,38 @@ def score_rankings(
     rankings: Mapping[str, Ranking],
     labels: Mapping[str, str] | None,
     costs: Mapping[str, Mapping[str, float]],
-    *,
-    first_stage: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Returns the content of metrics.json: one block a stage, scores only where labels are given.
+    first_stage: Mapping[str, Any],
+) -> tuple[dict[str, Any], judged.Rankings]:
+    """Scores the stages' rankings by the protocol of the revisited benchmarks.
 
     Args:
-      rankings: by stage.
+      rankings: by stage, of the same queries.
       labels: place of each image; None gives the costs alone.
       costs: by stage, what is shown beside the scores.
       first_stage: the search's settings, written into the single stage's block.
+
+    Returns:
+      The content of metrics.json, one block a stage, and the rankings with their scores.
     """
+    first = rankings[SINGLE_STAGE]
+    truth, places = None, None
+    if labels is not None:
+        truth = folder.ground_truth(first.query_ids, first.database_ids, labels, first.left_out)
+        places = folder.places(first.query_ids, labels)
     blocks: dict[str, Any] = {}
+    shown = {}
     for stage, ranking in rankings.items():
-        # No ground truth is looked at before the images to verify are chosen.
-        conditions = results.Conditions(False, blind_reranking=True if stage == TWO_STAGE else None)
-        scores = {} if labels is None else score(ranking, labels, conditions)
-        blocks[stage] = {**scores, **costs[stage]}
-    if first_stage is not None:
-        blocks[SINGLE_STAGE]["first_stage"] = dict(first_stage)
-    return results.json_ready({**blocks, "queries_cropped": False})
-
-
-def score(
-    ranking: Ranking, labels: Mapping[str, str], conditions: results.Conditions | None = None
-) -> dict[str, Any]:
-    """Scores one ranking by the protocol of the revisited benchmarks (evaluation.metrics)."""
-    truth = folder.ground_truth(ranking.query_ids, ranking.database_ids, labels, ranking.left_out)
-    scored = metrics.evaluate_ranking(ranking, truth)
-    places = folder.places(ranking.query_ids, labels)
-    return results.ranking_results(scored, conditions, places=places)
-
-
-def average_precisions(block: Mapping[str, Any]) -> dict[str, float]:
-    """Returns AP by query id for the queries of a stage's block that were scored."""
-    return {one: ap for one, ap in block.get("per_query_ap", {}).items() if ap is not None}
+        block, aps = {}, np.full(len(first.query_ids), np.nan)
+        if truth is not None:
+            scored = metrics.evaluate_ranking(ranking, truth)
+            # No ground truth is looked at before the images to verify are chosen.
+            conditions = results.Conditions(False, True if stage == TWO_STAGE else None)
+            block = results.ranking_results(scored, conditions, places=places)
+            aps = scored.per_query_ap
+        blocks[stage] = {**block, **costs[stage]}
+        shown[_TITLES[stage]] = judged.Judged(ranking, truth, aps)
+    blocks[SINGLE_STAGE]["first_stage"] = dict(first_stage)
+    return results.json_ready({**blocks, "queries_cropped": False}), shown
 
 
 def summary_table(scored: Mapping[str, Any]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from delf_tf.checks import require
 from delf_tf.features import agreement
 from delf_tf.features.sources import Source
 from delf_tf.features.store import FeatureStore
-from delf_tf.pipelines import indexing, reranking
+from delf_tf.pipelines import indexing, reranking, stages
+from delf_tf.pipelines.extraction import Stores
 from delf_tf.protos import experiment_pb2
 from delf_tf.report import groups_page
 from delf_tf.retrieval import ranking_file
@@ -54,7 +56,7 @@ def search(
     Raises:
       InputError: no index, a damaged one, or features that were made differently.
     """
-    asked = database if queries is None else queries
+    asked = Stores(database, queries).asked
     if index is None:
         require_same_features(asked, database, allow_mixed)
         opened = indexing.index_store(message, database)
@@ -71,15 +73,14 @@ def search(
         opened = indexing.open_index(
             message, index, fingerprint=made_by.fingerprint, database=database
         )
-    ranking = rank(message, opened, database, queries)
+    ranking = rank(message, opened, Stores(database, queries))
     return ranking_file.save_ranking(output, ranking, fingerprint=asked.fingerprint)
 
 
 def rank(
     message: experiment_pb2.Experiment,
     index: Index,
-    database: FeatureStore | None,
-    queries: FeatureStore | None,
+    stores: Stores,
     *,
     leave_out_same: bool = True,
 ) -> Ranking:
@@ -88,32 +89,28 @@ def rank(
     Args:
       message: the experiment.
       index: of the database.
-      database: None: it is not known what its images' files were.
-      queries: None: every image of the database.
+      stores: the features; a database of None: it is not known what its images' files were.
       leave_out_same: whether the images of a query's very content are left out of its results.
 
     Raises:
       InputError: see `retrieval.search.Index.search`.
     """
-    asked = database if queries is None else queries
-    selves = True if queries is None else leave_out_same and same_pictures(database, queries)
-    return index.search(asked, message.index.max_results, exclude_self=selves)
+    selves = True if stores.queries is None else leave_out_same and same_pictures(stores)
+    return index.search(stores.asked, message.index.max_results, exclude_self=selves)
 
 
 # Of one run's stores it is asked for each pipeline, and while the search is timed.
 @functools.lru_cache(maxsize=2)
-def same_pictures(
-    database: FeatureStore | None, queries: FeatureStore | None
-) -> dict[str, list[str]]:
+def same_pictures(stores: Stores) -> dict[str, list[str]]:
     """Returns by query id the database's images whose files have the query's very content.
 
     Stores that do not record their images' files have none.
     """
-    if database is None or queries is None:
+    if stores.database is None or stores.queries is None:
         return {}
-    asked = dict(queries.sources())
+    asked = dict(stores.queries.sources())
     by_content: dict[Source, list[str]] = {source: [] for source in asked.values()}
-    for one, source in database.sources():
+    for one, source in stores.database.sources():
         if source in by_content:
             by_content[source].append(one)
     same = {one: by_content[source] for one, source in asked.items() if by_content[source]}
@@ -201,10 +198,9 @@ def group(
         images_dir=images_dir,
         id=database.ids()[0],
     )
-    folder, settings = Path(output_dir), experiment_pb2.Experiment()
-    settings.CopyFrom(message)
+    folder, settings = Path(output_dir), copy.deepcopy(message)
     settings.index.max_results = settings.rerank.num_candidates = num_neighbors
-    ranking = rank(settings, indexing.index_store(settings, database), database, None)
+    ranking = rank(settings, indexing.index_store(settings, database), Stores(database))
     ranking = each_pair_once(ranking)
     read = reranking.cached_reader(database)
     _, found = second_stage.rerank(
@@ -244,17 +240,16 @@ def rehearse(message: experiment_pb2.Experiment) -> None:
     Raises:
       InputError: stages that do not fit together, or a setting out of range.
     """
-    indexing.check_stages(message)
+    stages.check_stages(message)
     sample = _Sample()
     ranking = Ranking(
         _SAMPLE_IDS, _SAMPLE_IDS, np.array([[1, 2], [0, 2], [0, 1]]), np.ones((3, 2), np.float32)
     )
-    tried = experiment_pb2.Experiment()
-    tried.CopyFrom(message)
-    if not indexing.by_local_features(message):
+    tried = copy.deepcopy(message)
+    if not stages.by_local_features(message):
         tried.index.type = "exact"
         tried.index.ClearField("whitening")
-        ranking = rank(tried, indexing.index_store(tried, sample), sample, None)
+        ranking = rank(tried, indexing.index_store(tried, sample), Stores(sample))
     if message.HasField("rerank"):
         tried.rerank.ClearField("database_pairs")
         reranking.method(tried, sample)(

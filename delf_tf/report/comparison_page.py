@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,11 @@ import numpy as np
 
 import delf_tf
 from delf_tf import artifacts
-from delf_tf.datasets import images
-from delf_tf.evaluation.curves import mean_precision_at_recall
 from delf_tf.evaluation.results import LABELS
-from delf_tf.report import comparison_plots, html, tables
-from delf_tf.types import GroundTruth, ImageRef, Ranking
+from delf_tf.report import comparison_plots, html, judged, tables
 
-_NUM_HITS = 6
 # Of a revisited set's protocols, the one whose curves and queries are shown.
 _SHOWN = (LABELS, "medium")
-# The images of the queries and of the database, by id.
-Images = tuple[Mapping[str, ImageRef], Mapping[str, ImageRef]]
 
 
 def table(figures: Mapping[str, Any]) -> tables.Table:
@@ -41,8 +34,8 @@ def table(figures: Mapping[str, Any]) -> tables.Table:
 def write(
     path: artifacts.StrPath,
     figures: Mapping[str, Any],
-    judged: Mapping[str, tuple[Ranking, GroundTruth]],
-    pictures: Images,
+    rankings: judged.Rankings,
+    pictures: judged.Pictures,
     *,
     num_queries: int,
 ) -> Path:
@@ -51,13 +44,11 @@ def write(
     Args:
       path: of the .html file.
       figures: of comparison.json.
-      judged: by pipeline, its ranking of the same queries and their ground truth, by the protocol
-        that `shown_protocol` chooses.
-      pictures: the images.
+      rankings: by pipeline, judged by the protocol that `shown_protocol` chooses.
+      pictures: where the images are.
       num_queries: most queries shown.
     """
     shown = shown_protocol(list(figures["pipelines"][0]["protocols"]))
-    aps = {one["name"]: _per_query(one, shown) for one in figures["pipelines"]}
     cropped = "cropped to their boxes" if figures["queries_cropped"] else "used whole, not cropped"
     return html.write_report(
         path,
@@ -68,16 +59,19 @@ def write(
         ],
         tables=[table(figures)],
         notes=_notes(figures["pipelines"], shown),
-        plots=_plots(figures, judged, aps, shown),
-        queries=[_section(row, judged, aps, pictures) for row in disagreements(aps, num_queries)],
+        plots=[_cost_plot(figures, shown), *judged.plots(rankings)],
+        queries=[
+            judged.section(row, rankings, pictures, _caption(row, rankings))
+            for row in disagreements(rankings, num_queries)
+        ],
         has_labels=True,
         footer=f"Made by delf_tf {delf_tf.__version__}.",
     )
 
 
-def disagreements(aps: Mapping[str, np.ndarray], num_queries: int) -> list[int]:
+def disagreements(rankings: judged.Rankings, num_queries: int) -> list[int]:
     """Returns the rows of the queries on which the pipelines' APs are farthest apart."""
-    values = np.stack(list(aps.values()))
+    values = np.stack([one.aps for one in rankings.values()])
     spread = np.nan_to_num(values.max(axis=0) - values.min(axis=0), nan=-1.0)
     order = np.argsort(-spread, kind="stable")
     return [int(row) for row in order[:num_queries] if spread[row] > 0]
@@ -86,11 +80,6 @@ def disagreements(aps: Mapping[str, np.ndarray], num_queries: int) -> list[int]:
 def shown_protocol(names: Sequence[str]) -> str:
     """Returns the protocol whose curves and queries are shown."""
     return next((name for name in _SHOWN if name in names), names[0])
-
-
-def _per_query(block: Mapping[str, Any], protocol: str) -> np.ndarray:
-    values = block["protocols"][protocol]["per_query_ap"].values()
-    return np.array([np.nan if one is None else one for one in values], float)
 
 
 def _row(block: Mapping[str, Any], names: Sequence[str], shown: str, by_place: bool) -> list[str]:
@@ -144,12 +133,7 @@ def _notes(blocks: Sequence[Mapping[str, Any]], shown: str) -> list[str]:
     return notes
 
 
-def _plots(
-    figures: Mapping[str, Any],
-    judged: Mapping[str, tuple[Ranking, GroundTruth]],
-    aps: Mapping[str, np.ndarray],
-    shown: str,
-) -> list[html.Picture]:
+def _cost_plot(figures: Mapping[str, Any], shown: str) -> html.Picture:
     points = [
         comparison_plots.Point(
             one["name"],
@@ -160,50 +144,14 @@ def _plots(
         )
         for one in figures["pipelines"]
     ]
-    curves = {name: mean_precision_at_recall(*pair) for name, pair in judged.items()}
-    drawn = (
-        ("Accuracy and cost", comparison_plots.accuracy_cost(points)),
-        ("Precision and recall", comparison_plots.precision_recall(curves)),
-        ("Average precision of every query", comparison_plots.average_precisions(aps)),
-    )
+    title = "Accuracy and cost"
     words = "; ".join(f"{point.name} mAP {point.accuracy:.3f}" for point in points)
-    return [html.plot(title, figure, f"{title}: {words}") for title, figure in drawn]
+    return html.plot(title, comparison_plots.accuracy_cost(points), f"{title}: {words}")
 
 
-def _section(
-    row: int,
-    judged: Mapping[str, tuple[Ranking, GroundTruth]],
-    aps: Mapping[str, np.ndarray],
-    pictures: Images,
-) -> html.QuerySection:
-    first, _ = next(iter(judged.values()))
-    query = first.query_ids[row]
-    asked, database = pictures
-    rows = [
-        html.RankedRow(f"{name}, AP {aps[name][row]:.3f}", _hits(ranking, truth, row, database))
-        for name, (ranking, truth) in judged.items()
-    ]
-    best, worst = (choose(aps, key=lambda name: aps[name][row]) for choose in (max, min))
-    caption = f"{query}: won by {best}, lost by {worst}"
-    return html.QuerySection(query, _thumbnail(asked[query]), caption, rows)
-
-
-def _hits(
-    ranking: Ranking, truth: GroundTruth, row: int, database: Mapping[str, ImageRef]
-) -> list[html.Picture]:
-    positives, junk = set(truth.positives[row].tolist()), set(truth.junk[row].tolist())
-    hits = []
-    for index in ranking.indices[row].tolist():
-        if index < 0 or len(hits) == _NUM_HITS:
-            break
-        if index not in junk:
-            verdict = "good" if index in positives else "bad"
-            words = "same place" if index in positives else "another place"
-            one = ranking.database_ids[index]
-            hits.append(html.Picture(_thumbnail(database[one]), one, f"{one}, {words}", verdict))
-    return hits
-
-
-@functools.lru_cache(maxsize=1024)
-def _thumbnail(ref: ImageRef) -> str:
-    return html.thumbnail(images.read_image(ref))
+def _caption(row: int, rankings: judged.Rankings) -> str:
+    first = next(iter(rankings.values())).ranking
+    best, worst = (
+        choose(rankings, key=lambda name: rankings[name].aps[row]) for choose in (max, min)
+    )
+    return f"{first.query_ids[row]}: won by {best}, lost by {worst}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from absl import logging
@@ -15,15 +15,12 @@ from PIL import Image
 import delf_tf
 from delf_tf import artifacts
 from delf_tf.checks import InputError
-from delf_tf.datasets import folder, images
-from delf_tf.evaluation.curves import mean_precision_at_recall
-from delf_tf.evaluation.results import SINGLE_STAGE, TWO_STAGE
-from delf_tf.report import comparison_plots, html, tables
+from delf_tf.datasets import images
+from delf_tf.report import comparison_plots, html, judged, tables
 from delf_tf.report.plots import figure_bytes, matches_figure
 from delf_tf.retrieval.second_stage.rerank import Verifications
 from delf_tf.types import GroundTruth, ImageRef, LocalFeatures, Ranking, Verification
 
-_NUM_HITS = 8
 _NUM_MATCHES = 2
 _MATCH_SIDE_PX = 400
 # Queries that are shown with what the network sees in them.
@@ -38,24 +35,15 @@ class Verified(NamedTuple):
     read_database: Callable[[str], LocalFeatures]
 
 
-class Pictures(NamedTuple):
-    """Where the report finds images: ids to files, for each side."""
-
-    queries: Mapping[str, ImageRef]
-    database: Mapping[str, ImageRef]
-
-
 def write(
     path: artifacts.StrPath,
-    rankings: Mapping[str, Ranking],
+    rankings: judged.Rankings,
     *,
-    pictures: Pictures,
+    pictures: judged.Pictures,
     places: Mapping[str, str] | None,
-    average_precisions: Mapping[str, Mapping[str, float]],
     verified: Verified | None,
     paint: Callable[[ImageRef], Figure] | None = None,
     table: tables.Table,
-    plots: Sequence[html.Picture] = (),
     model_name: str,
     num_queries: int,
 ) -> Path:
@@ -63,35 +51,30 @@ def write(
 
     Args:
       path: of the .html file.
-      rankings: by stage, the same queries in each.
+      rankings: of the single stage, and of two stages if there are two.
       pictures: where the images are.
       places: by image id; None without labels.
-      average_precisions: by stage and query id, for scored queries.
       verified: of the second stage; None for single-stage retrieval.
       paint: draws what the network sees in an image; None, or its refusal, leaves that out.
       table: scores and costs.
-      plots: below the table.
       model_name: in the summary.
       num_queries: most queries shown.
     """
-    first = rankings[SINGLE_STAGE]
-    rows = choose_queries(first, average_precisions, num_queries)
-    sections = [
-        _section(
-            row,
-            rankings,
-            pictures=pictures,
-            places=places,
-            aps=average_precisions,
-            verified=verified,
-        )
-        for row in rows
-    ]
-    if paint is not None:
-        sections[:_NUM_MAPS] = [
-            dataclasses.replace(section, maps=_maps(pictures.queries[section.id], paint))
-            for section in sections[:_NUM_MAPS]
-        ]
+    stages = [one.ranking for one in rankings.values()]
+    first, last = stages[0], stages[-1]
+    sections = []
+    for number, row in enumerate(choose_queries(rankings, num_queries)):
+        query = first.query_ids[row]
+        place = (places or {}).get(query, "")
+        caption = f"{query} ({place})" if place else query
+        section = judged.section(row, rankings, pictures, caption)
+        if verified is not None:
+            found = _matches(row, last, pictures, verified)
+            section = dataclasses.replace(section, matches=found)
+        if paint is not None and number < _NUM_MAPS:
+            section = dataclasses.replace(section, maps=_maps(pictures.queries[query], paint))
+        sections.append(section)
+    plots = [*judged.plots(rankings), *_inlier_plot(rankings, verified)] if places else []
     return html.write_report(
         path,
         title="Image retrieval report",
@@ -100,7 +83,7 @@ def write(
             f"{len(first.query_ids)} queries."
         ],
         tables=[table],
-        notes=_notes(rankings, places is not None),
+        notes=_notes(verified is not None, places is not None),
         plots=plots,
         queries=sections,
         has_labels=places is not None,
@@ -108,49 +91,13 @@ def write(
     )
 
 
-def plots(
-    rankings: Mapping[str, Ranking],
-    scored: Mapping[str, Any],
-    labels: Mapping[str, str] | None,
-    verifications: Verifications,
-) -> list[html.Picture]:
-    """Returns the figures of labelled runs: curves of each stage, inliers of pairs.
-
-    Args:
-      rankings: by stage.
-      scored: the stages' blocks of metrics.json.
-      labels: None gives no figures.
-      verifications: of the second stage, a query each; empty without one.
-    """
-    if labels is None:
+def _inlier_plot(rankings: judged.Rankings, verified: Verified | None) -> list[html.Picture]:
+    if verified is None:
         return []
-    first = rankings[SINGLE_STAGE]
-    truth = folder.ground_truth(first.query_ids, first.database_ids, labels, first.left_out)
-    names = {stage: stage.replace("_", "-") for stage in rankings}
-    curves = {names[s]: mean_precision_at_recall(one, truth) for s, one in rankings.items()}
-    aps = {
-        names[stage]: np.array(
-            [np.nan if ap is None else ap for ap in scored[stage]["per_query_ap"].values()], float
-        )
-        for stage in rankings
-    }
-    pictures = [
-        html.plot(
-            "Precision and recall",
-            comparison_plots.precision_recall(curves),
-            "Mean precision over recall of each stage",
-        ),
-        html.plot(
-            "Average precision of every query",
-            comparison_plots.average_precisions(aps),
-            "Average precision of each query, sorted by the single stage's",
-        ),
-    ]
-    if verifications:
-        figure = comparison_plots.inlier_histogram(*_inliers(verifications, truth))
-        words = "Inliers of verified pairs, of the same place and of others"
-        pictures.append(html.plot("Inliers of verified pairs", figure, words))
-    return pictures
+    truth = next(iter(rankings.values())).truth
+    figure = comparison_plots.inlier_histogram(*_inliers(verified.verifications, truth))
+    words = "Inliers of verified pairs, of the same place and of others"
+    return [html.plot("Inliers of verified pairs", figure, words)]
 
 
 def _inliers(verifications: Verifications, truth: GroundTruth) -> tuple[np.ndarray, np.ndarray]:
@@ -164,22 +111,18 @@ def _inliers(verifications: Verifications, truth: GroundTruth) -> tuple[np.ndarr
     return np.array(matching, np.int64), np.array(others, np.int64)
 
 
-def choose_queries(
-    ranking: Ranking, average_precisions: Mapping[str, Mapping[str, float]], num_queries: int
-) -> list[int]:
+def choose_queries(rankings: judged.Rankings, num_queries: int) -> list[int]:
     """Returns the rows of the queries to show.
 
     With scores: half are those that the second stage changes most (best and worst by the first
     stage if there is no second), half are spread evenly. Without: spread evenly.
     """
-    row_of = {one: row for row, one in enumerate(ranking.query_ids)}
-    single = average_precisions.get(SINGLE_STAGE, {})
-    scored = [row_of[one] for one in single]
+    first, *later = [one.aps for one in rankings.values()]
+    scored = np.flatnonzero(~np.isnan(first)).tolist()
     if not scored:
-        return _spread(list(range(len(row_of))), num_queries)
-    last = average_precisions.get(TWO_STAGE)
-    gain = {row_of[one]: (last[one] - ap if last else ap) for one, ap in single.items()}
-    by_gain = sorted(gain, key=lambda row: gain[row])
+        return _spread(list(range(len(first))), num_queries)
+    gain = later[-1] - first if later else first
+    by_gain = sorted(scored, key=lambda row: gain[row])
     quarter = max(1, num_queries // 4)
     telling = [*by_gain[-quarter:][::-1], *by_gain[:quarter]]
     chosen = list(dict.fromkeys(telling))
@@ -192,7 +135,7 @@ def _spread(rows: Sequence[int], number: int) -> list[int]:
     return [rows[at] for at in np.linspace(0, len(rows) - 1, number).astype(int)] if number else []
 
 
-def _notes(rankings: Mapping[str, Ranking], has_labels: bool) -> list[str]:
+def _notes(two_stages: bool, has_labels: bool) -> list[str]:
     notes = [
         "Query images were used whole, not cropped. s/image: from file to features, on a few "
         "images, warm. ms/query: search and re-ranking of all queries; no building of the index."
@@ -202,61 +145,26 @@ def _notes(rankings: Mapping[str, Ranking], has_labels: bool) -> list[str]:
             "AP by the trapezoid rule of the revisited Oxford and Paris protocol; a query's own "
             "image is left out of its ranking; mAP by place weighs every place alike."
         )
-    if TWO_STAGE in rankings:
+    if two_stages:
         notes.append(
             "Re-ranking was blind: which images it verified was decided by the first stage alone."
         )
     return notes
 
 
-def _section(
-    row: int,
-    rankings: Mapping[str, Ranking],
-    *,
-    pictures: Pictures,
-    places: Mapping[str, str] | None,
-    aps: Mapping[str, Mapping[str, float]],
-    verified: Verified | None,
-) -> html.QuerySection:
-    query = rankings[SINGLE_STAGE].query_ids[row]
-    rows = []
-    for stage, ranking in rankings.items():
-        ap = aps.get(stage, {}).get(query)
-        title = stage.replace("_", "-") + (f", AP {ap:.3f}" if ap is not None else "")
-        hits = [
-            _hit(query, ranking.database_ids[index], pictures, places)
-            for index in ranking.indices[row, :_NUM_HITS]
-            if index >= 0
-        ]
-        rows.append(html.RankedRow(title, hits))
-    place = (places or {}).get(query, "")
-    caption = f"{query} ({place})" if place else query
-    matches = []
-    if verified is not None:
-        last, found = rankings[TWO_STAGE], verified.verifications[row]
-        matches = [
-            match_picture(
-                (pictures.queries[query], pictures.database[last.database_ids[index]]),
-                (verified.read_query(query), verified.read_database(last.database_ids[index])),
-                found[index],
-            )
-            for index in last.indices[row, :_NUM_MATCHES].tolist()
-            if index in found
-        ]
-    thumbnail = html.thumbnail(images.read_image(pictures.queries[query]))
-    return html.QuerySection(query, thumbnail, caption, rows, matches)
-
-
-def _hit(
-    query: str, hit: str, pictures: Pictures, places: Mapping[str, str] | None
-) -> html.Picture:
-    verdict, alt = "", hit
-    if places is not None and places.get(query):
-        same = places.get(hit) == places[query]
-        verdict, alt = ("good", f"{hit}, same place") if same else ("bad", f"{hit}, another place")
-    return html.Picture(
-        html.thumbnail(images.read_image(pictures.database[hit])), hit, alt, verdict
-    )
+def _matches(
+    row: int, last: Ranking, pictures: judged.Pictures, verified: Verified
+) -> list[html.Picture]:
+    query, found = last.query_ids[row], verified.verifications[row]
+    shown = [index for index in last.indices[row, :_NUM_MATCHES].tolist() if index in found]
+    return [
+        match_picture(
+            (pictures.queries[query], pictures.database[last.database_ids[index]]),
+            (verified.read_query(query), verified.read_database(last.database_ids[index])),
+            found[index],
+        )
+        for index in shown
+    ]
 
 
 def match_picture(

@@ -8,7 +8,8 @@ import pytest
 from delf_tf import config
 from delf_tf.checks import InputError
 from delf_tf.features.store import FeatureStore, ImageFeatures
-from delf_tf.pipelines import indexing, searching
+from delf_tf.pipelines import indexing, searching, stages
+from delf_tf.pipelines.extraction import Stores
 from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval.search import OneQuery
 from delf_tf.retrieval.vectors.expansion import expand_queries
@@ -60,7 +61,7 @@ def test_one_way_to_open_and_to_search(kind, database, queries, tmp_path):
     single = opened.search(OneQuery("3_5", queries.read("3_5")), 2)
     np.testing.assert_array_equal(single.indices[0], ranking.indices[3])
     # What is not kept on disk ranks alike, and an image leaves itself out.
-    alone = searching.rank(message, indexing.index_store(message, database), database, None)
+    alone = searching.rank(message, indexing.index_store(message, database), Stores(database))
     kept = opened.search(database, message.index.max_results, exclude_self=True)
     np.testing.assert_array_equal(alone.indices[:, 0], kept.indices[:, 0])
     assert all(row not in indices for row, indices in enumerate(kept.indices))
@@ -74,7 +75,7 @@ def test_effort_and_stages_are_the_configs(database, queries, tmp_path):
     # What the config does not say is the library's.
     assert opened.query_expansion == {"num_neighbors": 2, "alpha": 3.0}
     assert opened.index.num_rescored == 200
-    conditions = indexing.first_stage_conditions(message)
+    conditions = stages.first_stage_conditions(message)
     assert conditions["query_expansion"] == opened.query_expansion
     expected = expand_queries(
         queries.global_descriptors(),

@@ -10,6 +10,8 @@ import pytest
 from delf_tf import config
 from delf_tf.pipelines import compare, measured_pipeline
 from delf_tf.report import comparison_page
+from delf_tf.report.judged import Judged
+from delf_tf.retrieval.second_stage.verification_files import VerificationFolder
 from delf_tf.tools import main
 from tests.tools import painted
 
@@ -84,6 +86,27 @@ def test_pipelines_with_the_same_features_share_them(compared_photos):
     assert len(list((compared_photos / "features").iterdir())) == 1
 
 
+def test_pipelines_with_the_same_heads_verify_them_once(photos, tmp_path, monkeypatch):
+    row = 'pipelines {{ name: "{}" config: "e.textproto" set: "rerank.num_candidates={}" {} }}'
+    score = 'set: "rerank.score=combined"'
+    rows = [row.format("a", 3, ""), row.format("b", 3, score), row.format("c", 2, "")]
+    (photos / "shared.textproto").write_text("\n".join(rows))
+    verified = []
+    real = VerificationFolder.write
+
+    def write(folder, block, heads):
+        verified.append(sum(len(one.rows) for one in heads))
+        real(folder, block, heads)
+
+    monkeypatch.setattr(VerificationFolder, "write", write)
+    pipelines = measured_pipeline.read_pipelines(str(photos / "shared.textproto"))
+    labels = str(photos / "labels.csv")
+    collections = compare.read_collections(str(photos / "images"), None, labels)
+    compare.run_all(pipelines, collections, labels, tmp_path)
+    # Six queries, three of whose results the first two pipelines verify, and the last one two.
+    assert sum(verified) == 6 * 3 + 6 * 2
+
+
 def test_page_shows_the_table_and_the_plots(compared_photos):
     page = (compared_photos / "comparison.html").read_text()
     for words in ("two stages", "Accuracy and cost", "Precision and recall", "p-value"):
@@ -138,9 +161,10 @@ def test_queries_of_their_own_folder(photos, tmp_path):
 
 
 def test_largest_spread_first():
-    aps = {"a": np.array([0.1, 0.5, np.nan, 0.3]), "b": np.array([0.2, 0.9, np.nan, 0.3])}
-    assert comparison_page.disagreements(aps, 5) == [1, 0]
-    assert comparison_page.disagreements(aps, 1) == [1]
+    aps = {"a": [0.1, 0.5, np.nan, 0.3], "b": [0.2, 0.9, np.nan, 0.3]}
+    rankings = {name: Judged(None, None, np.array(one)) for name, one in aps.items()}
+    assert comparison_page.disagreements(rankings, 5) == [1, 0]
+    assert comparison_page.disagreements(rankings, 1) == [1]
 
 
 @pytest.mark.parametrize(

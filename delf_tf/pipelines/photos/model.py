@@ -79,9 +79,9 @@ class Model:
         runtime = self.runtime.copy()
         collections = extraction.read_collections(images_dir)
         sharding = extraction.Sharding(num_threads=num_threads, overwrite=overwrite)
-        store, _ = extraction.extract_collections(
+        store = extraction.extract_collections(
             runtime, collections, Path(features_dir), sharding
-        )
+        ).database
         retrieve.write_facts(Path(features_dir), runtime.message, collections.database_dir)
         return Photos(runtime, store, images_dir, num_threads=num_threads)
 

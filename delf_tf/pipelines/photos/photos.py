@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ from delf_tf.features.store import FeatureStore
 from delf_tf.pipelines import indexing, reranking, searching
 from delf_tf.pipelines.photos.found import Found
 from delf_tf.pipelines.runtime import Runtime
-from delf_tf.protos import experiment_pb2
 from delf_tf.retrieval.search import Index, OneQuery
 from delf_tf.types import ImageRef, LocalFeatures, Ranking, Verification
 
@@ -176,8 +176,7 @@ class Photos:
           InputError: a method that the config has no settings for.
         """
         if method not in self._rerankers:
-            message = experiment_pb2.Experiment()
-            message.CopyFrom(self.runtime.message)
+            message = copy.deepcopy(self.runtime.message)
             message.rerank.method = method
             self._rerankers[method] = reranking.method(message, self.store)
         return self._rerankers[method]
