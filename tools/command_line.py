@@ -67,7 +67,7 @@ class Flags(flags.FlagValues):
         least: int | None = 1,
         most: int | None = None,
     ) -> None:
-        """Adds a flag of a whole number in `least`..`most`; others are refused as usage."""
+        """Adds a flag of a whole number in `least`..`most`; others are usage errors."""
         flags.DEFINE_integer(
             name, default, what, lower_bound=least, upper_bound=most, flag_values=self
         )
@@ -81,7 +81,7 @@ class Flags(flags.FlagValues):
         least: float | None = None,
         most: float | None = None,
     ) -> None:
-        """Adds a flag of a number in `least`..`most`; others are refused as usage."""
+        """Adds a flag of a number in `least`..`most`; others are usage errors."""
         flags.DEFINE_float(
             name, default, what, lower_bound=least, upper_bound=most, flag_values=self
         )

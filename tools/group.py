@@ -22,7 +22,7 @@ FLAGS.add_config("compact", weights=False)
 FLAGS.add_text("database_store", "feature store of the images")
 FLAGS.add_text("images_dir", "folder of the images, for the page")
 FLAGS.add_text("output_dir", "folder that receives the results")
-FLAGS.add_count("num_neighbors", "images that each one is compared with", 20)
+FLAGS.add_count("num_neighbors", "neighbours that each image is compared with", 20)
 FLAGS.add_count("min_inliers", "inliers that join two images", 30)
 FLAGS.add_number(
     "duplicate_similarity",

@@ -27,7 +27,7 @@ FLAGS.add_text("verifications_dir", "what rerank kept of this ranking's queries"
 FLAGS.add_text("database_store", "feature store of the database")
 FLAGS.add_text("query_store", "feature store of the queries")
 FLAGS.add_text("images_dir", "folder of the images, for COLMAP's database")
-FLAGS.add_count("max_results", "results a query that make pairs", 20)
+FLAGS.add_count("max_results", "results of a query that make pairs", 20)
 FLAGS.add_count("min_inliers", "inliers below which a pair is left out", 0, least=0)
 
 

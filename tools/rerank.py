@@ -35,7 +35,7 @@ FLAGS.add_count(
     "num_candidates", "length of the head that is verified; overrides the config's", least=0
 )
 FLAGS.add_text("score", "rerank.score; overrides the config's")
-FLAGS.add_number("evidence_ratio", "for --fit_probability: fixes the weight of evidence over that of similarity")
+FLAGS.add_number("evidence_ratio", "--fit_probability: fixed ratio of evidence to similarity")
 FLAGS.add_switch("fit_probability", "fit and print the weights of --score=probability")
 FLAGS.add_number("weight", "weight of the inlier count in score=combined; overrides the config's")
 FLAGS.add_count(

@@ -33,7 +33,7 @@ FLAGS.add_text(
 )
 FLAGS.add_text("database_store", "feature store of the database")
 FLAGS.add_text("images_dir", "folder of the database images")
-FLAGS.add_text("token_file", "file with the token of who may add and delete images; mode 0600")
+FLAGS.add_text("token_file", "file with the access token for adding and deleting images; mode 0600")
 FLAGS.add_text("host", "address to listen on", "127.0.0.1")
 FLAGS.add_count("port", "port to listen on; 0: any free port", 8000, least=0, most=65535)
 FLAGS.add_list("allowed_hosts", "further host names that requests may carry; * allows any")

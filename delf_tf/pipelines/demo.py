@@ -1,4 +1,4 @@
-"""Photographs of generated landmarks, retrieved; from nothing, if a model is to learn first."""
+"""The demo: photographs of generated landmarks, retrieved by a given model or one trained first."""
 
 from __future__ import annotations
 

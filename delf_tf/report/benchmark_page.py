@@ -6,11 +6,11 @@ contender, then figures.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import delf_tf
 from delf_tf import artifacts
 from delf_tf.checks import require
 from delf_tf.report import benchmark_plots, html
@@ -93,11 +93,10 @@ def write(
         ],
         tables=[
             _machines(machines),
-            Table("This run", *_cells(runs)),
+            dataclasses.replace(of_records(runs), caption="This run"),
             *(_comparison(name, rows) for name, rows in comparisons.items()),
         ],
         plots=list(_plots(here, comparisons)),
-        footer=f"Made by delf_tf {delf_tf.__version__}.",
     )
 
 
@@ -190,11 +189,6 @@ def _number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
-
-
-def _cells(records: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    table = of_records(records)
-    return table.header, table.rows
 
 
 def _machines(machines: Mapping[str, Results]) -> Table:

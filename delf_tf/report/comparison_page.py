@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-import delf_tf
 from delf_tf import artifacts
 from delf_tf.evaluation.results import LABELS
 from delf_tf.report import comparison_plots, html, judged, tables
@@ -65,7 +64,6 @@ def write(
             for row in disagreements(rankings, num_queries)
         ],
         has_labels=True,
-        footer=f"Made by delf_tf {delf_tf.__version__}.",
     )
 
 
@@ -120,9 +118,7 @@ def _notes(blocks: Sequence[Mapping[str, Any]], shown: str) -> list[str]:
         "too. Search: all queries in one batch. Re-rank: a query's whole head; reading included.",
     ]
     if any(block["stages"] == 2 for block in blocks):
-        notes.append(
-            "Re-ranking was blind: which images it verified was decided by the first stage alone."
-        )
+        notes.append(judged.BLIND)
     for block in blocks[1:]:
         test = block["against_first"][shown]
         notes.append(

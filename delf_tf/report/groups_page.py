@@ -7,7 +7,6 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import delf_tf
 from delf_tf import artifacts
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError
@@ -71,7 +70,6 @@ def write_page(path: StrPath, groups: Groups, images_dir: StrPath) -> Path:
         else [],
         queries=sections,
         nouns=("place", "Groups"),
-        footer=f"Made by delf_tf {delf_tf.__version__}.",
     )
 
 

@@ -12,6 +12,7 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
+import delf_tf
 from delf_tf import artifacts
 from delf_tf.datasets import images
 from delf_tf.report.plots import figure_bytes
@@ -68,7 +69,6 @@ def write_report(
     queries: Sequence[QuerySection] = (),
     nouns: tuple[str, str] = ("query", "Queries"),
     has_labels: bool = False,
-    footer: str = "",
 ) -> Path:
     """Writes the page; every string is escaped.
 
@@ -82,7 +82,6 @@ def write_report(
       queries: one section each.
       nouns: what a section is of, and the heading of all.
       has_labels: explain the green and red frames.
-      footer: what made the page.
 
     Returns:
       The path.
@@ -99,7 +98,7 @@ def write_report(
         noun=nouns[0],
         heading=nouns[1],
         has_labels=has_labels,
-        footer=footer,
+        version=delf_tf.__version__,
     )
     return artifacts.write_text(path, page)
 

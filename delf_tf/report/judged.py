@@ -14,6 +14,8 @@ from delf_tf.report import comparison_plots, html
 from delf_tf.types import GroundTruth, ImageRef, Ranking
 
 _NUM_HITS = 8
+# A note on rankings of two stages.
+BLIND = "Re-ranking was blind: which images it verified was decided by the first stage alone."
 
 
 class Judged(NamedTuple):

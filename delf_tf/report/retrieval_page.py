@@ -12,7 +12,6 @@ from absl import logging
 from matplotlib.figure import Figure
 from PIL import Image
 
-import delf_tf
 from delf_tf import artifacts
 from delf_tf.checks import InputError
 from delf_tf.datasets import images
@@ -87,7 +86,6 @@ def write(
         plots=plots,
         queries=sections,
         has_labels=places is not None,
-        footer=f"Made by delf_tf {delf_tf.__version__}.",
     )
 
 
@@ -146,9 +144,7 @@ def _notes(two_stages: bool, has_labels: bool) -> list[str]:
             "image is left out of its ranking; mAP by place weighs every place alike."
         )
     if two_stages:
-        notes.append(
-            "Re-ranking was blind: which images it verified was decided by the first stage alone."
-        )
+        notes.append(judged.BLIND)
     return notes
 
 

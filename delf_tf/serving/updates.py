@@ -126,7 +126,7 @@ def add_updates(
 
 
 def _explained(work: Callable[[], None]) -> None:
-    """Runs an update; what went wrong on this machine is told in its log alone."""
+    """Runs an update; the reason of a failure goes to the log alone, as it may name paths."""
     try:
         work()
     except (ConflictError, images.ImageError, UnknownItemError):

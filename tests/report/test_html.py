@@ -63,7 +63,6 @@ def test_a_whole_page_is_well_formed_and_self_contained(tmp_path):
         plots=[_picture("plot")],
         queries=[section],
         has_labels=True,
-        footer="Made.",
     )
     page = _Page(text)
     assert page.open_tags == []
@@ -77,7 +76,7 @@ def test_a_whole_page_is_well_formed_and_self_contained(tmp_path):
 def test_strings_are_escaped(tmp_path):
     evil = "<script>alert(1)</script>\" onerror='x'"
     section = html.QuerySection(evil, _picture("q").image, evil, [html.RankedRow(evil, [])])
-    text = _write(tmp_path, summary=[evil], footer=evil, queries=[section])
+    text = _write(tmp_path, summary=[evil], queries=[section])
     page = _Page(text)
     assert page.scripts == 0
     assert evil not in text

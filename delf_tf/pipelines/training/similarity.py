@@ -29,7 +29,7 @@ def train_similarity(
     *,
     strategy: str = "default",
 ) -> Path:
-    """Trains ELViS or AMES on pairs of images; a run in `output_dir` is gone on with.
+    """Trains ELViS or AMES on pairs of images; a run in `output_dir` is resumed.
 
     Args:
       message: its model is "elvis", "ames" or "ames_student"; its section training gives optimizer,
