@@ -76,6 +76,15 @@ class Manifest:
         """The codec of the local features; None if there are none."""
         return None if self.local_dim is None else get_codec(str(self.local_codec), self.local_dim)
 
+    def features(self) -> dict[str, Any]:
+        """Returns what tells how features are made and kept: arguments of `creation.create`."""
+        return {
+            "fingerprint": self.fingerprint,
+            "global_dim": self.global_dim,
+            "local_dim": self.local_dim,
+            "local_codec": self.local_codec or "float32",
+        }
+
     def blocks(self, shard: int) -> Iterator[tuple[int, int, int]]:
         """Yields (block number, first row, row after the last) of `shard`; rows count the ids."""
         first = shard * self.num_images // self.num_shards

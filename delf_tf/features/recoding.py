@@ -9,7 +9,7 @@ from pathlib import Path
 from delf_tf import artifacts
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
-from delf_tf.features.store import FeatureStore, ImageFeatures, create
+from delf_tf.features.store import FeatureStore, ImageFeatures, create, writer
 from delf_tf.progress import track
 from delf_tf.types import LocalFeatures
 
@@ -53,31 +53,22 @@ def recode(
       InputError: no local features, or another store lies at `path`.
     """
     require(source.local_dim is not None, "The store must hold local features.", path=source.path)
-    folder = create(
-        path,
-        source.all_ids(),
-        fingerprint=(
-            source.fingerprint
-            if change is None
-            else artifacts.fingerprint(source.fingerprint, change.fingerprint)
-        ),
-        num_shards=source.num_shards,
-        block_size=source.block_size,
-        global_dim=source.global_dim,
-        local_dim=source.local_dim if change is None else change.local_dim,
-        local_codec=local_codec,
-        overwrite=overwrite,
-    )
+    arguments = {**source.manifest.features(), "local_codec": local_codec}
+    if change is not None:
+        made_by = artifacts.fingerprint(source.fingerprint, change.fingerprint)
+        arguments |= {"fingerprint": made_by, "local_dim": change.local_dim}
+    parts = {"num_shards": source.num_shards, "block_size": source.block_size}
+    folder = create(path, source.all_ids(), overwrite=overwrite, **parts, **arguments)
     failed = source.failed()
     for shard in range(source.num_shards):
-        with FeatureStore(folder, allow_incomplete=True).writer(shard, source.num_shards) as writer:
-            pending = writer.pending(retry_failures=False)
+        with writer(folder, shard, source.num_shards) as shard_writer:
+            pending = shard_writer.pending(retry_failures=False)
             for block, ids in track(pending, len(pending), "blocks", f"Re-coding shard {shard}"):
                 features = [
                     None if one in failed else _changed(source.read(one), change) for one in ids
                 ]
                 reasons = {one: failed[one] for one in ids if one in failed}
-                writer.write(block, ids, features, reasons, source.sources_of(ids))
+                shard_writer.write(block, ids, features, reasons, source.sources_of(ids))
     return folder
 
 

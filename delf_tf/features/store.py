@@ -35,6 +35,7 @@ class FeatureStore:
 
     Attributes:
       path: its folder.
+      manifest: what is told of it.
       fingerprint: of the model and config that made it.
       num_shards: parts it was written in.
       block_size: images a file.
@@ -56,14 +57,14 @@ class FeatureStore:
           InputError: no store there, a damaged manifest, or blocks are missing.
         """
         self.path = Path(path)
-        self._manifest = manifest.read_manifest(self.path)
-        self.codec = self._manifest.codec
-        self.fingerprint = self._manifest.fingerprint
-        self.num_shards = self._manifest.num_shards
-        self.block_size = self._manifest.block_size
-        self.global_dim = self._manifest.global_dim
-        self.local_dim = self._manifest.local_dim
-        self.local_codec = self._manifest.local_codec
+        self.manifest = manifest.read_manifest(self.path)
+        self.codec = self.manifest.codec
+        self.fingerprint = self.manifest.fingerprint
+        self.num_shards = self.manifest.num_shards
+        self.block_size = self.manifest.block_size
+        self.global_dim = self.manifest.global_dim
+        self.local_dim = self.manifest.local_dim
+        self.local_codec = self.manifest.local_codec
         self._generations, self._all_ids, rows = self._open_collection()
         self._generation_of, self._positions = rows.T
         self._blocks, self._rows = self._locate()
@@ -218,10 +219,6 @@ class FeatureStore:
         """Reads every byte; returns the names of the damaged files."""
         return [name for one in self._generations for name in one.damaged()]
 
-    def writer(self, shard: int = 0, num_shards: int = 1) -> ShardWriter:
-        """Opens one shard for writing; see `writer.writer`."""
-        return writer(self.path, shard, num_shards)
-
     @functools.cached_property
     def _failed(self) -> dict[str, str]:
         """Why images failed, by id."""
@@ -246,14 +243,10 @@ class FeatureStore:
 
     def _open_collection(self) -> tuple[list[Generation], tuple[str, ...], np.ndarray]:
         """Returns the generations, the ids, and for each its generation and position, [N, 2]."""
-        told = collection.read(self.path)
+        told, opened = collection.open_all(self.path, self.manifest)
         if told is None:
-            root = Generation(self.path, self._manifest)
-            positions = np.arange(len(root.ids))
-            return [root], root.ids, np.stack([np.zeros_like(positions), positions], axis=1)
-        opened = [
-            collection.open_generation(self.path, name, self._manifest) for name in told.generations
-        ]
+            positions = np.arange(len(opened[0].ids))
+            return opened, opened[0].ids, np.stack([np.zeros_like(positions), positions], axis=1)
         rows = np.array(told.rows, np.int64).reshape(-1, 2)
         sizes = np.array([len(one.ids) for one in opened])
         require(

@@ -88,7 +88,7 @@ def match(
     """
     tests = MatchTests(max_distance, max_ratio, mutual)
     threads = check_num_threads(num_threads)
-    rows, others = descriptors_of("query", query), descriptors_of("database", database)
+    rows, others = _descriptors_of("query", query), _descriptors_of("database", database)
     require(
         (rows.dtype.kind == "f") == (others.dtype.kind == "f"),
         "Both images' descriptors must be fractional, or both whole-number codes.",
@@ -98,7 +98,7 @@ def match(
     return match_packed(pack_query(rows), others, tests, threads)[0]
 
 
-def descriptors_of(name: str, features: Descriptors) -> np.ndarray:
+def _descriptors_of(name: str, features: Descriptors) -> np.ndarray:
     """Returns checked descriptors [N, D]; float32, float16, uint8 and int8 are not copied."""
     if isinstance(features, LocalFeatures):
         return features.descriptors
@@ -119,33 +119,20 @@ def match_packed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns matches int64 [M, 2] and their distances float32 [M]; see `match`."""
     descriptors, database = query.descriptors, _compilable(database)
-    check_widths(descriptors, database)
+    require(
+        descriptors.shape[1] == database.shape[1] or not len(descriptors) or not len(database),
+        "Both images' descriptors must have the same width.",
+        hint="Were they extracted with the same model?",
+        query=descriptors,
+        database=database,
+    )
     if not len(descriptors) or not len(database) or not database.shape[1]:
         return np.zeros((0, 2), np.int64), np.zeros(0, np.float32)
     panels = neighbours.pack_panels(database, query.offset)
     with_second = tests.max_ratio is not None
-    found = _scan(query.rows, panels, with_second, num_threads)
-    return select_matches(query, database, found, tests)
-
-
-def select_matches(
-    query: PackedQuery,
-    database: np.ndarray,
-    found: Neighbours,
-    tests: MatchTests,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the matches int64 [M, 2] that pass, and their distances float32 [M].
-
-    Args:
-      query: N rows.
-      database: float32 [M, D].
-      found: int32 [>= N], each query row's nearest database row; float32 [>= N], -distance² / 2
-        to the second nearest; int32 [>= M], each database row's nearest query row.
-      tests: what a match must pass; distances are computed anew.
-    """
-    nearest, second, back = found
+    nearest, second, back = _scan(query.rows, panels, with_second, num_threads)
     return neighbours.select(
-        query.descriptors,
+        descriptors,
         database,
         nearest,
         second,
@@ -156,6 +143,10 @@ def select_matches(
 
 
 def _scan(rows: np.ndarray, panels: np.ndarray, with_second: bool, num_threads: int) -> Neighbours:
+    """Returns each row's nearest column, its score for the second, each column's nearest row.
+
+    They are int32 [>= N], float32 [>= N] (-distance² / 2) and int32 [>= M].
+    """
     if rows.size * panels.shape[0] * panels.shape[2] < _MIN_THREADED_WORK:
         num_threads = 1
     blocks = -(-len(rows) // neighbours.ROWS)
@@ -182,14 +173,3 @@ def _compilable(descriptors: np.ndarray) -> np.ndarray:
     view = np.ascontiguousarray(descriptors, np.float32).view()
     view.flags.writeable = False
     return view
-
-
-def check_widths(query: np.ndarray, database: np.ndarray) -> None:
-    """Requires descriptors [N, D] and [M, D] of one width, unless either image has none."""
-    require(
-        query.shape[1] == database.shape[1] or not len(query) or not len(database),
-        "Both images' descriptors must have the same width.",
-        hint="Were they extracted with the same model?",
-        query=query,
-        database=database,
-    )

@@ -10,7 +10,7 @@ import numpy as np
 
 from delf_tf.checks import as_array, require, require_choice
 from delf_tf.matching.kernels import search
-from delf_tf.matching.kernels.points import mark, standardise
+from delf_tf.matching.kernels.points import mark, standardize
 
 # Matches that a transform of each model fits whatever they are.
 SAMPLE_SIZES = {"similarity": 2, "affine": 3, "homography": 4}
@@ -146,8 +146,8 @@ def search_transform(
         return nothing
     best_first = matches[order]
     points = np.empty((4, num), np.float32)
-    cx, cy, width = standardise(query[0], best_first[:, 0], points, 0)
-    cu, cv, spread = standardise(database[0], best_first[:, 1], points, 2)
+    cx, cy, width = standardize(query[0], best_first[:, 0], points, 0)
+    cu, cv, spread = standardize(database[0], best_first[:, 1], points, 2)
     if not width or not spread:
         return nothing
     threshold_px = float(options.inlier_threshold_px)
@@ -199,12 +199,12 @@ def _level(options: RansacOptions) -> float:
 def _in_pixels(
     transform: np.ndarray, source: tuple[float, float, float], target: tuple[float, float, float]
 ) -> np.ndarray:
-    """Undoes the standardising (centre x, centre y, spread) of both images."""
+    """Undoes the standardizing (centre x, centre y, spread) of both images."""
     cx, cy, width = source
     cu, cv, spread = target
-    standardise_source = np.array([[1, 0, -cx], [0, 1, -cy], [0, 0, width]]) / width
+    standardize_source = np.array([[1, 0, -cx], [0, 1, -cy], [0, 0, width]]) / width
     restore_target = np.array([[spread, 0, cu], [0, spread, cv], [0, 0, 1]])
-    transform = restore_target @ transform @ standardise_source
+    transform = restore_target @ transform @ standardize_source
     # The corner entry is 1 by custom, unless the origin maps to infinity.
     corner = transform[2, 2]
     return transform / corner if abs(corner) > 1e-9 * abs(transform[2]).max() else transform

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,13 +20,8 @@ def verify(
     database: LocalFeatures,
     model: str = RansacOptions.model,
     *,
-    inlier_threshold_px: float = RansacOptions.inlier_threshold_px,
-    max_distance: float | None = None,
-    max_ratio: float | None = None,
-    mutual: bool = True,
-    seed: int = 0,
     num_threads: int | None = None,
-    **search: Any,
+    **options: Any,
 ) -> Verification:
     """Matches two images' features and finds the transform that most matches agree with.
 
@@ -33,14 +29,9 @@ def verify(
       query: N features.
       database: M features.
       model: "affine", "similarity" or "homography"; see `RansacOptions`.
-      inlier_threshold_px: inliers lie nearer than this to where the transform takes them, in
-        pixels of the database image.
-      max_distance: of a match's descriptors; see `match`.
-      max_ratio: see `match`.
-      mutual: see `match`.
-      seed: of the random samples.
       num_threads: for the matching; None for all processors. The result does not depend on it.
-      **search: further fields of `RansacOptions`.
+      **options: fields of `MatchTests` (max_distance, max_ratio, mutual) and of `RansacOptions`
+        (inlier_threshold_px, seed, …).
 
     Returns:
       The verification; no inliers where either image has too few features, or the matches agree
@@ -49,11 +40,8 @@ def verify(
     Raises:
       InputError: other widths, or an argument out of its range.
     """
-    tests = MatchTests(max_distance, max_ratio, mutual)
-    options = RansacOptions(model, inlier_threshold_px, seed=seed, **search)
-    threads = check_num_threads(num_threads)
-    prepared = PreparedQuery(query)
-    return _verify(prepared, database, tests, options, threads)
+    job = _Job(query, model, options)
+    return job.verify(database, check_num_threads(num_threads))
 
 
 def verify_many(
@@ -61,66 +49,40 @@ def verify_many(
     databases: Iterable[LocalFeatures],
     model: str = RansacOptions.model,
     *,
-    inlier_threshold_px: float = RansacOptions.inlier_threshold_px,
-    max_distance: float | None = None,
-    max_ratio: float | None = None,
-    mutual: bool = True,
-    seed: int = 0,
     num_threads: int | None = None,
-    **search: Any,
+    **options: Any,
 ) -> list[Verification]:
     """Verifies one query against many images in parallel; see `verify`, whose results it gives."""
-    tests = MatchTests(max_distance, max_ratio, mutual)
-    options = RansacOptions(model, inlier_threshold_px, seed=seed, **search)
-    threads = check_num_threads(num_threads)
-    prepared = PreparedQuery(query)
-    return run_all(
-        lambda database: _verify(prepared, database, tests, options, 1), databases, threads
-    )
+    return run_all(_Job(query, model, options).verify, databases, check_num_threads(num_threads))
 
 
-class PreparedQuery:
+class _Job:
     """What all verifications of one query share."""
 
-    def __init__(self, query: LocalFeatures):
-        require_features("query", query)
-        self.features = query
-        self.packed = pack_query(query.descriptors)
+    def __init__(self, query: LocalFeatures, model: str, options: dict[str, Any]):
+        _require_features("query", query)
+        tests = {field.name for field in dataclasses.fields(MatchTests)} & options.keys()
+        search = {name: value for name, value in options.items() if name not in tests}
+        self._tests = MatchTests(**{name: options[name] for name in tests})
+        self._search = RansacOptions(model, **search)
+        self._query, self._packed = query, pack_query(query.descriptors)
+
+    def verify(self, database: LocalFeatures, num_threads: int = 1) -> Verification:
+        _require_features("database", database)
+        matches, distances = match_packed(
+            self._packed, database.descriptors, self._tests, num_threads
+        )
+        transform, mask = search_transform(
+            (self._query.locations, self._query.scales),
+            (database.locations, database.scales),
+            matches,
+            np.argsort(distances, kind="stable"),
+            self._search,
+        )
+        return Verification(int(mask.sum()), transform, matches, mask)
 
 
-def _verify(
-    query: PreparedQuery,
-    database: LocalFeatures,
-    tests: MatchTests,
-    options: RansacOptions,
-    num_threads: int,
-) -> Verification:
-    require_features("database", database)
-    matches, distances = match_packed(query.packed, database.descriptors, tests, num_threads)
-    return verify_matches(query, database, matches, distances, options)
-
-
-def verify_matches(
-    query: PreparedQuery,
-    database: LocalFeatures,
-    matches: np.ndarray,
-    distances: np.ndarray,
-    options: RansacOptions,
-) -> Verification:
-    """Verifies matches int64 [M, 2] with descriptor distances float32 [M]."""
-    order = np.argsort(distances, kind="stable")
-    transform, mask = search_transform(
-        (query.features.locations, query.features.scales),
-        (database.locations, database.scales),
-        matches,
-        order,
-        options,
-    )
-    return Verification(int(mask.sum()), transform, matches, mask)
-
-
-def require_features(name: str, features: object) -> None:
-    """Requires LocalFeatures."""
+def _require_features(name: str, features: object) -> None:
     if not isinstance(features, LocalFeatures):
         received: dict[str, Any] = {name: features}
         raise invalid(f"{name} must be LocalFeatures.", **received)

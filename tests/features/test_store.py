@@ -217,13 +217,6 @@ def test_a_list_of_ids_that_is_none(tmp_path, text):
         FeatureStore(path)
 
 
-def test_store_writer_method(tmp_path):
-    create(tmp_path / "s", names(2), fingerprint="f", **DIMS)
-    with FeatureStore(tmp_path / "s", allow_incomplete=True).writer(0, 1) as shard_writer:
-        assert shard_writer.pending() == [(0, tuple(names(2)))]
-        assert shard_writer.num_images == 2
-
-
 @pytest.mark.parametrize(
     ("vector", "words"),
     [

@@ -11,10 +11,10 @@ import numpy as np
 from absl import logging
 logging.use_absl_handler()
 logging.set_verbosity(logging.INFO)
-from delf_tf.matching.kernels.points import standardise
+from delf_tf.matching.kernels.points import standardize
 points = np.zeros((4, 3), np.float32)
-standardise(np.eye(3, 2, dtype=np.float32), np.arange(3), points, 0)
-standardise(np.eye(3, 2), np.arange(3), points, 0)
+standardize(np.eye(3, 2, dtype=np.float32), np.arange(3), points, 0)
+standardize(np.eye(3, 2), np.arange(3), points, 0)
 """
 
 

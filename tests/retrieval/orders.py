@@ -5,9 +5,9 @@ A script of its own, because a process chooses its BLAS kernels when it loads th
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
+import types
 
 import numpy as np
 import threadpoolctl
@@ -16,7 +16,7 @@ from delf_tf.evaluation.voting import recognize
 from delf_tf.retrieval.ordering import descending
 from delf_tf.retrieval.second_stage import embedding
 from delf_tf.retrieval.second_stage.pair_probability import PairProbability
-from delf_tf.retrieval.second_stage.rerank import SCORES, make_head, reorder
+from delf_tf.retrieval.second_stage.scores import SCORES, Scoring, sort_heads
 from delf_tf.retrieval.second_stage.verification_files import VerifiedHead
 from delf_tf.retrieval.vectors.first_stage import build_first_stage, search_first_stage
 from delf_tf.retrieval.vectors.whitening import fit_pca
@@ -106,12 +106,17 @@ def second_stage() -> dict[str, list]:
     verified = [_verified(one) for one in counts]
     rows = np.arange(8)
     ranking = Ranking(["q"], [f"d{row}" for row in rows], [rows], [first])
-    head = VerifiedHead(rows, np.full(8, 0.3, np.float32), tuple(verified))
-    made = make_head(head, first, 0, PairProbability(1.0, 0.1))
-    made = dataclasses.replace(made, blend=(first.astype(np.float64) + np.log1p(counts)) / 3)
-    found = {
-        score: reorder(ranking, [rows], [made], score, 0.1).indices.tolist() for score in SCORES
-    }
+    learned = np.log1p(counts)
+    head = VerifiedHead(rows, np.full(8, 0.3, np.float32), tuple(verified), learned)
+    blending = types.SimpleNamespace(
+        blend=lambda first_stage, similarity: (first_stage.astype(np.float64) + similarity) / 3
+    )
+    found = {}
+    for score in SCORES:
+        given = blending if score == "learned" else None
+        scoring = Scoring(score, probability=PairProbability(1.0, 0.1), learned=given)
+        sorted_by = sort_heads(ranking, [rows], [scoring(head, first)])
+        found[score] = sorted_by.indices.tolist()
     rng = np.random.default_rng(2)
     similarity = rng.integers(1, 64, (20, 20)) / 64
     rows = np.append(0, np.repeat(np.arange(20), 4))

@@ -114,6 +114,17 @@ def open_generation(folder: Path, name: str, content: Manifest) -> Generation:
     return Generation(path, own)
 
 
+def open_all(folder: Path, content: Manifest) -> tuple[Collection | None, list[Generation]]:
+    """Opens a store's collection, None if the store never changed, and its generations.
+
+    Raises:
+      InputError: a collection or a generation that is damaged, or another's.
+    """
+    told = read(folder)
+    names = [ROOT] if told is None else told.generations
+    return told, [open_generation(folder, name, content) for name in names]
+
+
 def require_same_features(asked: Manifest, existing: Manifest, path: Path) -> None:
     """Requires features to be made and kept in the same way, of whichever images.
 

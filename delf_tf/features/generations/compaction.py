@@ -50,13 +50,7 @@ def compact(path: StrPath) -> Path:
 
 def _copy(store: FeatureStore, target: Path) -> None:
     """Writes a store's features of now to a folder of their own, or what is missing of them."""
-    arguments = {
-        "fingerprint": store.fingerprint,
-        "block_size": store.block_size,
-        "global_dim": store.global_dim,
-        "local_dim": store.local_dim,
-        "local_codec": store.local_codec or "float32",
-    }
+    arguments = {**store.manifest.features(), "block_size": store.block_size}
     if (target / manifest.NAME).is_file():
         wanted, _ = creation.describe(store.all_ids(), **arguments)
         require(

@@ -186,14 +186,7 @@ def begin(update: Update, *, num_shards: int, block_size: int) -> bool:
     """
     content = manifest.read_manifest(update.folder)
     path = update.generation
-    arguments = {
-        "fingerprint": content.fingerprint,
-        "num_shards": num_shards,
-        "block_size": block_size,
-        "global_dim": content.global_dim,
-        "local_dim": content.local_dim,
-        "local_codec": content.local_codec or "float32",
-    }
+    arguments = {**content.features(), "num_shards": num_shards, "block_size": block_size}
     wanted, _ = creation.describe(update.to_compute, **arguments)
     if (path / manifest.NAME).is_file() and manifest.read_manifest(path) != wanted:
         known = [*update.before.generations, path.name]
@@ -237,11 +230,7 @@ def _replace(update: Update, after: Collection) -> None:
 
 
 def _open(folder: Path) -> tuple[Collection, list[Generation]]:
-    """Returns a store's collection and opened generations."""
-    content = manifest.read_manifest(folder)
-    told = collection.read(folder)
-    names = [collection.ROOT] if told is None else told.generations
-    opened = [collection.open_generation(folder, name, content) for name in names]
+    told, opened = collection.open_all(folder, manifest.read_manifest(folder))
     return told or collection.first(opened[0]), opened
 
 

@@ -8,7 +8,7 @@ from delf_tf.matching.kernels.compilation import entry, sources_digest
 
 
 def _build(digest):
-    def standardise(locations, rows, points, first):
+    def standardize(locations, rows, points, first):
         """Writes locations[rows], (y, x) [N, 2], as points[first] = x, points[first + 1] = y.
 
         Returns:
@@ -60,7 +60,7 @@ def _build(digest):
             count += mask[n]
         return count
 
-    return entry(standardise), entry(mark)
+    return entry(standardize), entry(mark)
 
 
-standardise, mark = _build(sources_digest())
+standardize, mark = _build(sources_digest())

@@ -188,7 +188,7 @@ def _trials_needed(count, num, sample_size, log_failure, max_trials):
 
 def _build(digest):
     def search(points, ratios, settings, seed, source, model, work, best):
-        """Searches the transform with most inliers among standardised points.
+        """Searches the transform with most inliers among standardized points.
 
         Args:
           points: float32 [4, M], rows x, y, u, v; best matches first.

@@ -22,6 +22,7 @@ from delf_tf.checks import require
 from delf_tf.retrieval.ordering import descending
 from delf_tf.retrieval.second_stage import rerank as second_stage
 from delf_tf.retrieval.second_stage.pair_probability import PairProbability
+from delf_tf.retrieval.second_stage.scores import sort_heads
 from delf_tf.types import Ranking, Verification
 
 NUM_NEIGHBORS = 50
@@ -87,7 +88,7 @@ def rerank(
         similarity[1:, 1:] = among
         places.append(np.flatnonzero(np.isin(ranking.indices[query], rows)))
         values.append(order(similarity, logit))
-    return second_stage.sort_heads(ranking, places, values), found
+    return sort_heads(ranking, places, values), found
 
 
 def verify_database(

@@ -11,11 +11,11 @@ import numpy as np
 
 from delf_tf import artifacts, matching
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import require, require_choice
+from delf_tf.checks import require
 from delf_tf.progress import Progress
-from delf_tf.retrieval.ordering import descending
 from delf_tf.retrieval.second_stage.learned import LearnedSimilarity
 from delf_tf.retrieval.second_stage.pair_probability import PairProbability
+from delf_tf.retrieval.second_stage.scores import Scoring, sort_heads
 from delf_tf.retrieval.second_stage.verification_files import VerificationFolder, VerifiedHead
 from delf_tf.types import LocalFeatures, Ranking, Verification
 
@@ -23,67 +23,6 @@ FeatureReader = Callable[[str], LocalFeatures]
 _UNVERIFIED = Verification(0, np.eye(3), np.zeros((0, 2), np.int32), np.zeros(0, bool))
 # For each query, what was found for the database rows that were verified, in first-stage order.
 Verifications = Sequence[Mapping[int, Verification]]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Head:
-    """The verified images of one query, in first-stage order.
-
-    Attributes:
-      rows: int64 [C], rows of the database.
-      first_stage: float32 [C], their scores in the ranking.
-      num_inliers: int64 [C]; counts that are taken for chance are 0.
-      similarity: float32 [C], inlier-weighted similarity; 0 for chance.
-      logit: float64 [C], of the probability that the pair is one place; None: none is fitted.
-      blend: float64 [C], of the first stage and the learned similarity; None: none is computed.
-    """
-
-    rows: np.ndarray
-    first_stage: np.ndarray
-    num_inliers: np.ndarray
-    similarity: np.ndarray
-    logit: np.ndarray | None = None
-    blend: np.ndarray | None = None
-
-
-def _inliers(head: Head, weight: float) -> np.ndarray:
-    return head.num_inliers.astype(np.float64)
-
-
-def _weighted(head: Head, weight: float) -> np.ndarray:
-    return head.similarity.astype(np.float64)
-
-
-def _combined(head: Head, weight: float) -> np.ndarray:
-    return head.first_stage.astype(np.float64) + weight * np.log1p(head.num_inliers)
-
-
-def _probability(head: Head, weight: float) -> np.ndarray:
-    require(
-        head.logit is not None,
-        'The score "probability" must have a fitted PairProbability.',
-        hint="Give `probability`, or rerank.probability in a config.",
-    )
-    return cast("np.ndarray", head.logit)
-
-
-def _learned(head: Head, weight: float) -> np.ndarray:
-    require(
-        head.blend is not None,
-        'The score "learned" must have a learned similarity.',
-        hint='Set rerank.method to "learned" or "fusion".',
-    )
-    return cast("np.ndarray", head.blend)
-
-
-# What the head is sorted by; a new score is a function of (Head, weight) and a row here.
-SCORES: dict[str, Callable[[Head, float], np.ndarray]] = {
-    "inliers": _inliers,
-    "weighted": _weighted,
-    "combined": _combined,
-    "probability": _probability,
-    "learned": _learned,
-}
 
 
 def rerank(
@@ -142,7 +81,7 @@ def rerank(
       InputError: an argument out of range, features of different widths, a `verifications_dir` of
         something else.
     """
-    require_choice("score", score, SCORES)
+    scoring = Scoring(score, min_inliers, weight, probability, learned)
     require(num_candidates >= 0, "num_candidates must be 0 or more.", num_candidates=num_candidates)
     require(
         skip is None or len(skip) == len(ranking.query_ids),
@@ -150,69 +89,24 @@ def rerank(
         num_entries=len(skip or ()),
         num_queries=len(ranking.query_ids),
     )
-    require(
-        not (learned and score == "probability" and probability and not probability.learned),
-        "The probability must weigh the learned similarity, which is computed for nothing else.",
-        hint="Set rerank.probability.learned (delf_tf rerank --fit_probability prints it), or "
-        "rerank.score=learned.",
-        learned=0,
-    )
     places = [
         _candidates(row, num_candidates, None if skip is None else skip[query])
         for query, row in enumerate(ranking.indices)
     ]
-    threads = {"num_threads": num_threads}
-    compare = _Comparison(learned, verified, threads, verify)
+    compare = _Comparison(learned, verified, {"num_threads": num_threads}, verify)
     job = _Job(ranking, places, query_features, database_features, compare)
     folder = None
     if verifications_dir is not None:
         folder = VerificationFolder(
             verifications_dir, ranking.query_ids, job.fingerprint(fingerprint)
         )
-    heads, found = [], []
+    values, found = [], []
     for query, head in enumerate(job.run(folder)):
-        first_stage = ranking.scores[query, places[query]]
-        heads.append(make_head(head, first_stage, min_inliers, probability, learned))
+        values.append(scoring(head, ranking.scores[query, places[query]]))
         if folder is None:
             found.append(head.by_row())
-    reranked = reorder(ranking, places, heads, score, weight)
+    reranked = sort_heads(ranking, places, values)
     return reranked, tuple(found) if folder is None else folder
-
-
-def reorder(
-    ranking: Ranking,
-    places: Sequence[np.ndarray],
-    heads: Sequence[Head],
-    score: str,
-    weight: float,
-) -> Ranking:
-    """Sorts each row's head by a score and puts it before the rest.
-
-    Args:
-      ranking: Q rows.
-      places: for each query, integer [C], where in its row the head's images stand.
-      heads: for each query, the same C images.
-      score: a row of SCORES.
-      weight: of the inliers in "combined".
-    """
-    return sort_heads(ranking, places, [SCORES[score](head, weight) for head in heads])
-
-
-def sort_heads(
-    ranking: Ranking, places: Sequence[np.ndarray], values: Sequence[np.ndarray]
-) -> Ranking:
-    """Sorts each row's head by given values, largest first, and puts it before the rest.
-
-    Args:
-      ranking: Q rows.
-      places: see `reorder`.
-      values: for each query, float64 [C]; equal ones keep the first stage's order.
-    """
-    indices, scores = ranking.indices.copy(), ranking.scores.copy()
-    for query, (positions, value) in enumerate(zip(places, values)):
-        moved = positions[descending(value)]
-        indices[query], scores[query] = _move_head(indices[query], scores[query], moved)
-    return dataclasses.replace(ranking, indices=indices, scores=scores)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -246,7 +140,7 @@ class _Comparison:
             found = tuple(verify_many(query, read(), **self.threads, **self.verify))
         else:
             found = tuple(_UNVERIFIED for _ in read())
-        similarity = [inlier_similarity(query, one, seen) for one, seen in zip(databases, found)]
+        similarity = [_inlier_similarity(query, one, seen) for one, seen in zip(databases, found)]
         learned = None
         if self.learned is not None:
             learned = self.learned.compare(query, databases, **self.threads)
@@ -304,35 +198,7 @@ class _Job:
         return self.compare(rows, self.query_features(ranking.query_ids[query]), read)
 
 
-def make_head(
-    verified: VerifiedHead,
-    first_stage: np.ndarray,
-    min_inliers: int,
-    probability: PairProbability | None = None,
-    learned: LearnedSimilarity | None = None,
-) -> Head:
-    """Returns what the scores need of one query's verifications.
-
-    Args:
-      verified: of C candidates.
-      first_stage: float32 [C], their scores in the ranking.
-      min_inliers: smaller counts become 0, as chance; see `rerank`.
-      probability: see `rerank`.
-      learned: likewise.
-    """
-    counts = np.array([one.num_inliers for one in verified.verifications], np.int64)
-    real = counts >= max(min_inliers, 1)
-    similarity = np.where(real, verified.similarity, 0)
-    blend = logit = None
-    if learned is not None and verified.learned is not None:
-        blend = learned.blend(first_stage, verified.learned)
-    if probability is not None:
-        num_matches = np.array([len(one.matches) for one in verified.verifications], np.int64)
-        logit = probability.logit(first_stage, counts, num_matches, verified.learned)
-    return Head(verified.rows, first_stage, np.where(real, counts, 0), similarity, logit, blend)
-
-
-def inlier_similarity(
+def _inlier_similarity(
     query: LocalFeatures, database: LocalFeatures, verification: Verification
 ) -> float:
     """Returns the sum over the inliers of their descriptors' inner product, negative ones as 0."""
@@ -348,12 +214,3 @@ def _candidates(row: np.ndarray, num: int, skipped: np.ndarray | None) -> np.nda
     if skipped is not None:
         usable &= ~np.isin(row, skipped)
     return np.flatnonzero(usable)[:num]
-
-
-def _move_head(
-    indices: np.ndarray, scores: np.ndarray, head: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a row with the positions `head` first, then the others as they were."""
-    rest = np.setdiff1d(np.arange(len(indices)), head, assume_unique=True)
-    order = np.concatenate([head, rest])
-    return indices[order], scores[order]

@@ -40,6 +40,10 @@ class VerifiedHead:
     verifications: tuple[Verification, ...]
     learned: np.ndarray | None = None
 
+    def num_inliers(self) -> np.ndarray:
+        """Returns int64 [C]."""
+        return np.array([one.num_inliers for one in self.verifications], np.int64)
+
     def by_row(self) -> dict[int, Verification]:
         """Returns the verifications by database row."""
         return dict(zip(self.rows.tolist(), self.verifications))

@@ -16,7 +16,7 @@ import numpy as np
 from delf_tf.checks import invalid, require
 from delf_tf.retrieval.index_file import IndexContent
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
-from delf_tf.retrieval.vectors.whitening import Whitening
+from delf_tf.retrieval.vectors.whitening import same_whitening
 from delf_tf.tensor_file import Tensor
 
 # Beyond this many vectors a coarse cell, k-means gains nothing.
@@ -106,7 +106,7 @@ class FaissIndex(VectorIndex):
         """See VectorIndex: the cells and codes, without the images."""
         if not isinstance(other, FaissIndex) or other._codes is None:
             return False
-        if other.factory != self.factory or not _same(self.whitening, other.whitening):
+        if other.factory != self.factory or not same_whitening(self.whitening, other.whitening):
             return False
         self._codes = faiss.clone_index(other._codes)
         self._codes.reset()
@@ -234,12 +234,6 @@ class FaissIndex(VectorIndex):
             num_images=len(self),
             path=content.path,
         )
-
-
-def _same(one: Whitening | None, other: Whitening | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return np.array_equal(one.projection, other.projection) and np.array_equal(one.mean, other.mean)
 
 
 def default_factory(num_images: int, dim: int) -> str:

@@ -12,21 +12,9 @@ from delf_tf.artifacts import StrPath
 from delf_tf.checks import invalid, require
 from delf_tf.progress import Progress
 from delf_tf.retrieval.index_file import map_index
-from delf_tf.retrieval.rankings import cut, without_self
 from delf_tf.retrieval.vectors.topk import search_blocks
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
 from delf_tf.types import GlobalDescriptors, Ranking
-
-__all__ = [
-    "INDEX_KINDS",
-    "ExactIndex",
-    "build_index",
-    "create_index",
-    "cut",
-    "load_index",
-    "search_all",
-    "without_self",
-]
 
 
 class ExactIndex(VectorIndex):

@@ -10,7 +10,7 @@ import numpy as np
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, invalid, require
-from delf_tf.retrieval.index_file import IndexContent, map_index, write_index
+from delf_tf.retrieval.index_file import IndexContent, write_index
 from delf_tf.retrieval.rankings import Selves, cut, num_selves, without_self
 from delf_tf.retrieval.vectors.table import DTYPES, VectorTable
 from delf_tf.retrieval.vectors.whitening import Whitening
@@ -41,7 +41,7 @@ class VectorIndex:
           dtype: how vectors are stored, "float32" or "float16".
           whitening: applied to everything added and to every query, or None.
           already_whitened: the descriptors' model whitens; a second whitening is refused.
-          fingerprint: of what made the descriptors; kept in the file and compared by `load`.
+          fingerprint: of what made the descriptors; kept in the file and compared when it is read.
 
         Raises:
           InputError: a whitening for descriptors that are whitened already.
@@ -152,8 +152,7 @@ class VectorIndex:
           queries: Q descriptors of the index's width; Q may be 0.
           k: results a query, at most the number of images.
           exclude_self: leave out the image whose id is the query's, or those that are named by
-            query id; rows that then have too few
-            images end in -1.
+            query id; rows that then have too few images end in -1.
           whitened: the queries come from `whiten`, or were made of what it gave.
 
         Raises:
@@ -206,26 +205,10 @@ class VectorIndex:
         return False
 
     @classmethod
-    def load(
-        cls: type[Self], path: StrPath, *, fingerprint: str | None = None, check: bool = True
-    ) -> Self:
-        """Reads an index; vectors stay in the file and are mapped.
-
-        Args:
-          path: the file.
-          fingerprint: of the features that will be searched with; None accepts any.
-          check: read the whole file once against its checksums.
-
-        Raises:
-          InputError: no such file, damaged, cut short, of another kind or fingerprint.
-        """
-        return cls.from_content(map_index(path, cls.kind, check=check), fingerprint=fingerprint)
-
-    @classmethod
     def from_content(
         cls: type[Self], content: IndexContent, *, fingerprint: str | None = None
     ) -> Self:
-        """Makes an index of an open file; see `load`."""
+        """Makes an index of an open file; see `index.load_index`."""
         require(
             fingerprint is None or content.fingerprint == fingerprint,
             "The index must be made of the features that it is searched with.",

@@ -5,7 +5,6 @@ Each is deterministic: sums run in a fixed order, so equal input gives equal sco
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -13,15 +12,9 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
+from delf_tf.matching.kernels.compilation import entry
+
 Lists = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def entry(function: Callable[..., Any]) -> Any:
-    """Compiles a function that Python calls; cached on disk if any cache folder can be written."""
-    try:
-        return numba.njit(function, nogil=True, cache=True)
-    except RuntimeError:  # Numba found no folder to write to: compile anew in each process.
-        return numba.njit(function, nogil=True)
 
 
 def _count_bits(_context: Any, _value: Any) -> Any:

@@ -13,7 +13,7 @@ from delf_tf.retrieval.second_stage.pair_probability import (
     fit_pair_probability,
     scene_pairs,
 )
-from delf_tf.retrieval.second_stage.rerank import make_head, reorder
+from delf_tf.retrieval.second_stage.scores import Scoring, sort_heads
 from delf_tf.retrieval.second_stage.verification_files import VerifiedHead
 from delf_tf.types import Ranking, Verification
 
@@ -41,14 +41,12 @@ def test_inliers_that_chance_gives_move_nothing():
         ("fitted", PairProbability(10, 2)),
         ("eager", PairProbability(10, 2, 0, 0, 0)),
     ):
-        made = make_head(head, ranking.scores[0], 0, model)
-        orders[name] = reorder(ranking, [np.arange(4)], [made], "probability", 0.1).indices.tolist()
+        values = Scoring("probability", probability=model)(head, ranking.scores[0])
+        orders[name] = sort_heads(ranking, [np.arange(4)], [values]).indices.tolist()
     assert orders["fitted"] == [[3, 0, 1, 2]]
     assert orders["eager"] == [[3, 1, 2, 0]]
     with pytest.raises(InputError, match="fitted PairProbability"):
-        reorder(
-            ranking, [np.arange(4)], [make_head(head, ranking.scores[0], 0)], "probability", 0.1
-        )
+        Scoring("probability")
 
 
 def test_a_fit_finds_the_weights_that_made_the_labels():

@@ -7,7 +7,8 @@ import pytest
 
 from delf_tf import matching
 from delf_tf.checks import InputError
-from delf_tf.retrieval.second_stage.rerank import SCORES, rerank
+from delf_tf.retrieval.second_stage.rerank import rerank
+from delf_tf.retrieval.second_stage.scores import SCORES
 from delf_tf.types import LocalFeatures, Ranking, Verification
 
 # Image d<i> has features whose verification against any query gives COUNTS[i] inliers.
@@ -118,7 +119,7 @@ def test_combined_scores_mix_in_the_first_stage(counted):
 
 
 def test_a_new_score_is_a_row(counted, monkeypatch):
-    monkeypatch.setitem(SCORES, "worst", lambda head, weight: -head.num_inliers)
+    monkeypatch.setitem(SCORES, "worst", lambda how, head, first_stage: -head.num_inliers())
     ranking, _ = _rerank(_ranking(), score="worst")
     np.testing.assert_array_equal(ranking.indices, [[0, 4, 6, 7, 1, 2, 3, 5]])
 
