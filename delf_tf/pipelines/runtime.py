@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from delf_tf.extraction.settings import Projection
     from delf_tf.models.retrieval_model import RetrievalModel
 
+    AnyExtractor = Extractor | ArrayExtractor | ReleasedExtractor
+
 # Features change with this number: raise it when the same config gives other features.
 FEATURES_VERSION = "2"
 # Fields of `rerank` whose argument of `matching.verify` has another name.
@@ -123,7 +125,7 @@ class Runtime:
 
     def extractor(
         self, *, use_global: bool | None = None, use_local: bool | None = None
-    ) -> Extractor | ArrayExtractor | ReleasedExtractor:
+    ) -> AnyExtractor:
         """Returns what extracts features, the same for the same arguments.
 
         Args:
@@ -183,9 +185,7 @@ class Runtime:
         """Returns the fingerprint of the stores that this experiment's features are kept in."""
         return self.fingerprint(*_contents([self.local_pca]))
 
-    def _create_extractor(
-        self, use_global: bool, use_local: bool
-    ) -> Extractor | ArrayExtractor | ReleasedExtractor:
+    def _create_extractor(self, use_global: bool, use_local: bool) -> AnyExtractor:
         settings = self.message.extraction
         options = {
             "image_scales": settings.image_scales or (1.0,),
