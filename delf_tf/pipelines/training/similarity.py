@@ -38,7 +38,7 @@ def train_similarity(
       store: local features.
       labels: place by image.
       output_dir: of the run: checkpoints, metrics, weights.
-      strategy: see `pipelines.train.train`.
+      strategy: see `train.train`.
 
     Returns:
       The path of the weights (.npz), for rerank.learned.weights.
