@@ -16,59 +16,34 @@ import tensorflow as tf
 from delf_tf.checks import require, require_choice
 from delf_tf.extraction.precision import BFLOAT16, FLOAT32
 from delf_tf.models import registry
-from delf_tf.models.layers import ConvNorm, pad_symmetric, register
+from delf_tf.models.layers import ConvNorm, pad_symmetric
 from delf_tf.models.masking import masked
 from delf_tf.models.retrieval_model import RetrievalModel
-from delf_tf.models.variables import variables_by_path
+from delf_tf.models.variables import held_layers, variables_by_path
 
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
-@register
-class FoldedConvNorm(tf.keras.layers.Layer):
-    """What a ConvNorm computes at inference, as one convolution with bias.
-
-    Args:
-      filters: output channels; 0 means depthwise.
-      kernel_size: side of the square kernel, odd.
-      stride: step in both axes.
-      padding: "symmetric" or "same", see ConvNorm.
-      activation: "relu", "relu6" or None.
-
-    Input shape: [B, H, W, C]. Output shape: [B, H', W', filters].
-    """
-
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int = 1,
-        stride: int = 1,
-        padding: str = "symmetric",
-        activation: str | None = None,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        self._arguments = (filters, kernel_size, stride, padding, activation)
+class FoldedConvNorm(ConvNorm):
+    """What a ConvNorm of the same arguments computes at inference, as one convolution with bias."""
 
     def build(self, input_shape: Any) -> None:
         """Makes `kernel` and `bias`."""
-        filters, kernel_size = self._arguments[:2]
         channels = int(input_shape[-1])
-        last = (channels, filters) if filters else (channels, 1)
-        self.kernel = self.add_weight(
-            name="kernel", shape=(kernel_size, kernel_size, *last), initializer="zeros"
+        last = (channels, self.filters) if self.filters else (channels, 1)
+        size = self.kernel_size
+        self.kernel = self.add_weight(name="kernel", shape=(size, size, *last), initializer="zeros")
+        self.bias = self.add_weight(
+            name="bias", shape=(self.filters or channels,), initializer="zeros"
         )
-        self.bias = self.add_weight(name="bias", shape=(filters or channels,), initializer="zeros")
-        super().build(input_shape)
+        self.built = True
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See ConvNorm; `training` changes nothing."""
         del training
-        filters, kernel_size, stride, padding, activation = self._arguments
-        # At stride 1 both paddings are the same, and the fused one is faster.
-        margin = kernel_size // 2 if padding == "symmetric" and stride > 1 else 0
+        stride, margin = self.stride, self.margin
         kernel, bias = (tf.cast(one, x.dtype) for one in (self.kernel, self.bias))
-        if not filters:
+        if not self.filters:
             # TensorFlow aborts on explicit padding of a depthwise convolution fused with its bias.
             x = pad_symmetric(x, margin) if margin else x
             pad = "VALID" if margin else "SAME"
@@ -76,15 +51,7 @@ class FoldedConvNorm(tf.keras.layers.Layer):
         else:
             pad = [[0, 0], [margin] * 2, [margin] * 2, [0, 0]] if margin else "SAME"
             x = tf.nn.conv2d(x, kernel, stride, pad)
-        x = tf.nn.bias_add(x, bias)
-        if activation is not None:
-            x = tf.nn.relu6(x) if activation == "relu6" else tf.nn.relu(x)
-        return masked(x)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        names = ("filters", "kernel_size", "stride", "padding", "activation")
-        return {**super().get_config(), **dict(zip(names, self._arguments))}
+        return masked(self.activate(tf.nn.bias_add(x, bias)))
 
 
 def inference_copy(model: RetrievalModel, precision: str = FLOAT32) -> RetrievalModel:
@@ -165,7 +132,7 @@ def _policy(name: str) -> Iterator[None]:
 
 def _take_convolutions(model: RetrievalModel, donor: RetrievalModel) -> None:
     """Replaces the parts of `model` that hold convolutions by those of `donor`."""
-    for name, layer in list(_children(donor)):
+    for name, layer in list(held_layers(donor)):
         if _holds_convolutions(layer):
             _keep_ends(getattr(model, name), layer)
             _replace(model, name, layer)
@@ -178,7 +145,7 @@ def _keep_ends(kept: tf.keras.layers.Layer, layer: tf.keras.layers.Layer) -> Non
     the stem loses of the pixels, no later layer finds again: kept in float32 it saves two thirds of
     what MobileNetV2 loses in mAP.
     """
-    for name, child in list(_children(layer)):
+    for name, child in list(held_layers(layer)):
         if name == "stem" or (isinstance(child, tf.keras.layers.Conv2D) and child.filters == 1):
             _replace(layer, name, getattr(kept, name))
         elif _holds_convolutions(child):
@@ -188,28 +155,26 @@ def _keep_ends(kept: tf.keras.layers.Layer, layer: tf.keras.layers.Layer) -> Non
 def _holds_convolutions(layer: tf.keras.layers.Layer) -> bool:
     if isinstance(layer, (tf.keras.layers.Conv2D, ConvNorm)):
         return True
-    return any(_holds_convolutions(child) for _, child in _children(layer))
+    return any(_holds_convolutions(child) for _, child in held_layers(layer))
 
 
 def _fold_layers(layer: tf.keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, float]]:
     """Replaces every ConvNorm below `layer`; yields its path and epsilon."""
-    for name, child in list(_children(layer)):
+    for name, child in list(held_layers(layer)):
         path = f"{prefix}{name}"
         if isinstance(child, ConvNorm):
-            config = child.get_config()
-            names = ("filters", "kernel_size", "stride", "padding", "activation")
-            chosen = {key: config[key] for key in names}
-            _replace(layer, name, FoldedConvNorm(**chosen, dtype=child.compute_dtype))
-            yield path, config["epsilon"]
+            folded = FoldedConvNorm(
+                child.filters,
+                child.kernel_size,
+                child.stride,
+                child.padding,
+                activation=child.activation,
+                dtype=child.compute_dtype,
+            )
+            _replace(layer, name, folded)
+            yield path, child.epsilon
         else:
             yield from _fold_layers(child, f"{path}.")
-
-
-def _children(layer: Any) -> Iterator[tuple[str, tf.keras.layers.Layer]]:
-    """Yields the layers that are public attributes, by name."""
-    for name, value in vars(layer).items():
-        if isinstance(value, tf.keras.layers.Layer) and not name.startswith("_"):
-            yield name, value
 
 
 def _replace(parent: Any, name: str, layer: tf.keras.layers.Layer) -> None:

@@ -49,10 +49,6 @@ class Expansion(tf.keras.layers.Layer):
         """See the class."""
         return tf.nn.relu(self.project(x))
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "channels": self.channels}
-
 
 @register
 class Compact(RetrievalModel):

@@ -44,10 +44,6 @@ class Attention(tf.keras.layers.Layer):
         logits = self.score(self.hidden(x, training=training))
         return tf.nn.softplus(tf.cast(logits[..., 0], tf.float32))
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "hidden_dim": self.hidden_dim}
-
 
 def attention_pool(features: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
     """Returns the mean over cells of L2-normalised features times their scores.

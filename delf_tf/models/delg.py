@@ -41,14 +41,6 @@ class Autoencoder(tf.keras.layers.Layer):
         reduced = self.encoder(x)
         return reduced, tf.nn.relu(self.decoder(reduced))
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "reduced_dim": self.reduced_dim,
-            "expanded_dim": self.expanded_dim,
-        }
-
 
 @register
 class Delg(Delf):

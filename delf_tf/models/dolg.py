@@ -64,14 +64,6 @@ class MultiAtrous(tf.keras.layers.Layer):
         branches[0] = tf.cast(branches[0], branches[1].dtype)
         return tf.nn.relu(self.merge(tf.concat(branches, axis=-1)))
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "branch_dim": self.branch_dim,
-            "channels": self.channels,
-        }
-
 
 @register
 class SelfAttention(tf.keras.layers.Layer):
@@ -108,10 +100,6 @@ class SelfAttention(tf.keras.layers.Layer):
         logits = self.score(tf.nn.relu(x))[..., 0]
         attention = tf.nn.softplus(tf.cast(logits, tf.float32))
         return features * attention[..., tf.newaxis], attention
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "channels": self.channels, "weighted": self.weighted}
 
 
 @register

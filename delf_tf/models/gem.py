@@ -170,10 +170,6 @@ class RegionalMaxima(tf.keras.layers.Layer):
             centres.append(tf.cast(middles, tf.float32) / tf.cast(2 * size, tf.float32))
         return tf.concat(maxima, axis=1), tf.concat(centres, axis=0)
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "num_scales": self.num_scales}
-
 
 def regions(size: tf.Tensor, num_scales: int) -> list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
     """Returns for each scale the first rows, the first columns and the side of its regions.

@@ -68,10 +68,6 @@ class Preprocessing(tf.keras.layers.Layer):
             "std": [float(str(value)) for value in self._std],
         }
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), **self.options()}
-
 
 @register
 class ConvNorm(tf.keras.layers.Layer):
@@ -105,10 +101,11 @@ class ConvNorm(tf.keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self._arguments = (filters, kernel_size, stride, padding)
-        self._normalization = (use_bias, epsilon, momentum, activation)
+        self.filters, self.kernel_size, self.stride = filters, kernel_size, stride
+        self.padding, self.activation = padding, activation
+        self.use_bias, self.epsilon, self.momentum = use_bias, epsilon, momentum
         # At stride 1 both paddings are the same, and the fused one is faster.
-        self._pad = kernel_size // 2 if padding == "symmetric" and stride > 1 else 0
+        self.margin = kernel_size // 2 if padding == "symmetric" and stride > 1 else 0
         # Made when the layer is built: an inference copy replaces it before, and layers of Keras
         # take long to make.
         self.conv: tf.keras.layers.Layer | None = None
@@ -116,46 +113,36 @@ class ConvNorm(tf.keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Makes the two layers and the variables."""
-        filters, kernel_size, stride, _ = self._arguments
-        use_bias, epsilon, momentum, _ = self._normalization
         shared = {
-            "kernel_size": kernel_size,
-            "strides": stride,
-            "padding": "valid" if self._pad else "same",
-            "use_bias": use_bias,
+            "kernel_size": self.kernel_size,
+            "strides": self.stride,
+            "padding": "valid" if self.margin else "same",
+            "use_bias": self.use_bias,
             "dtype": self.dtype_policy,
         }
         # Values are drawn by variable path after construction (variables.py).
-        if filters:
-            self.conv = tf.keras.layers.Conv2D(filters, kernel_initializer="zeros", **shared)
+        if self.filters:
+            self.conv = tf.keras.layers.Conv2D(self.filters, kernel_initializer="zeros", **shared)
         else:
             self.conv = tf.keras.layers.DepthwiseConv2D(depthwise_initializer="zeros", **shared)
         self.norm = tf.keras.layers.BatchNormalization(
-            epsilon=epsilon, momentum=momentum, dtype=self.dtype_policy
+            epsilon=self.epsilon, momentum=self.momentum, dtype=self.dtype_policy
         )
         channels = input_shape[-1]
-        build_maps([(self.conv, channels), (self.norm, filters or channels)])
+        build_maps([(self.conv, channels), (self.norm, self.filters or channels)])
         super().build(input_shape)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See the class."""
-        if self._pad:
-            x = pad_symmetric(x, self._pad)
-        x = self.norm(self.conv(x), training=training)
-        activation = self._normalization[-1]
-        if activation is None:
-            return x
-        return tf.nn.relu6(x) if activation == "relu6" else tf.nn.relu(x)
+        if self.margin:
+            x = pad_symmetric(x, self.margin)
+        return self.activate(self.norm(self.conv(x), training=training))
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        names = ("filters", "kernel_size", "stride", "padding")
-        more = ("use_bias", "epsilon", "momentum", "activation")
-        return {
-            **super().get_config(),
-            **dict(zip(names, self._arguments)),
-            **dict(zip(more, self._normalization)),
-        }
+    def activate(self, x: tf.Tensor) -> tf.Tensor:
+        """Applies the activation, if there is one."""
+        if self.activation is None:
+            return x
+        return tf.nn.relu6(x) if self.activation == "relu6" else tf.nn.relu(x)
 
 
 def build_maps(layers: Iterable[tuple[tf.keras.layers.Layer, int]]) -> None:
@@ -250,14 +237,6 @@ class GeneralizedMean(tf.keras.layers.Layer):
         weights = tf.cast(weights, tf.float32)[..., tf.newaxis]
         total = tf.maximum(spatial_mean(weights), 1e-12)
         return tf.pow(spatial_mean(raised * weights) / total, 1.0 / power)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "power": self.initial_power,
-            "learnable": self.learnable,
-        }
 
 
 @register

@@ -103,15 +103,6 @@ class LocalFeatureIntegration(tf.keras.layers.Layer):
         attention = tf.nn.softmax(tf.cast(logits, tf.float32), axis=1) + _MIN_ATTENTION
         return attention / tf.reduce_sum(attention, axis=2, keepdims=True)
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "num_superfeatures": self.num_superfeatures,
-            "superfeature_dim": self.superfeature_dim,
-            "num_iterations": self.num_iterations,
-        }
-
 
 @register
 class SuperFeatures(RetrievalModel):

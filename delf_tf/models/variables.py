@@ -95,6 +95,11 @@ def _children(layer: Any) -> Iterator[tuple[str, tf.keras.layers.Layer]]:
         for index, child in enumerate(weighted):
             yield _graph_name(child, index), child
         return
+    yield from held_layers(layer)
+
+
+def held_layers(layer: Any) -> Iterator[tuple[str, tf.keras.layers.Layer]]:
+    """Yields the layers that are public attributes of `layer`, by name."""
     for name, value in vars(layer).items():
         if isinstance(value, tf.keras.layers.Layer) and not name.startswith("_"):
             yield name, value

@@ -73,10 +73,6 @@ class TransformerBlock(tf.keras.layers.Layer):
         tokens += self.scale2 * tf.cast(self.shrink(hidden), tf.float32)
         return tokens, tf.reduce_mean(attention[:, :, 0], axis=1)
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "dim": self.dim}
-
 
 @register
 class VisionTransformer(tf.keras.layers.Layer):
@@ -109,12 +105,8 @@ class VisionTransformer(tf.keras.layers.Layer):
         require(dim > 0 and dim % _HEAD_DIM == 0, must, dim=dim)
         require(depth >= 1, "depth must be at least 1.", depth=depth)
         require(table_side >= 1, "table_side must be at least 1.", table_side=table_side)
-        self._arguments = {
-            "dim": dim,
-            "depth": depth,
-            "num_registers": num_registers,
-            "table_side": table_side,
-        }
+        self._dim, self._depth = dim, depth
+        self._num_registers, self._table_side = num_registers, table_side
         # "stem" stays in float32 where the rest is bfloat16: extraction/folding.py.
         self.stem = tf.keras.layers.Conv2D(
             dim, PATCH_PX, strides=PATCH_PX, kernel_initializer="zeros"
@@ -125,14 +117,14 @@ class VisionTransformer(tf.keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Makes the variables."""
-        dim = self._arguments["dim"]
+        dim = self._dim
         build_maps([(self.stem, 3)])
         for layer in (*self._blocks(), self.norm):
             layer.build((None, None, dim))
         counts = {
             "class_token": 1,
-            "registers": self._arguments["num_registers"],
-            "positions": 1 + self._arguments["table_side"] ** 2,
+            "registers": self._num_registers,
+            "positions": 1 + self._table_side**2,
         }
         for name, count in counts.items():
             if count:
@@ -141,12 +133,12 @@ class VisionTransformer(tf.keras.layers.Layer):
         super().build(input_shape)
 
     def _blocks(self) -> list[TransformerBlock]:
-        return [getattr(self, f"block{index}") for index in range(self._arguments["depth"])]
+        return [getattr(self, f"block{index}") for index in range(self._depth)]
 
     def channels(self, level: str) -> int:
         """Returns the width of the tokens."""
         del level
-        return self._arguments["dim"]
+        return self._dim
 
     def grid(self, level: str, size: int) -> CellGrid:
         """Returns where the patches lie along an axis of `size` pixels, a multiple of 14."""
@@ -160,18 +152,18 @@ class VisionTransformer(tf.keras.layers.Layer):
         del training, last
         patches = tf.cast(self.stem(x), tf.float32)
         shape = tf.shape(patches)
-        batch, dim = shape[0], self._arguments["dim"]
+        batch, dim = shape[0], self._dim
         positions = self._positions(shape[1:3])
         first = tf.convert_to_tensor(self.class_token) + self.positions[:1]
         heads = [tf.tile(first[tf.newaxis], [batch, 1, 1])]
-        if self._arguments["num_registers"]:
+        if self._num_registers:
             heads.append(tf.tile(tf.convert_to_tensor(self.registers)[tf.newaxis], [batch, 1, 1]))
         tokens = tf.concat([*heads, tf.reshape(patches + positions, [batch, -1, dim])], axis=1)
         attention = tf.zeros([])
         for block in self._blocks():
             tokens, attention = block(tokens)
         tokens = self.norm(tokens)
-        before = 1 + self._arguments["num_registers"]
+        before = 1 + self._num_registers
         even = tf.cast(tf.shape(tokens)[1], tf.float32)
         return {
             "class": tokens[:, 0],
@@ -181,17 +173,13 @@ class VisionTransformer(tf.keras.layers.Layer):
 
     def _positions(self, cells: tf.Tensor) -> tf.Tensor:
         """Returns the positions [h, w, D] of a map of `cells` = (h, w)."""
-        side, dim = self._arguments["table_side"], self._arguments["dim"]
+        side, dim = self._table_side, self._dim
         table = tf.reshape(self.positions[1:], [side, side, dim])
-        with_registers = self._arguments["num_registers"] > 0
+        with_registers = self._num_registers > 0
         rows, columns = (_bicubic(cells[axis], side, with_registers) for axis in (0, 1))
         resized = tf.einsum("hi,ijd,wj->hwd", rows, table, columns)
         is_table = tf.reduce_all(cells == side)
         return tf.cond(is_table, lambda: table, lambda: resized)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), **self._arguments}
 
 
 @register

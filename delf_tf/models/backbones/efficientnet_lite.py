@@ -76,12 +76,3 @@ class EfficientNetLite(InvertedResiduals):
         )
         super().__init__(chain, last, **kwargs)
         self.variant, self.width_multiplier = variant, float(width_multiplier)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "variant": self.variant,
-            "width_multiplier": self.width_multiplier,
-            "last": self.last,
-        }

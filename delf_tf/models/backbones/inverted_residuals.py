@@ -82,17 +82,7 @@ class InvertedResidual(tf.keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self._arguments = {
-            "expanded": expanded,
-            "channels": channels,
-            "kernel_size": kernel_size,
-            "stride": stride,
-            "residual": residual,
-            "padding": padding,
-            "epsilon": epsilon,
-            "momentum": momentum,
-        }
-        self.residual = residual
+        self._expanded, self._residual = expanded, residual
         norm = {"epsilon": epsilon, "momentum": momentum}
         self.expand = ConvNorm(expanded, activation="relu6", **norm) if expanded else None
         self.depthwise = ConvNorm(0, kernel_size, stride, padding, activation="relu6", **norm)
@@ -102,7 +92,7 @@ class InvertedResidual(tf.keras.layers.Layer):
         """Makes the variables."""
         if self.expand is not None:
             build_maps([(self.expand, input_shape[-1])])
-        between = self._arguments["expanded"] or input_shape[-1]
+        between = self._expanded or input_shape[-1]
         build_maps([(self.depthwise, between), (self.project, between)])
         super().build(input_shape)
 
@@ -110,15 +100,11 @@ class InvertedResidual(tf.keras.layers.Layer):
         """See the class."""
         expanded = self.expanded(x, training)
         out = self.project(self.depthwise(expanded, training=training), training=training)
-        return (x + out if self.residual else out), expanded
+        return (x + out if self._residual else out), expanded
 
     def expanded(self, x: tf.Tensor, training: bool) -> tf.Tensor:
         """Returns the second output of `call` alone."""
         return x if self.expand is None else self.expand(x, training=training)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), **self._arguments}
 
 
 class InvertedResiduals(tf.keras.layers.Layer):

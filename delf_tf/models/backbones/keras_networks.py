@@ -108,10 +108,6 @@ class KerasNetwork(tf.keras.layers.Layer):
         maps = maps if isinstance(maps, (list, tuple)) else [maps]
         return dict(zip(self.levels, maps))
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "network_name": self.network_name, "last": self.last}
-
 
 def find_levels(network: tf.keras.Model) -> dict[str, Any]:
     """Returns the last map of every stride that is a power of two, {"stride4": tensor, ...}.

@@ -58,11 +58,3 @@ class MobileNetV2(InvertedResiduals):
         )
         super().__init__(chain, last, **kwargs)
         self.width_multiplier = float(width_multiplier)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "width_multiplier": self.width_multiplier,
-            "last": self.last,
-        }

@@ -80,7 +80,7 @@ class Bottleneck(tf.keras.layers.Layer):
         self, width: int, channels: int, stride: int, form: str, project: bool, **kwargs: Any
     ):
         super().__init__(**kwargs)
-        self._arguments = (width, channels, stride, form, project)
+        self._width = width
         traits = FORMS[form]
         first, second = (stride, 1) if traits.strided == 1 else (1, stride)
         norm = {
@@ -95,7 +95,7 @@ class Bottleneck(tf.keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Makes the variables."""
-        width = self._arguments[0]
+        width = self._width
         build_maps([(self.conv1, input_shape[-1]), (self.conv2, width), (self.conv3, width)])
         if self.shortcut is not None:
             build_maps([(self.shortcut, input_shape[-1])])
@@ -109,11 +109,6 @@ class Bottleneck(tf.keras.layers.Layer):
         if self.shortcut is not None:
             x = self.shortcut(x, training=training)
         return tf.nn.relu(x + branch)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        names = ("width", "channels", "stride", "form", "project")
-        return {**super().get_config(), **dict(zip(names, self._arguments))}
 
 
 @register
@@ -227,13 +222,3 @@ class ResNet(tf.keras.layers.Layer):
             if level == last:
                 break
         return maps
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "depth": self.depth,
-            "form": self.form,
-            "width_multiplier": self.width_multiplier,
-            "last": self.last,
-        }

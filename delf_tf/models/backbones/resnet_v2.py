@@ -31,7 +31,7 @@ class FoldedConv(tf.keras.layers.Layer):
         self, filters: int, kernel_size: int = 1, stride: int = 1, relu: bool = False, **kwargs: Any
     ):
         super().__init__(**kwargs)
-        self._arguments = (filters, kernel_size, stride, relu)
+        self._margin, self._relu = kernel_size // 2, relu
         self.conv = tf.keras.layers.Conv2D(
             filters, kernel_size, stride, padding="valid", kernel_initializer="zeros"
         )
@@ -43,16 +43,10 @@ class FoldedConv(tf.keras.layers.Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """See the class."""
-        _, kernel_size, _, relu = self._arguments
-        if kernel_size > 1:
-            x = pad_symmetric(x, kernel_size // 2)
+        if self._margin:
+            x = pad_symmetric(x, self._margin)
         x = self.conv(x)
-        return tf.nn.relu(x) if relu else x
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        names = ("filters", "kernel_size", "stride", "relu")
-        return {**super().get_config(), **dict(zip(names, self._arguments))}
+        return tf.nn.relu(x) if self._relu else x
 
 
 @register
@@ -71,7 +65,7 @@ class PreactivationUnit(tf.keras.layers.Layer):
 
     def __init__(self, width: int, stride: int, project: bool, **kwargs: Any):
         super().__init__(**kwargs)
-        self._arguments = (width, stride, project)
+        self._width, self._step = width, stride
         self.conv1 = FoldedConv(width, relu=True)
         self.conv2 = FoldedConv(width, 3, stride, relu=True)
         self.conv3 = FoldedConv(4 * width)
@@ -79,7 +73,7 @@ class PreactivationUnit(tf.keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Makes `gamma` and `beta` [C] of the pre-activation, and the layers' variables."""
-        channels, width = input_shape[-1], self._arguments[0]
+        channels, width = input_shape[-1], self._width
         self.gamma = self.add_weight(name="gamma", shape=(channels,), initializer="ones")
         self.beta = self.add_weight(name="beta", shape=(channels,), initializer="zeros")
         build_maps([(self.conv1, channels), (self.conv2, width), (self.conv3, width)])
@@ -89,18 +83,10 @@ class PreactivationUnit(tf.keras.layers.Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """See the class."""
-        stride = self._arguments[1]
         active = tf.nn.relu(x * tf.cast(self.gamma, x.dtype) + tf.cast(self.beta, x.dtype))
         shortcut = x if self.shortcut is None else self.shortcut(active)
         branch = self.conv3(self.conv2(self.conv1(active)))
-        return shortcut[:, ::stride, ::stride] + branch
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            **dict(zip(("width", "stride", "project"), self._arguments)),
-        }
+        return shortcut[:, :: self._step, :: self._step] + branch
 
 
 @register

@@ -105,11 +105,6 @@ class _Classifier(tf.keras.layers.Layer):
         classes, targets = sample_classes(labels, self.num_classes, self.num_sampled, seed)
         return self._training_logits(embeddings, classes, targets), targets
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        own = {"num_classes": self.num_classes, "num_sampled": self.num_sampled}
-        return {**super().get_config(), **own}
-
     def _chosen(self, weight: tf.Variable, classes: tf.Tensor | None) -> tf.Tensor:
         # Gathered before any arithmetic, so that the gradient is sparse.
         return tf.convert_to_tensor(weight) if classes is None else tf.gather(weight, classes)
@@ -154,10 +149,6 @@ class _CosineClassifier(_Classifier):
         super().__init__(num_classes, **kwargs)
         losses.require_margin(margin, scale)
         self.margin, self.scale = float(margin), float(scale)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "margin": self.margin, "scale": self.scale}
 
     def _cosines(self, embeddings: tf.Tensor, classes: tf.Tensor | None) -> tf.Tensor:
         centres = tf.math.l2_normalize(self._chosen(self.class_centres, classes), axis=1)

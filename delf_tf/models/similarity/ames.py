@@ -70,10 +70,6 @@ class AmesBlock(tf.keras.layers.Layer):
         changed = self.shrink(tf.nn.relu(self.hidden(tokens)))
         return self.shrink_norm(tokens + tf.cast(changed, tf.float32))
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), **self._arguments}
-
 
 @register
 class Ames(tf.keras.layers.Layer):
@@ -168,10 +164,6 @@ class Ames(tf.keras.layers.Layer):
     def logit(self, similarity: tf.Tensor) -> tf.Tensor:
         """Returns the similarities, which are logits."""
         return similarity
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), **self._arguments}
 
     @property
     def options(self) -> dict[str, Any]:

@@ -118,10 +118,6 @@ class Elvis(tf.keras.layers.Layer):
         hidden = tf.nn.gelu(self.logit_hidden(similarity[:, tf.newaxis]), approximate=False)
         return tf.cast(self.logit_out(hidden), tf.float32)[:, 0]
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), **self._arguments}
-
     @property
     def options(self) -> dict[str, Any]:
         """What a weights file says of the network."""
