@@ -10,7 +10,7 @@ import tensorflow as tf
 from delf_tf.checks import require
 from delf_tf.extraction.extractor import Extractor
 from delf_tf.extraction.levels import pyramid_level
-from delf_tf.models.backbones.create import pads_with_zeros
+from delf_tf.models.backbones.backbone import Backbone
 from delf_tf.models.masking import cells, valid_area
 from delf_tf.models.retrieval_model import RetrievalModel
 
@@ -57,7 +57,8 @@ class BatchExtractor(tf.Module):
         maskable = isinstance(model, RetrievalModel) and model.maskable
         require(
             maskable
-            and pads_with_zeros(model.backbone)
+            and isinstance(model.backbone, Backbone)
+            and model.backbone.pads_with_zeros
             and model.local_output == "local"
             and model.local_stride == 16,
             "Batches must be of a network that pads symmetrically with zeros: a torchvision-form "

@@ -11,9 +11,7 @@ import tensorflow as tf
 from delf_tf import artifacts
 from delf_tf.checks import InputError
 from delf_tf.models import layers
-from delf_tf.models.backbones.efficientnet_lite import EfficientNetLite
-from delf_tf.models.backbones.inverted_residuals import InvertedResidual
-from delf_tf.models.backbones.mobilenet import MobileNetV2
+from delf_tf.models.backbones.inverted_residuals import InvertedResidual, InvertedResiduals
 from delf_tf.models.backbones.resnet import Bottleneck, ResNet
 from delf_tf.models.backbones.resnet_v2 import FoldedConv, PreactivationUnit
 from delf_tf.models.backbones.xfeat import ReliabilityHead
@@ -40,8 +38,8 @@ LAYERS = [
     (lambda: ResNet(50, width_multiplier=0.125, last="stride16"), 3),
     (lambda: InvertedResidual(12, 8, 3, 1, residual=True), 8),
     (lambda: InvertedResidual(0, 8, 5, 2, residual=False, padding="same"), 8),
-    (lambda: MobileNetV2(0.125), 3),
-    (lambda: EfficientNetLite(0, 0.125), 3),
+    (lambda: InvertedResiduals("mobilenet_v2", 0.125), 3),
+    (lambda: InvertedResiduals("efficientnet_lite0", 0.125), 3),
     (ReliabilityHead, 64),
     (lambda: FoldedConv(4, 3, 2, relu=True), 5),
     (lambda: PreactivationUnit(4, 1, project=True), 5),

@@ -1,8 +1,4 @@
-"""The table of backbones: name -> function that makes a layer which gives named maps.
-
-A backbone is a layer with `levels`, `channels(level)`, `grid(level, size)` and
-`call(x, training, last) -> {level: map}`; "stride16" is the map whose cells are 16 pixels apart.
-"""
+"""The table of backbones: name -> function that makes it and knows its usual preprocessing."""
 
 from __future__ import annotations
 
@@ -11,12 +7,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import tensorflow as tf
-
 from delf_tf.checks import invalid, require, require_choice
-from delf_tf.models.backbones.efficientnet_lite import EfficientNetLite
+from delf_tf.models.backbones.backbone import Backbone
+from delf_tf.models.backbones.chains import CHAINS
+from delf_tf.models.backbones.inverted_residuals import InvertedResiduals
 from delf_tf.models.backbones.keras_networks import KerasNetwork, published_preprocessing
-from delf_tf.models.backbones.mobilenet import MobileNetV2
 from delf_tf.models.backbones.resnet import FORMS, ResNet
 from delf_tf.models.backbones.resnet_v2 import ResNetV2
 from delf_tf.models.layers import IMAGENET_RGB
@@ -44,60 +39,38 @@ def _resnet(
     backbone_form: str = "torchvision",
     width_multiplier: float = 1.0,
     last: str = "stride32",
-) -> tuple[tf.keras.layers.Layer, dict[str, Any]]:
+) -> tuple[Backbone, dict[str, Any]]:
     require_choice("backbone_form", backbone_form, FORMS)
     backbone = ResNet(depth, backbone_form, width_multiplier, last)
     return backbone, PREPROCESSING_OF_FORM[backbone_form]
 
 
-def _keras_network(
-    network: str, last: str = "stride32"
-) -> tuple[tf.keras.layers.Layer, dict[str, Any]]:
+def _keras_network(network: str, last: str = "stride32") -> tuple[Backbone, dict[str, Any]]:
     backbone = KerasNetwork(network, last)
     return backbone, published_preprocessing(network)
 
 
-def _mobilenet_v2(
-    width_multiplier: float = 1.0, last: str = "stride32"
-) -> tuple[tf.keras.layers.Layer, dict[str, Any]]:
-    return MobileNetV2(width_multiplier, last), IMAGENET_RGB
+def _inverted_residuals(
+    network: str, width_multiplier: float = 1.0, last: str = "stride32"
+) -> tuple[Backbone, dict[str, Any]]:
+    preprocessing = IMAGENET_RGB if network == "mobilenet_v2" else LITE_RGB
+    return InvertedResiduals(network, width_multiplier, last), preprocessing
 
 
-def _efficientnet_lite(
-    variant: int, width_multiplier: float = 1.0, last: str = "stride32"
-) -> tuple[tf.keras.layers.Layer, dict[str, Any]]:
-    return EfficientNetLite(variant, width_multiplier, last), LITE_RGB
-
-
-def _resnet50_v2(last: str = "stride16") -> tuple[tf.keras.layers.Layer, dict[str, Any]]:
+def _resnet50_v2(last: str = "stride16") -> tuple[Backbone, dict[str, Any]]:
     require(last != "stride32", "resnet50_v2 must be used up to stride16: stage 5 is not there.")
     return ResNetV2(), INCEPTION_RGB
 
 
-BACKBONES: dict[str, Callable[..., tuple[tf.keras.layers.Layer, dict[str, Any]]]] = {
+BACKBONES: dict[str, Callable[..., tuple[Backbone, dict[str, Any]]]] = {
     "resnet14": functools.partial(_resnet, 14),
     "resnet20": functools.partial(_resnet, 20),
     "resnet50": functools.partial(_resnet, 50),
     "resnet101": functools.partial(_resnet, 101),
     "resnet152": functools.partial(_resnet, 152),
     "resnet50_v2": _resnet50_v2,
-    "mobilenet_v2": _mobilenet_v2,
-    "efficientnet_lite0": functools.partial(_efficientnet_lite, 0),
-    "efficientnet_lite1": functools.partial(_efficientnet_lite, 1),
-    "efficientnet_lite2": functools.partial(_efficientnet_lite, 2),
+    **{network: functools.partial(_inverted_residuals, network) for network in CHAINS},
 }
-
-
-def pads_with_zeros(backbone: tf.keras.layers.Layer) -> bool:
-    """Tells whether maps depend on what lies around the image as on zeros, for `masking`.
-
-    So do networks that pad every layer symmetrically and round sizes up; "same" and "valid" padding
-    depend on the size.
-    """
-    if isinstance(backbone, ResNet):
-        form = FORMS[backbone.form]
-        return form.stem_padding == form.pool_padding == "symmetric"
-    return isinstance(backbone, MobileNetV2)
 
 
 def create_backbone(
@@ -105,7 +78,7 @@ def create_backbone(
     backbone_form: str | None = None,
     width_multiplier: float | None = None,
     last: str | None = None,
-) -> tuple[tf.keras.layers.Layer, dict[str, Any]]:
+) -> tuple[Backbone, dict[str, Any]]:
     """Makes a backbone.
 
     Args:

@@ -1,53 +1,19 @@
-"""Chains of inverted residuals (Sandler et al., CVPR 2018): the block and the network."""
+"""Networks of inverted residuals (Sandler et al., CVPR 2018): the block and the backbone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
 from delf_tf.checks import require_choice
-from delf_tf.models.geometry import CellGrid, Window, cell_grid
+from delf_tf.models.backbones.backbone import Backbone
+from delf_tf.models.backbones.chains import CHAINS, Block
+from delf_tf.models.geometry import Window
 from delf_tf.models.layers import ConvNorm, build_maps, register
 
 LEVELS = ("stride2", "stride4", "stride8", "stride16", "stride32")
-
-
-class Block(NamedTuple):
-    """One inverted residual.
-
-    Attributes:
-      expansion: factor of the input's channels; 0: the block has no expansion.
-      channels: of the output.
-      kernel_size: of the depthwise convolution.
-      stride: 1 or 2.
-    """
-
-    expansion: int
-    channels: int
-    kernel_size: int
-    stride: int
-
-
-class Chain(NamedTuple):
-    """A whole network.
-
-    Attributes:
-      stem: channels of the first convolution, 3x3 of stride 2.
-      blocks: in order; four of them step.
-      head: channels of the last 1x1 convolution.
-      padding: "symmetric" or "same", see ConvNorm.
-      epsilon: of batch normalisation.
-      momentum: of batch normalisation.
-    """
-
-    stem: int
-    blocks: Sequence[Block]
-    head: int
-    padding: str
-    epsilon: float
-    momentum: float
 
 
 @register
@@ -107,22 +73,34 @@ class InvertedResidual(tf.keras.layers.Layer):
         return x if self.expand is None else self.expand(x, training=training)
 
 
-class InvertedResiduals(tf.keras.layers.Layer):
-    """A backbone of inverted residuals.
+@register
+class InvertedResiduals(Backbone):
+    """MobileNetV2 or an EfficientNet-Lite, its convolutional part.
 
     The map of a stride is the richest one there: the expansion of the block that steps on, after
     ReLU6, and at stride 32 the last 1x1 convolution.
 
     Args:
-      chain: what it is made of; a subclass serialises what it made the chain from.
+      network: a key of chains.CHAINS.
+      width_multiplier: multiplies the network's channels (then made multiples of 8).
       last: the deepest level that is made.
 
-    Input shape: [B, H, W, 3], preprocessed. Output: {"stride2": [B, H/2, W/2, C], ...}.
+    Input shape: [B, H, W, 3], preprocessed. Output of "mobilenet_v2": {"stride2":
+    [B, H/2, W/2, 96], "stride4": 144 channels, "stride8": 192, "stride16": 576, "stride32": 1280}.
     """
 
-    def __init__(self, chain: Chain, last: str, **kwargs: Any):
+    def __init__(
+        self,
+        network: str,
+        width_multiplier: float = 1.0,
+        last: str = "stride32",
+        **kwargs: Any,
+    ):
+        require_choice("network", network, CHAINS)
         require_choice("last", last, LEVELS)
         super().__init__(**kwargs)
+        chain = CHAINS[network](width_multiplier)
+        self.network, self.pads_with_zeros = network, chain.padding == "symmetric"
         self._chain, self.last = chain, last
         shared = {"epsilon": chain.epsilon, "momentum": chain.momentum}
         self.stem = ConvNorm(chain.stem, 3, 2, chain.padding, activation="relu6", **shared)
@@ -174,10 +152,6 @@ class InvertedResiduals(tf.keras.layers.Layer):
             return self._chain.head
         step = self._steps()[LEVELS.index(level)]
         return self._chain.blocks[step - 1].channels * self._chain.blocks[step].expansion
-
-    def grid(self, level: str, size: int) -> CellGrid:
-        """Returns where the cells of `level` lie along an axis of `size` pixels."""
-        return cell_grid(self.windows(level), size)
 
     def windows(self, level: str) -> list[Window]:
         """Returns the windows from the image to the map called `level`, those that step."""

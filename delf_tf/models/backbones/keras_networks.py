@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
+from delf_tf.models.backbones.backbone import Backbone
 from delf_tf.models.geometry import CellGrid, Window, window_padding
 from delf_tf.models.layers import register
 
@@ -43,7 +44,7 @@ def published_preprocessing(name: str) -> dict[str, Any]:
 
 
 @register
-class KerasNetwork(tf.keras.layers.Layer):
+class KerasNetwork(Backbone):
     """A network of tf.keras.applications without its top.
 
     The map of a stride is the last one of that stride, before the network steps on.

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from delf_tf.checks import require, require_choice
-from delf_tf.models.geometry import CellGrid, Window, cell_grid
+from delf_tf.checks import require_choice
+from delf_tf.models.backbones.backbone import Backbone, scale_channels
+from delf_tf.models.geometry import Window
 from delf_tf.models.layers import ConvNorm, build_maps, pad_symmetric, register
 
 # Blocks of the stages; of no paper are 14, which learns in minutes from random weights, and 20,
@@ -50,16 +51,6 @@ FORMS = {
     # tf.keras.applications.ResNet50/101/152.
     "keras_applications": Form(1, True, 1.001e-5, 0.99, "symmetric", "symmetric"),
 }
-
-
-def scale_channels(channels: int, width_multiplier: float) -> int:
-    """Returns the multiple of 8 nearest to `channels * width_multiplier`, at least 8.
-
-    Rounding down never takes more than a tenth (MobileNetV2's rule).
-    """
-    wanted = channels * width_multiplier
-    scaled = max(8, int(wanted + 4) // 8 * 8)
-    return scaled if scaled >= 0.9 * wanted else scaled + 8
 
 
 @register
@@ -112,7 +103,7 @@ class Bottleneck(tf.keras.layers.Layer):
 
 
 @register
-class ResNet(tf.keras.layers.Layer):
+class ResNet(Backbone):
     """The convolutional part of ResNet, giving the map at the end of every stage.
 
     Args:
@@ -137,14 +128,10 @@ class ResNet(tf.keras.layers.Layer):
         require_choice("depth", depth, DEPTHS)
         require_choice("backbone_form", form, FORMS)
         require_choice("last", last, LEVELS)
-        require(
-            0 < width_multiplier <= 4,
-            "width_multiplier must be in (0, 4].",
-            width_multiplier=width_multiplier,
-        )
         self.depth, self.form, self.last = depth, form, last
         self.width_multiplier = float(width_multiplier)
         traits = FORMS[form]
+        self.pads_with_zeros = traits.stem_padding == traits.pool_padding == "symmetric"
         self.stem = ConvNorm(
             self._scaled(64),
             kernel_size=7,
@@ -194,10 +181,6 @@ class ResNet(tf.keras.layers.Layer):
     def channels(self, level: str) -> int:
         """Returns the channels of the map called `level`."""
         return self._scaled(256 << LEVELS.index(level))
-
-    def grid(self, level: str, size: int) -> CellGrid:
-        """Returns where the cells of `level` lie along an axis of `size` pixels."""
-        return cell_grid(self.windows(level), size)
 
     def windows(self, level: str) -> list[Window]:
         """Returns the windows from the image to the map called `level`, those that step."""

@@ -6,7 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from delf_tf.models.geometry import CellGrid, Window, cell_grid
+from delf_tf.models.backbones.backbone import Backbone
+from delf_tf.models.geometry import Window
 from delf_tf.models.layers import build_maps, pad_symmetric, register
 
 UNITS = (3, 4, 6)
@@ -90,7 +91,7 @@ class PreactivationUnit(tf.keras.layers.Layer):
 
 
 @register
-class ResNetV2(tf.keras.layers.Layer):
+class ResNetV2(Backbone):
     """Stages 2 to 4 of ResNet-50 v2, the network that the first DELF was trained from.
 
     Convolutions have biases instead of batch normalisation, as in the published inference
@@ -100,6 +101,8 @@ class ResNetV2(tf.keras.layers.Layer):
     Input shape: [B, H, W, 3], preprocessed. Output: {"stride4": [B, H/4, W/4, 256], "stride8": 512
     channels, "stride16": 1024}, each after ReLU.
     """
+
+    levels = LEVELS
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
@@ -124,18 +127,9 @@ class ResNetV2(tf.keras.layers.Layer):
                 channels = 256 << stage
         super().build(input_shape)
 
-    @property
-    def levels(self) -> tuple[str, ...]:
-        """The names of the maps, finest first."""
-        return LEVELS
-
     def channels(self, level: str) -> int:
         """Returns the channels of the map called `level`."""
         return 256 << LEVELS.index(level)
-
-    def grid(self, level: str, size: int) -> CellGrid:
-        """Returns where the cells of `level` lie along an axis of `size` pixels."""
-        return cell_grid(self.windows(level), size)
 
     def windows(self, level: str) -> list[Window]:
         """Returns the windows from the image to the map called `level`, those that step."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
+from delf_tf.models.backbones.inverted_residuals import InvertedResiduals
 from delf_tf.models.compact_lite import CompactLite
 from delf_tf.models.registry import build
 from delf_tf.models.retrieval_model import RetrievalModel
@@ -40,7 +41,8 @@ def join_files(
     backbone, backbone_source = _read(backbone_path)
     local, local_source = _read(local_path)
     require(
-        type(backbone.backbone) is type(model.backbone)
+        isinstance(backbone.backbone, InvertedResiduals)
+        and backbone.backbone.network == model.backbone.network
         and backbone.options["preprocessing"] == model.options["preprocessing"],
         f"The first file must hold the backbone of {name}.",
         path=Path(backbone_path),

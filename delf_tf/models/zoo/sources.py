@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from delf_tf.checks import invalid, require, require_choice
-from delf_tf.models.backbones import dinov2, efficientnet_lite
+from delf_tf.models.backbones import chains, dinov2
 from delf_tf.models.backbones.resnet import DEPTHS
 from delf_tf.models.zoo import foreign_names
 from delf_tf.models.zoo.foreign_names import Names
@@ -95,9 +95,9 @@ def _efficientnet_lite_options(names: Names, arrays: Arrays) -> tuple[str, dict[
     """Variants differ in the number of blocks and in the width of the last."""
     blocks = {path.split(".")[1] for path in map(names.path, arrays) if path and ".block" in path}
     width = next((a.shape[1] for n, a in arrays.items() if n == "_conv_head.weight"), 0)
-    for variant in efficientnet_lite.FACTORS:
-        chain = efficientnet_lite.block_settings(variant)
-        if (len(chain), chain[-1].channels) == (len(blocks), width):
+    for variant in chains.LITE_FACTORS:
+        made = chains.efficientnet_lite(variant).blocks
+        if (len(made), made[-1].channels) == (len(blocks), width):
             return f"gem_efficientnet_lite{variant}", {}
     raise invalid(
         "The arrays must be those of an EfficientNet-Lite 0, 1 or 2.",

@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from delf_tf.checks import InputError
 from delf_tf.models.backbones import keras_networks
+from delf_tf.models.backbones.backbone import scale_channels
 from delf_tf.models.backbones.create import create_backbone
-from delf_tf.models.backbones.mobilenet import MobileNetV2
-from delf_tf.models.backbones.resnet import ResNet, scale_channels
+from delf_tf.models.backbones.inverted_residuals import InvertedResiduals
+from delf_tf.models.backbones.resnet import ResNet
 from delf_tf.models.create import create_model
 from delf_tf.models.layers import IMAGENET_RGB
 from delf_tf.models.variables import draw_values, variables_by_path
@@ -57,7 +58,7 @@ def test_maps_of_inverted_residuals(name):
 
 def test_published_channels():
     assert [ResNet(50).channels(f"stride{s}") for s in (4, 8, 16, 32)] == [256, 512, 1024, 2048]
-    mobilenet = MobileNetV2()
+    mobilenet = InvertedResiduals("mobilenet_v2")
     assert [mobilenet.channels(f"stride{s}") for s in (2, 4, 8, 16, 32)] == [
         96,
         144,

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from delf_tf.checks import InputError
 from delf_tf.extraction import folding
-from delf_tf.models.backbones.create import create_backbone, pads_with_zeros
+from delf_tf.models.backbones.create import create_backbone
+from delf_tf.models.backbones.inverted_residuals import InvertedResiduals
 from delf_tf.models.create import create_model
 from delf_tf.models.variables import variables_by_path
 from delf_tf.models.zoo import conversion, foreign_files, sources
@@ -105,7 +106,7 @@ def test_stages_are_repeated_but_for_the_ends():
 
 def test_no_masking_where_padding_depends_on_the_size():
     backbone, _ = create_backbone("efficientnet_lite0", width_multiplier=0.25)
-    assert not pads_with_zeros(backbone)
+    assert not backbone.pads_with_zeros
 
 
 @pytest.mark.parametrize("family", ["gem", "delg", "dolg"])
@@ -129,7 +130,7 @@ def test_training_reaches_every_weight():
 
 
 def test_refuses():
-    with pytest.raises(InputError, match="variant must be one of 0, 1, 2"):
-        create_backbone("efficientnet_lite0")[0].__class__(3)
+    with pytest.raises(InputError, match="network must be one of mobilenet_v2, efficientnet_lite0"):
+        InvertedResiduals("efficientnet_lite3")
     with pytest.raises(InputError, match="width_multiplier must be in"):
         create_backbone("efficientnet_lite0", width_multiplier=0.0)
