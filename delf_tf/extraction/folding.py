@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from delf_tf.checks import require, require_choice
+from delf_tf.artifacts import StrPath
+from delf_tf.checks import require_choice
 from delf_tf.extraction.precision import BFLOAT16, FLOAT32
 from delf_tf.models import registry
 from delf_tf.models.layers import ConvNorm, pad_symmetric
 from delf_tf.models.masking import masked
 from delf_tf.models.retrieval_model import RetrievalModel
 from delf_tf.models.variables import held_layers, variables_by_path
+from delf_tf.models.zoo import checkpoint
 
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -69,13 +71,9 @@ def inference_copy(model: RetrievalModel, precision: str = FLOAT32) -> Retrieval
     Raises:
       InputError: an unknown precision.
     """
-    options = model.options
-    make = {"name": options["name"], **options["kwargs"], "preprocessing": options["preprocessing"]}
     values = {path: _to_numpy(variable) for path, variable in variables_by_path(model).items()}
     # A network of the user's may have variables that inference does not use.
-    copy = inference_network(make, values, precision, all_used=False)
-    require(copy is not None, "A network's weights must be those of its options.", **make)
-    return copy
+    return inference_network(registry.arguments(model.options), values, precision, exactly=False)
 
 
 def inference_network(
@@ -83,21 +81,21 @@ def inference_network(
     values: dict[str, np.ndarray],
     precision: str = FLOAT32,
     *,
-    all_used: bool = True,
-) -> RetrievalModel | None:
+    exactly: bool = True,
+    path: StrPath | None = None,
+) -> RetrievalModel:
     """Returns the inference copy of a network that need not be made first.
 
     Args:
       options: arguments of registry.construct.
       values: the weights by variable path; what is not float64 is widened before it is folded.
       precision: see `inference_copy`.
-      all_used: whether `values` must hold nothing else.
-
-    Returns:
-      The network; None if `values` are not its weights.
+      exactly: whether `values` must hold nothing else.
+      path: of the file that the values come from, for errors.
 
     Raises:
-      InputError: an unknown precision, or options that the model may not have.
+      InputError: an unknown precision, options that the model may not have, or values that are not
+        its weights.
     """
     require_choice("precision", precision, (FLOAT32, BFLOAT16))
     copy = registry.construct(**options)
@@ -105,17 +103,14 @@ def inference_network(
         with _policy(BFLOAT16):
             _take_convolutions(copy, registry.construct(**options))
     copy.inference_precision = precision
-    epsilons = dict(_fold_layers(copy))
+    folded = dict(_fold_layers(copy))
     copy.make_variables()
     variables = variables_by_path(copy)
-    folded = _folded_values(values, epsilons)
-    if folded is None or (all_used and len(folded) > len(variables)):
-        return None
-    shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
-    if any(path not in folded or folded[path].shape != shape for path, shape in shapes.items()):
-        return None
-    for path, variable in variables.items():
-        variable.assign(folded[path].astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
+    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+    checkpoint.require_fit(values, _shapes_before(shapes, folded), path, exactly=exactly)
+    values = _folded_values(values, folded)
+    for name, variable in variables.items():
+        variable.assign(values[name].astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
     return copy
 
 
@@ -158,8 +153,8 @@ def _holds_convolutions(layer: tf.keras.layers.Layer) -> bool:
     return any(_holds_convolutions(child) for _, child in held_layers(layer))
 
 
-def _fold_layers(layer: tf.keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Replaces every ConvNorm below `layer`; yields its path and epsilon."""
+def _fold_layers(layer: tf.keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, ConvNorm]]:
+    """Replaces every ConvNorm below `layer`; yields its path and itself."""
     for name, child in list(held_layers(layer)):
         path = f"{prefix}{name}"
         if isinstance(child, ConvNorm):
@@ -172,7 +167,7 @@ def _fold_layers(layer: tf.keras.layers.Layer, prefix: str = "") -> Iterator[tup
                 dtype=child.compute_dtype,
             )
             _replace(layer, name, folded)
-            yield path, child.epsilon
+            yield path, child
         else:
             yield from _fold_layers(child, f"{path}.")
 
@@ -183,26 +178,33 @@ def _replace(parent: Any, name: str, layer: tf.keras.layers.Layer) -> None:
     setattr(parent, name, layer)
 
 
+def _shapes_before(
+    shapes: dict[str, tuple[int, ...]], folded: dict[str, ConvNorm]
+) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a network's variables from those of its inference copy."""
+    before = dict(shapes)
+    for path, layer in folded.items():
+        before[f"{path}.conv.kernel"] = before.pop(f"{path}.kernel")
+        bias = before.pop(f"{path}.bias")
+        before.update({f"{path}.norm.{name}": bias for name in _NORM})
+        if layer.use_bias:
+            before[f"{path}.conv.bias"] = bias
+    return before
+
+
 def _folded_values(
-    values: dict[str, np.ndarray], epsilons: dict[str, float]
-) -> dict[str, np.ndarray] | None:
-    """Returns weights by path with the normalisations at `epsilons` folded; None if some lack."""
+    values: dict[str, np.ndarray], folded: dict[str, ConvNorm]
+) -> dict[str, np.ndarray]:
+    """Returns weights by path with the normalisations of the ConvNorms at `folded` folded."""
     values = {path: value.astype(np.float64) for path, value in values.items()}
-    for path, epsilon in epsilons.items():
-        if f"{path}.conv.kernel" not in values:
-            return None
-        kernel = values.pop(f"{path}.conv.kernel")
-        norm = {name: values.pop(f"{path}.norm.{name}", np.empty(0)) for name in _NORM}
-        bias = values.pop(f"{path}.conv.bias", np.zeros_like(norm["beta"]))
-        if kernel.ndim != 4 or len({bias.shape, *(value.shape for value in norm.values())}) > 1:
-            return None
-        factor = norm["gamma"] / np.sqrt(norm["moving_variance"] + epsilon)
+    for path, layer in folded.items():
+        kernel = values[f"{path}.conv.kernel"]
+        gamma, beta, mean, variance = (values[f"{path}.norm.{name}"] for name in _NORM)
+        bias = values[f"{path}.conv.bias"] if layer.use_bias else 0.0
+        factor = gamma / np.sqrt(variance + layer.epsilon)
         # A depthwise kernel is [K, K, C, 1].
-        depthwise = kernel.shape[-1] == 1 and len(factor) == kernel.shape[-2] != 1
-        if factor.shape != (kernel.shape[-2 if depthwise else -1],):
-            return None
-        values[f"{path}.kernel"] = kernel * (factor[:, np.newaxis] if depthwise else factor)
-        values[f"{path}.bias"] = norm["beta"] + (bias - norm["moving_mean"]) * factor
+        values[f"{path}.kernel"] = kernel * (factor if layer.filters else factor[:, np.newaxis])
+        values[f"{path}.bias"] = beta + (bias - mean) * factor
     return values
 
 

@@ -10,7 +10,7 @@ from absl import logging
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
-from delf_tf.models.registry import build, default_option
+from delf_tf.models.registry import arguments, build, default_option
 from delf_tf.models.retrieval_model import FREE_OPTIONS, RetrievalModel
 from delf_tf.models.zoo import checkpoint, conversion, foreign_files, published, sources
 
@@ -39,24 +39,20 @@ def create_model(
       InputError: unknown name, an option that the model does not take or may not have, a weights
         file that is damaged, of another model or of other options, or a failed download.
     """
+    stored = read_model(name, weights, seed, **kwargs)
+    if stored is not None:
+        options, arrays = stored
+        # The values drawn are replaced at once.
+        model = build(seed=0, **options)
+        checkpoint.assign(model, arrays, weights)
+        return model
     if weights is None:
         return build(name, seed, **kwargs)
-    if str(weights) == published.IMAGENET and not Path(weights).is_file():
+    if _is_imagenet(weights):
         model = build(name, seed, **published.imagenet_options(name, kwargs))
         published.load_imagenet(model)
         return model
-    path = _weights_path(weights)
-    kwargs = {key: value for key, value in kwargs.items() if value is not None}
-    if not checkpoint.is_weights_file(path):
-        arrays = foreign_files.read_arrays(path)
-        source = sources.recognize(arrays)
-        if source is not None:
-            logging.info("Converting %s from %s; convert_weights keeps the result.", path, source)
-            return _convert(name, kwargs, source, arrays, path)
-    # The values drawn are replaced at once.
-    model = build(name, 0, **_agreed(name, kwargs, checkpoint.read_options(path), path))
-    checkpoint.load_weights(model, path)
-    return model
+    return _convert(name, kwargs, _weights_path(weights))
 
 
 def read_model(
@@ -78,22 +74,30 @@ def read_model(
       InputError: see `create_model`.
     """
     del seed
-    if weights is None or str(weights) == published.IMAGENET:
+    if weights is None or _is_imagenet(weights):
         return None
     path = _weights_path(weights)
     if not checkpoint.is_weights_file(path):
         return None
-    kwargs = {key: value for key, value in kwargs.items() if value is not None}
     stored, arrays = checkpoint.read_weights(path)
-    return {"name": name, **_agreed(name, kwargs, stored, path)}, arrays
+    return _agreed(name, kwargs, stored, path), arrays
 
 
-def _convert(
-    name: str, kwargs: dict[str, Any], source: str, arrays: sources.Arrays, path: Path
-) -> RetrievalModel:
+def _is_imagenet(weights: StrPath) -> bool:
+    return str(weights) == published.IMAGENET and not Path(weights).is_file()
+
+
+def _convert(name: str, kwargs: dict[str, Any], path: Path) -> RetrievalModel:
+    arrays = foreign_files.read_arrays(path)
+    source = sources.recognize(arrays)
+    if source is None:
+        raise checkpoint.not_ours(path)
+    logging.info("Converting %s from %s; convert_weights keeps the result.", path, source)
     known, options = sources.describe_arrays(source, arrays)
     stored = {"name": known, "kwargs": options, "preprocessing": options.get("preprocessing")}
-    return conversion.convert_arrays(source, arrays, **_agreed(name, kwargs, stored, path))
+    agreed = _agreed(name, kwargs, stored, path)
+    del agreed["name"]
+    return conversion.convert_arrays(source, arrays, **agreed)
 
 
 def _weights_path(weights: StrPath) -> Path:
@@ -111,7 +115,7 @@ def _weights_path(weights: StrPath) -> Path:
 def _agreed(
     name: str, kwargs: dict[str, Any], stored: dict[str, Any], path: StrPath
 ) -> dict[str, Any]:
-    """Returns the file's options, with those of `kwargs` that may differ."""
+    """Returns the arguments of `build` that a file gives, and those of `kwargs` that may differ."""
     require(
         stored["name"] == name,
         f"weights must be of a {name}.",
@@ -119,9 +123,9 @@ def _agreed(
         weights=path,
         model=stored["name"],
     )
-    options = {**stored["kwargs"], "preprocessing": stored["preprocessing"]}
+    options = arguments(stored)
     for key, value in kwargs.items():
-        if key in FREE_OPTIONS:
+        if value is None or key in FREE_OPTIONS:
             continue
         known = options.get(key, default_option(name, key))
         require(
@@ -131,4 +135,5 @@ def _agreed(
             weights=path,
             **{key: value},
         )
-    return {**options, **{key: kwargs[key] for key in FREE_OPTIONS if key in kwargs}}
+    free = {key: kwargs[key] for key in FREE_OPTIONS if kwargs.get(key) is not None}
+    return {**options, **free}

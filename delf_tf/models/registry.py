@@ -6,7 +6,7 @@ import fnmatch
 import functools
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from delf_tf.checks import did_you_mean, invalid, require
@@ -23,10 +23,9 @@ from delf_tf.models.options import check_options
 from delf_tf.models.retrieval_model import RetrievalModel
 from delf_tf.models.superfeatures import SuperFeatures
 
-# Name -> what makes the model, or the dotted path of it, imported when asked for. MobileNetV2 is
-# the compact form of every family: its heads are half as wide as the papers' or less. ResNet-14 is
-# for training from random weights in minutes.
-MODELS: dict[str, Callable[..., RetrievalModel] | str] = {
+# Name -> what makes the model. MobileNetV2 is the compact form of every family: its heads are half
+# as wide as the papers' or less. ResNet-14 is for training from random weights in minutes.
+MODELS: dict[str, Callable[..., RetrievalModel]] = {
     "gem_resnet20": functools.partial(Gem, "resnet20"),
     "gem_resnet50": functools.partial(Gem, "resnet50"),
     "gem_resnet101": functools.partial(Gem, "resnet101"),
@@ -140,11 +139,19 @@ def construct(name: str, **kwargs: Any) -> RetrievalModel:
     return model
 
 
+def arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of `build` that a model's `options`, or a weights file's, stand for."""
+    return {
+        "name": options["name"],
+        **options["kwargs"],
+        "preprocessing": options["preprocessing"],
+    }
+
+
 def _find(name: str) -> Callable[..., RetrievalModel]:
     """Returns what makes the model called `name`."""
     if name in MODELS:
-        make = MODELS[name]
-        return _import(make) if isinstance(make, str) else make
+        return MODELS[name]
     family, _, network = name.partition("_")
     if family in FAMILIES and network.startswith(KERAS_PREFIX):
         return functools.partial(FAMILIES[family], network)
@@ -191,6 +198,3 @@ def _check_options(name: str, make: Callable[..., RetrievalModel], kwargs: dict[
     if any(value.kind is inspect.Parameter.VAR_KEYWORD for value in parameters.values()):
         return
     check_options(name, parameters, kwargs)
-
-
-RetrievalModel.rebuild = staticmethod(build)

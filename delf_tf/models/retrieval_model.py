@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from delf_tf.checks import require, require_choice
+from delf_tf.checks import require_choice
 from delf_tf.models.geometry import CellGrid
 from delf_tf.models.layers import Preprocessing
 from delf_tf.models.variables import draw_values
@@ -47,8 +45,6 @@ class RetrievalModel(tf.keras.Model):
     local_output = "local"
     maskable = True
     inference_precision: str | None = None
-    # `registry.build`; the registry sets it, as it imports this module.
-    rebuild: ClassVar[Callable[..., RetrievalModel]]
 
     def __init__(self, backbone: tf.keras.layers.Layer, preprocessing: dict[str, Any]):
         # Images stay in float32 under a mixed policy until they are normalised.
@@ -142,19 +138,3 @@ class RetrievalModel(tf.keras.Model):
         # Not through __call__, which in Keras 3 would trace the network once more.
         self.call(tf.zeros([1, 32, 32, 3]))
         self.built = True
-
-    def num_parameters(self) -> int:
-        """Returns how many numbers all weights hold, the moving statistics included."""
-        return sum(int(np.prod(tuple(variable.shape))) for variable in self.weights)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns `options`; Keras rebuilds the model from them."""
-        return self.options
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RetrievalModel:
-        """Returns a new model, its random weights not yet those of the old one."""
-        require("name" in config, "config must be made by get_config.", config=config)
-        return cls.rebuild(
-            config["name"], preprocessing=config["preprocessing"], **config["kwargs"]
-        )

@@ -287,9 +287,9 @@ def _build_network(message: experiment_pb2.Experiment) -> RetrievalModel:
     # Only OpenVINO computes in 8 bits; what TensorFlow is still asked for needs no speed.
     resolved = precision.resolve_precision("float32" if wanted == choice.INT8 else wanted)
     stored = create.read_model(**_model_options(message))
-    network = stored and folding.inference_network(*stored, resolved)
-    # What does not fit, create_model names.
-    return network or folding.inference_copy(create_model(message), resolved)
+    if stored is None:
+        return folding.inference_copy(create_model(message), resolved)
+    return folding.inference_network(*stored, resolved, path=message.model.weights)
 
 
 def _contents(paths: Sequence[artifacts.StrPath | None]) -> list[str]:

@@ -114,13 +114,10 @@ def test_folding_by_hand():
             super().__init__()
             self.one = one
 
-    values = folding._folded_values(
-        {path: v.numpy() for path, v in variables_by_path(Holder(layer)).items()}, {"one": 1.0}
-    )
-    assert {name: value.item() for name, value in values.items()} == {
-        "one.kernel": pytest.approx(3.0),
-        "one.bias": pytest.approx(3.5),
-    }
+    values = {path: v.numpy() for path, v in variables_by_path(Holder(layer)).items()}
+    folded = folding._folded_values(values, {"one": layer})
+    assert folded["one.kernel"].item() == pytest.approx(3.0)
+    assert folded["one.bias"].item() == pytest.approx(3.5)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -135,23 +132,36 @@ def test_a_network_from_a_file_is_the_copy_of_the_network(tmp_path, images, prec
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "message"),
     [
-        lambda values: values.pop("backbone.stem.conv.kernel"),
-        lambda values: values.pop("backbone.stem.norm.beta"),
-        lambda values: values.update({"attention.more": np.zeros(1)}),
-        lambda values: values.update({"backbone.stem.conv.kernel": np.zeros((1, 1, 3, 1))}),
-        lambda values: values.update({"backbone.stem.norm.gamma": np.zeros(())}),
-        lambda values: values.update({"backbone.block1.depthwise.conv.kernel": np.zeros(9)}),
+        (
+            lambda values: values.pop("backbone.stem.conv.kernel"),
+            "missing: backbone.stem.conv.kernel",
+        ),
+        (lambda values: values.pop("backbone.stem.norm.beta"), "missing: backbone.stem.norm.beta"),
+        (lambda values: values.update({"attention.more": np.zeros(1)}), "extra: attention.more"),
+        (
+            lambda values: values.update({"backbone.stem.conv.kernel": np.zeros((1, 1, 3, 1))}),
+            r"misshaped: backbone.stem.conv.kernel float64 \[1, 1, 3, 1\], must be",
+        ),
+        (
+            lambda values: values.update({"backbone.stem.norm.gamma": np.zeros(())}),
+            r"misshaped: backbone.stem.norm.gamma float64 \[\], must be",
+        ),
+        (
+            lambda values: values.update({"backbone.block1.depthwise.conv.kernel": np.zeros(9)}),
+            r"misshaped: backbone.block1.depthwise.conv.kernel float64 \[9\], must be",
+        ),
     ],
 )
-def test_weights_that_do_not_fit_make_no_network(change):
+def test_weights_that_do_not_fit_make_no_network(change, message):
     options = {"name": "delg_mobilenet_v2", **SMALL}
     variables = variables_by_path(create_model(seed=0, **options))
     values = {path: variable.numpy() for path, variable in variables.items()}
-    assert folding.inference_network(options, values) is not None
+    folding.inference_network(options, values)
     change(values)
-    assert folding.inference_network(options, values) is None
+    with pytest.raises(InputError, match=message):
+        folding.inference_network(options, values, path="w.npz")
 
 
 def test_keras_networks_are_copied_as_they_are(images):

@@ -92,7 +92,7 @@ def test_the_backbone_sees_a_smaller_image(parts, images, static):
 def test_attention_weighs_the_cells_that_are_pooled(parts, images):
     path, _ = parts
     model = create.create_model(NAME, seed=5, attention_dim=8)
-    joined.assign(model.backbone, create.create_model(NAME, path).backbone)
+    model.backbone.set_weights(create.create_model(NAME, path).backbone.get_weights())
     maps = model.maps(images, False)
     fine = maps["stride16"].numpy().astype(np.float64)
     attention = model.attention(maps["stride16"]).numpy().astype(np.float64)
@@ -114,7 +114,7 @@ def test_attention_weighs_the_cells_that_are_pooled(parts, images):
 def test_classes_train_the_attention_alone(parts, images):
     path, _ = parts
     model = create.create_model(NAME, seed=5, attention_dim=8)
-    joined.assign(model.backbone, create.create_model(NAME, path).backbone)
+    model.backbone.set_weights(create.create_model(NAME, path).backbone.get_weights())
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(model.training_outputs(images)["attention_pooled"] ** 2)
     learns = {

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from delf_tf.checks import InputError
 from delf_tf.models.create import create_model
-from delf_tf.models.registry import list_models
+from delf_tf.models.registry import arguments, list_models
 from delf_tf.models.variables import variables_by_path
 
 NARROW = {"width_multiplier": 0.125}
@@ -121,9 +121,7 @@ def test_refuses_unknown_output():
 def test_options_rebuild_the_model():
     model = create_model("delg_mobilenet_v2", seed=1, embedding_dim=24, local_dim=0, **NARROW)
     options = model.options
-    again = create_model(
-        options["name"], preprocessing=options["preprocessing"], seed=1, **options["kwargs"]
-    )
+    again = create_model(seed=1, **arguments(options))
     np.testing.assert_array_equal(model(_images())["global"], again(_images())["global"])
     assert again.global_dim == 24
     assert again.options == options

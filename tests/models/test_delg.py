@@ -70,7 +70,7 @@ def test_gem_equals_the_original(golden_dir, power):
 @pytest.mark.slow
 def test_has_the_originals_number_of_parameters():
     model = create_model("delg_resnet50", backbone_form="keras", seed=0)
-    assert model.num_parameters() == 28_574_721
+    assert model.count_params() == 28_574_721
     assert model.preprocess.options() == {
         "channel_order": "RGB",
         "mean": [128.0] * 3,

@@ -50,12 +50,12 @@ def load(path: StrPath) -> tf.keras.layers.Layer:
     Raises:
       InputError: no such file, or one of another network.
     """
-    options = checkpoint.read_options(path)
+    options, arrays = checkpoint.read_weights(path)
     require_choice("name", options["name"], SIMILARITIES)
     try:
         layer = SIMILARITIES[options["name"]].layer(**options["kwargs"])
         layer.build()
     except (TypeError, ValueError) as error:
         raise invalid("Weights must be those of a similarity.", path=path) from error
-    checkpoint.load_weights(layer, path)
+    checkpoint.assign(layer, arrays, path)
     return layer

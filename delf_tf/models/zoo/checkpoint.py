@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,22 @@ def read_weights(path: StrPath) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns a weights file's options, as `read_options` does, and its arrays by variable path.
 
     Raises:
-      InputError: see `load_weights`; the arrays are finite numbers of any shape.
+      InputError: not a weights file of ours, truncated, too large, or an array that is not of
+        finite numbers.
     """
     with _open(path) as reader:
         options = _read_options(reader)
-        shapes = {name: reader.header(name)[0] for name in reader.names}
-        return options, _read_arrays(reader, shapes)
+        headers = {name: reader.header(name) for name in reader.names}
+        strange = [
+            f"{name} {dtype} {list(shape)}"
+            for name, (shape, dtype) in headers.items()
+            if dtype.kind not in "fiu"
+        ]
+        _refuse({"not numbers": strange}, path)
+        arrays = {name: reader.array(name) for name in reader.names}
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    _refuse({"not finite": bad}, path)
+    return options, arrays
 
 
 def load_weights(model: tf.keras.Model, path: StrPath) -> dict[str, Any]:
@@ -131,18 +142,61 @@ def load_weights(model: tf.keras.Model, path: StrPath) -> dict[str, Any]:
       The file's options.
 
     Raises:
-      InputError: not a weights file, truncated, too large; an array that is missing, that the
-        model does not have, of another shape, of another type, NaN or infinite. The first of each
-        are listed, and the model is as it was.
+      InputError: see `read_weights` and `require_fit`; the model is as it was.
+    """
+    options, arrays = read_weights(path)
+    assign(model, arrays, path)
+    return options
+
+
+def assign(model: tf.keras.Model, arrays: Mapping[str, np.ndarray], path: StrPath) -> None:
+    """Sets all weights of a built model to arrays by variable path, read from the file `path`.
+
+    Raises:
+      InputError: see `require_fit`; the model is as it was.
     """
     variables = variables_by_path(model)
-    with _open(path) as reader:
-        options = _read_options(reader)
-        shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
-        arrays = _read_arrays(reader, shapes)
+    require_fit(arrays, {name: tuple(one.shape) for name, one in variables.items()}, path)
     for name, variable in variables.items():
         variable.assign(arrays[name].astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
-    return options
+
+
+def require_fit(
+    arrays: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    path: StrPath | None = None,
+    *,
+    exactly: bool = True,
+) -> None:
+    """Requires that arrays are those of a network.
+
+    Args:
+      arrays: by variable path.
+      shapes: of the network's variables, by path.
+      path: of the file that the arrays come from; None: of no file.
+      exactly: whether there may be no other arrays.
+
+    Raises:
+      InputError: an array is missing, of another shape, or not the network's. The first of each
+        are listed.
+    """
+    extra = sorted(set(arrays) - set(shapes)) if exactly else []
+    misshaped = [
+        f"{name} {arrays[name].dtype} {list(arrays[name].shape)}, must be {list(shape)}"
+        for name, shape in shapes.items()
+        if name in arrays and arrays[name].shape != shape
+    ]
+    missing = [name for name in shapes if name not in arrays]
+    _refuse({"missing": missing, "extra": extra, "misshaped": misshaped}, path)
+
+
+def not_ours(path: StrPath) -> InputError:
+    """Returns the error for a file that this program did not write, to be raised."""
+    return invalid(
+        "Weights must be a file written by delf_tf.",
+        hint="Convert a foreign file with `delf_tf convert_weights`.",
+        path=path,
+    )
 
 
 def _open(path: StrPath) -> npz.NpzReader:
@@ -150,19 +204,14 @@ def _open(path: StrPath) -> npz.NpzReader:
 
 
 def _read_options(reader: npz.NpzReader) -> dict[str, Any]:
-    foreign = invalid(
-        "Weights must be a file written by delf_tf.",
-        hint="Convert a foreign file with `delf_tf convert_weights`.",
-        path=reader.path,
-    )
     if OPTIONS_KEY not in reader.members:
-        raise foreign
+        raise not_ours(reader.path)
     try:
         options = json.loads(reader.text(OPTIONS_KEY, _MAX_OPTIONS_BYTES))
     except (json.JSONDecodeError, RecursionError):
         options = None
     if not isinstance(options, dict) or options.get("format") != FORMAT:
-        raise foreign
+        raise not_ours(reader.path)
     wanted = {"name": str, "kwargs": dict, "preprocessing": dict, "provenance": dict}
     for key, kind in wanted.items():
         require(
@@ -174,31 +223,7 @@ def _read_options(reader: npz.NpzReader) -> dict[str, Any]:
     return options
 
 
-def _read_arrays(
-    reader: npz.NpzReader, shapes: dict[str, tuple[int, ...]]
-) -> dict[str, np.ndarray]:
-    held = set(reader.names)
-    faults = {
-        "missing": [name for name in shapes if name not in held],
-        "extra": sorted(held - set(shapes)),
-    }
-    _refuse(faults, reader.path)
-    headers = {name: reader.header(name) for name in shapes}
-    faults = {
-        "misshaped": [
-            f"{name} {dtype} {list(shape)}, must be {list(shapes[name])}"
-            for name, (shape, dtype) in headers.items()
-            if shape != shapes[name] or dtype.kind not in "fiu"
-        ]
-    }
-    _refuse(faults, reader.path)
-    arrays = {name: reader.array(name) for name in shapes}
-    faults = {"not_finite": [name for name in arrays if not np.isfinite(arrays[name]).all()]}
-    _refuse(faults, reader.path)
-    return arrays
-
-
-def _refuse(faults: dict[str, list[str]], path: StrPath) -> None:
+def _refuse(faults: dict[str, list[str]], path: StrPath | None) -> None:
     """Raises one error that lists the first names of every kind of fault."""
     shown = {}
     for kind, names in faults.items():
@@ -208,4 +233,5 @@ def _refuse(faults: dict[str, list[str]], path: StrPath) -> None:
     if shown:
         must = "Weights must hold exactly the model's arrays, finite and of the model's shapes."
         lines = ", ".join(f"{kind}: {names}" for kind, names in shown.items())
-        raise invalid(f"{must} Found {lines}.", hint="Nothing was loaded.", path=path)
+        received = {} if path is None else {"path": path}
+        raise invalid(f"{must} Found {lines}.", hint="Nothing was loaded.", **received)

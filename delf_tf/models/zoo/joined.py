@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
-from delf_tf.models.backbones.inverted_residuals import InvertedResiduals
 from delf_tf.models.compact_lite import CompactLite
 from delf_tf.models.registry import build
-from delf_tf.models.retrieval_model import RetrievalModel
 from delf_tf.models.variables import variables_by_path
 from delf_tf.models.zoo import checkpoint
 
@@ -38,39 +38,23 @@ def join_files(
     """
     model = build(name, 0, **options)
     require(isinstance(model, CompactLite), "Only a CompactLite is made of parts.", name=name)
-    backbone, backbone_source = _read(backbone_path)
-    local, local_source = _read(local_path)
+    backbone, backbone_arrays = checkpoint.read_weights(backbone_path)
+    local, local_arrays = checkpoint.read_weights(local_path)
     require(
-        isinstance(backbone.backbone, InvertedResiduals)
-        and backbone.backbone.network == model.backbone.network
-        and backbone.options["preprocessing"] == model.options["preprocessing"],
+        backbone["preprocessing"] == model.options["preprocessing"],
         f"The first file must hold the backbone of {name}.",
         path=Path(backbone_path),
-        model=backbone.options["name"],
+        model=backbone["name"],
     )
     require(
-        type(local) is type(model.local_network),
+        local["name"] == "xfeat",
         "The second file must hold xfeat.",
         path=Path(local_path),
-        model=local.options["name"],
+        model=local["name"],
     )
-    assign(model.backbone, backbone.backbone)
-    assign(model.local_network, local)
-    sources = {"backbone": backbone_source, "local": local_source}
+    values = {path: np.asarray(one) for path, one in variables_by_path(model).items()}
+    values |= {path: one for path, one in backbone_arrays.items() if path.startswith("backbone.")}
+    values |= {f"local_network.{path}": one for path, one in local_arrays.items()}
+    checkpoint.assign(model, values, backbone_path)
+    sources = {"backbone": backbone["provenance"], "local": local["provenance"]}
     return checkpoint.save_weights(model, output, sources)
-
-
-def assign(to: Any, source: Any) -> None:
-    """Copies all variables of a layer to another of the same structure."""
-    values = variables_by_path(source)
-    for path, variable in variables_by_path(to).items():
-        variable.assign(values[path])
-
-
-def _read(path: StrPath) -> tuple[RetrievalModel, dict[str, Any]]:
-    stored = checkpoint.read_options(path)
-    model = build(
-        stored["name"], 0, **{**stored["kwargs"], "preprocessing": stored["preprocessing"]}
-    )
-    checkpoint.load_weights(model, path)
-    return model, stored["provenance"]

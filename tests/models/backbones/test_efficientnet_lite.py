@@ -65,7 +65,7 @@ def test_published_sizes(variant):
     """The published files hold the classifier and a counter a normalisation beside our weights."""
     model = create_model(f"gem_efficientnet_lite{variant}", seed=0)
     norms = sum(path.endswith("gamma") for path in variables_by_path(model))
-    assert model.num_parameters() + 1281 * 1000 + norms == PUBLISHED[variant]
+    assert model.count_params() + 1281 * 1000 + norms == PUBLISHED[variant]
 
 
 @pytest.mark.skipif(

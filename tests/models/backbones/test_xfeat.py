@@ -17,6 +17,7 @@ from delf_tf.extraction import engine, folding
 from delf_tf.extraction.extractor import Extractor
 from delf_tf.extraction.inspection import network_maps
 from delf_tf.features import store
+from delf_tf.models import registry
 from delf_tf.models.create import create_model
 from delf_tf.models.variables import variables_by_path
 from delf_tf.models.zoo import checkpoint, conversion, foreign_files, sources
@@ -94,7 +95,7 @@ def test_size_and_settings(model):
         for path, variable in variables_by_path(model).items()
         if path.endswith(("gamma", "beta"))
     )
-    assert model.num_parameters() - affine + norms == 660_677
+    assert model.count_params() - affine + norms == 660_677
     assert (model.local_dim, model.global_dim, model.local_stride) == (64, None, 8)
     assert model.options == {
         "name": "xfeat",
@@ -195,7 +196,7 @@ def test_reliability_is_what_the_demo_shows(model):
 
 
 def test_rebuilt_from_its_configuration(model):
-    again = type(model).from_config(model.get_config())
+    again = registry.build(seed=1, **registry.arguments(model.options))
     again.set_weights(model.get_weights())
     np.testing.assert_array_equal(again(_images())["features"], model(_images())["features"])
     assert create_model("xfeat", seed=0).options == model.options

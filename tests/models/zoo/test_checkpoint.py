@@ -132,7 +132,7 @@ def _poison(arrays):
         (lambda a: a.update({"odd.kernel": np.zeros(3, np.float32)}), "extra: odd.kernel"),
         (lambda a: a.update({"whitening.bias": np.zeros(3)}), r"whitening.bias float64 \[3\]"),
         (lambda a: a.update({"whitening.bias": np.zeros(6, "U3")}), r"whitening.bias <U3 \[6\]"),
-        (_poison, "not_finite: whitening.kernel"),
+        (_poison, "not finite: whitening.kernel"),
     ],
 )
 def test_bad_arrays_are_refused_and_nothing_is_loaded(model, tmp_path, change, message):
@@ -177,7 +177,7 @@ def test_pickles_are_refused(model, tmp_path):
     options = {"format": checkpoint.FORMAT, **model.options, "provenance": {}}
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(checkpoint.OPTIONS_KEY, json.dumps(options))
-    with pytest.raises(InputError, match="misshaped"):
+    with pytest.raises(InputError, match=r"not numbers: whitening\.bias"):
         checkpoint.load_weights(model, path)
 
 
