@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,20 +16,17 @@ from delf_tf.extraction.settings import (
     ExtractionSettings,
     Pass,
     Projection,
-    check_projection,
+    SettledExtractor,
 )
 
 Arrays = dict[str, np.ndarray]
 
 
-class ArrayExtractor:
+class ArrayExtractor(SettledExtractor):
     """Called as an Extractor is; the network runs elsewhere, all else here and in float32.
 
     Attributes:
-      network: what runs.
-      settings: what is extracted.
-      global_dim: width of the global descriptor, or None.
-      local_dim: width of local descriptors, or None.
+      network: what runs; the others are SettledExtractor's.
     """
 
     def __init__(self, network: Network, **settings: Any):
@@ -43,37 +40,27 @@ class ArrayExtractor:
           InputError: an argument out of range, or features that the network does not give.
         """
         self.network = network
-        self.settings = chosen = ExtractionSettings(**settings)
-        facts = network.facts
+        chosen, facts = ExtractionSettings(**settings), network.facts
         chosen.require_outputs(facts)
-        self.global_dim = self.local_dim = None
-        if chosen.use_global_features:
-            self._global, self.global_dim = check_projection(
-                "global_projection", chosen.global_projection, facts.global_dim
-            )
-        if chosen.use_local_features:
-            self._local, self.local_dim = check_projection(
-                "local_projection", chosen.local_projection, facts.local_dim
-            )
-
-    @property
-    def use_global_features(self) -> bool:
-        """Whether "global_descriptor" is given."""
-        return self.settings.use_global_features
-
-    @property
-    def use_local_features(self) -> bool:
-        """Whether local features are given."""
-        return self.settings.use_local_features
+        self.follow(chosen, facts.global_dim, facts.local_dim)
 
     def __call__(self, image: np.ndarray) -> Arrays:
         """Extracts one image, uint8 [H, W, 3]; see Extractor.__call__."""
-        return self.batch(np.asarray(image)[np.newaxis])[0]
+        return self.extract_batches([np.asarray(image)], batch_size=1)[0]
 
-    def batch(self, images: np.ndarray) -> list[Arrays]:
-        """Extracts images of one size, uint8 [B, H, W, 3], each to what it has alone."""
-        levels = [self._level(images, one) for one in self.settings.passes()]
-        return [self._finish(levels, row) for row in range(len(images))]
+    def extract_batches(self, images: Sequence[np.ndarray], *, batch_size: int) -> list[Arrays]:
+        """Extracts images, uint8 [H, W, 3] each, each to what it has alone.
+
+        Args:
+          images: of any sizes; the result's order is theirs.
+          batch_size: images of one size that the network sees at once.
+        """
+        found: dict[int, Arrays] = {}
+        for rows in equal_rows([image.shape for image in images], batch_size):
+            stacked = np.stack([images[row] for row in rows])
+            levels = [self._level(stacked, one) for one in self.settings.passes()]
+            found.update((row, self._finish(levels, at)) for at, row in enumerate(rows))
+        return [found[row] for row in range(len(images))]
 
     def _level(self, images: np.ndarray, one: Pass) -> Arrays:
         """Returns, of one scale, "global" [B, D] and rows of local features [B, N, ...]."""
@@ -83,7 +70,7 @@ class ArrayExtractor:
         outputs = self.network(images, level_size, needed)
         result = {}
         if one.use_global:
-            result["global"] = project(outputs["global"], self._global)
+            result["global"] = project(outputs["global"], self.global_projection)
         if one.use_local:
             rows = self._template_rows if "superfeatures" in outputs else self._map_rows
             locations, descriptors, scores = rows(outputs, level_size)
@@ -114,7 +101,7 @@ class ArrayExtractor:
                 nms_iou=chosen.nms_iou,
             )
             result.update({name: values[kept] for name, values in cells.items()})
-            result["descriptors"] = project(result["descriptors"], self._local)
+            result["descriptors"] = project(result["descriptors"], self.local_projection)
         return result
 
     def _map_rows(
@@ -155,27 +142,14 @@ class ArrayExtractor:
         return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
-class SameSizeBatches:
-    """Gathers images of equal size, which an ArrayExtractor's network then sees at once."""
-
-    def __init__(self, extractor: ArrayExtractor, batch_size: int):
-        """Keeps the extractor and the largest batch."""
-        self.extractor, self.batch_size = extractor, batch_size
-
-    def __call__(self, images: Sequence[np.ndarray]) -> list[Arrays]:
-        """Extracts images, uint8 [H, W, 3] each; the result's order is theirs."""
-        found: dict[int, Arrays] = {}
-        for rows in self._groups(images):
-            found.update(zip(rows, self.extractor.batch(np.stack([images[row] for row in rows]))))
-        return [found[row] for row in range(len(images))]
-
-    def _groups(self, images: Sequence[np.ndarray]) -> Iterator[list[int]]:
-        rows: dict[tuple[int, ...], list[int]] = {}
-        for row, image in enumerate(images):
-            rows.setdefault(image.shape, []).append(row)
-        for members in rows.values():
-            for first in range(0, len(members), self.batch_size):
-                yield members[first : first + self.batch_size]
+def equal_rows(keys: Sequence[Hashable], most: int) -> Iterator[list[int]]:
+    """Yields rows of equal keys, at most `most` together."""
+    rows: dict[Hashable, list[int]] = {}
+    for row, key in enumerate(keys):
+        rows.setdefault(key, []).append(row)
+    for members in rows.values():
+        for first in range(0, len(members), most):
+            yield members[first : first + most]
 
 
 def l2_normalize(vectors: np.ndarray) -> np.ndarray:

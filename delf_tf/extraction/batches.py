@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from delf_tf.checks import require
+from delf_tf.extraction.array_extractor import equal_rows
 from delf_tf.extraction.extractor import Extractor
 from delf_tf.extraction.levels import pyramid_level
 from delf_tf.models.backbones.backbone import Backbone
@@ -80,33 +81,26 @@ class BatchExtractor(tf.Module):
           What the Extractor returns, for each.
         """
         found: dict[int, dict[str, tf.Tensor]] = {}
-        for rows in self._buckets(images):
-            batch = [tf.constant(images[row]) for row in rows]
-            found.update(zip(rows, self._extract(batch)))
+        sizes = [self.padded_size(*image.shape[:2]) for image in images]
+        for rows in equal_rows(sizes, self.batch_size):
+            found.update(zip(rows, self._extract([tf.constant(images[row]) for row in rows])))
         return [found[row] for row in range(len(images))]
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Returns the (height, width) that an image is padded to."""
         return _round_up(height, self.bucket_px), _round_up(width, self.bucket_px)
 
-    def _buckets(self, images: Sequence[np.ndarray]) -> Iterator[list[int]]:
-        """Yields rows of images that pad to one size, `batch_size` at most."""
-        rows: dict[tuple[int, int], list[int]] = {}
-        for row, image in enumerate(images):
-            rows.setdefault(self.padded_size(*image.shape[:2]), []).append(row)
-        for members in rows.values():
-            for first in range(0, len(members), self.batch_size):
-                yield members[first : first + self.batch_size]
-
     def _extract(self, images: list[tf.Tensor]) -> list[dict[str, tf.Tensor]]:
-        extractor = self.extractor
-        levels: list[list[dict[str, tf.Tensor]]] = [[] for _ in images]
-        for scale, use_global, _ in extractor.settings.passes():
-            outputs, sizes = self._run_scale(images, scale, use_global)
-            for row, image in enumerate(images):
-                one = {name: values[row : row + 1] for name, values in outputs.items()}
-                levels[row].append({"scale": scale, "size": sizes[row], "image": image, **one})
-        return [self._finish_image(image_levels) for image_levels in levels]
+        passes = self.extractor.settings.passes()
+        runs = [self._run_scale(images, one.scale, one.use_global) for one in passes]
+        found = []
+        for row, image in enumerate(images):
+            maps = [
+                {k: values[row : row + 1] for k, values in outputs.items()} for outputs, _ in runs
+            ]
+            sizes = [level_sizes[row] for _, level_sizes in runs]
+            found.append(self._finish(maps, sizes, tf.constant(tuple(image.shape[:2]))))
+        return found
 
     def _run_scale(
         self, images: list[tf.Tensor], scale: float, use_global: bool
@@ -127,14 +121,6 @@ class BatchExtractor(tf.Module):
         needed = ("global",) * use_global + ("local",) * self.extractor.use_local_features
         with valid_area(sizes, (batch.shape[1], batch.shape[2])):
             return self.extractor.model(batch, training=False, outputs=needed)
-
-    def _finish_image(self, levels: list[dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
-        size = tf.constant(tuple(levels[0]["image"].shape[:2]))
-        maps = []
-        for level in levels:
-            names = [name for name in ("global", "features", "scores") if name in level]
-            maps.append({name: level[name] for name in names})
-        return self._finish(maps, [level["size"] for level in levels], size)
 
     def _select(
         self, maps: list[dict[str, tf.Tensor]], sizes: list[tf.Tensor], size: tf.Tensor

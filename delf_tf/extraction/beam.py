@@ -16,7 +16,7 @@ from delf_tf import beam
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require
 from delf_tf.extraction import engine
-from delf_tf.extraction.engine import ImageLoader
+from delf_tf.extraction.loader import ImageLoader
 from delf_tf.features import manifest
 from delf_tf.features.store import FeatureStore
 from delf_tf.types import ImageRef

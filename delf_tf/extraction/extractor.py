@@ -10,13 +10,13 @@ import tensorflow as tf
 from delf_tf.checks import require
 from delf_tf.extraction import folding, selection
 from delf_tf.extraction.levels import pyramid_level
-from delf_tf.extraction.precision import BFLOAT16, FLOAT32, resolve_precision
+from delf_tf.extraction.precision import FLOAT32
 from delf_tf.extraction.settings import (
     LOCAL_NAMES,
     OFFSET_PERIOD,
     ExtractionSettings,
     Projection,
-    check_projection,
+    SettledExtractor,
     offset_table,
 )
 from delf_tf.models.retrieval_model import RetrievalModel
@@ -25,7 +25,7 @@ from delf_tf.models.retrieval_model import RetrievalModel
 Rows = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
-class Extractor(tf.Module):
+class Extractor(SettledExtractor, tf.Module):
     """Turns one upright RGB image into a global descriptor and local features.
 
     The model runs once a pyramid scale. Local descriptors of all scales compete for the best
@@ -37,10 +37,8 @@ class Extractor(tf.Module):
     Attributes:
       model: what runs: by default a copy of the given one with its batch normalisation folded into
         the convolutions, which later changes of the given one's weights do not reach.
-      precision: "float32" or "bfloat16", of the network's convolutions.
-      settings: what is extracted.
-      global_dim: width of the global descriptor, or None.
-      local_dim: width of local descriptors, or None.
+      precision: "float32" or "bfloat16", of the network's convolutions. The other attributes are
+        SettledExtractor's.
     """
 
     def __init__(
@@ -55,8 +53,8 @@ class Extractor(tf.Module):
 
         Args:
           model: of delf_tf.create_model, or its folding.inference_copy, which runs as it is.
-          precision: "float32", "bfloat16" or "auto" (see precision.resolve_precision): weights and
-            activations of the network's convolutions; the rest is float32 always.
+          precision: "float32" or "bfloat16": weights and activations of the network's convolutions;
+            the rest is float32 always.
           fold_normalization: whether `model` is copied with its batch normalisation folded in,
             which changes float32 descriptors by rounding alone; without it, only float32.
           **settings: see ExtractionSettings.
@@ -64,30 +62,16 @@ class Extractor(tf.Module):
         Raises:
           InputError: an argument out of range, or features that the model does not give.
         """
-        super().__init__(name="extractor")
+        tf.Module.__init__(self, name="extractor")
         self.model, self.precision = _inference_model(model, precision, fold_normalization)
-        self.settings = chosen = ExtractionSettings(**settings)
+        chosen = ExtractionSettings(**settings)
         chosen.require_outputs(model)
-        self.global_dim = self.local_dim = None
-        if chosen.use_global_features:
-            self._global, self.global_dim = as_constants(
-                "global_projection", chosen.global_projection, model.global_dim
-            )
-        if chosen.use_local_features:
-            self._local, self.local_dim = as_constants(
-                "local_projection", chosen.local_projection, model.local_dim
-            )
+        self.follow(chosen, model.global_dim, model.local_dim)
+        self._global, self._local = map(
+            as_constants, (self.global_projection, self.local_projection)
+        )
+        if self.use_local_features:
             self._offsets = tf.constant(offset_table(model), tf.float32)
-
-    @property
-    def use_global_features(self) -> bool:
-        """Whether "global_descriptor" is given."""
-        return self.settings.use_global_features
-
-    @property
-    def use_local_features(self) -> bool:
-        """Whether local features are given."""
-        return self.settings.use_local_features
 
     # Networks branch by tf.cond: AutoGraph would find nothing to convert, in three times the time
     # that the rest of tracing takes.
@@ -261,28 +245,22 @@ def _inference_model(
     """Returns the network that runs and its precision; networks not of ours run as they are."""
     if isinstance(model, RetrievalModel) and model.inference_precision is not None:
         return model, model.inference_precision
-    resolved = resolve_precision(precision)
     if fold_normalization and isinstance(model, RetrievalModel):
-        return folding.inference_copy(model, resolved), resolved
+        return folding.inference_copy(model, precision), precision
     require(
-        precision != BFLOAT16,
+        precision == FLOAT32,
         "bfloat16 needs fold_normalization and a model of create_model.",
         precision=precision,
     )
     return model, FLOAT32
 
 
-def as_constants(
-    name: str, projection: Projection | None, dim: int
-) -> tuple[tuple[tf.Tensor, tf.Tensor] | None, int]:
-    """Returns a projection as constants of a graph, and its width; see check_projection."""
-    checked, width = check_projection(name, projection, dim)
-    if checked is None:
-        return None, width
-    return (tf.constant(checked.mean), tf.constant(checked.matrix)), width
+def as_constants(projection: Projection | None) -> Projection | None:
+    """Returns a projection as constants of a graph."""
+    return None if projection is None else Projection(*map(tf.constant, projection))
 
 
-def project(vectors: tf.Tensor, projection: tuple[tf.Tensor, tf.Tensor] | None) -> tf.Tensor:
+def project(vectors: tf.Tensor, projection: Projection | None) -> tf.Tensor:
     """Returns vectors [..., D] L2-normalised, and if there is a projection, projected, too."""
     vectors = tf.math.l2_normalize(vectors, axis=-1)
     if projection is None:

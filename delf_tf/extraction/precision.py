@@ -1,4 +1,4 @@
-"""Numeric precision of inference, and which ones this machine computes fast."""
+"""Numeric precisions of inference, and whether this machine computes bfloat16 fast."""
 
 from __future__ import annotations
 
@@ -6,35 +6,13 @@ import os
 import platform
 from pathlib import Path
 
-from delf_tf.checks import require_choice
-
-AUTO, FLOAT32, BFLOAT16 = "auto", "float32", "bfloat16"
-PRECISIONS = (AUTO, FLOAT32, BFLOAT16)
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
 
 # Instructions that multiply bfloat16, as Linux names them.
 _CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 _CPU_INFO = Path("/proc/cpuinfo")
 # The first NVIDIA GPUs with bfloat16 (Ampere).
 _MIN_COMPUTE_CAPABILITY = (8, 0)
-
-
-def resolve_precision(precision: str) -> str:
-    """Returns "float32" or "bfloat16" for "auto", and others as they are.
-
-    "auto" is bfloat16 where convolutions run on hardware that multiplies it: TPUs, NVIDIA GPUs
-    since Ampere, and without an accelerator CPUs with AVX512-BF16 or AMX. It depends on the
-    machine: what is made by several machines together should name its precision.
-
-    Args:
-      precision: one of PRECISIONS.
-
-    Raises:
-      InputError: none of them.
-    """
-    require_choice("precision", precision, PRECISIONS)
-    if precision != AUTO:
-        return precision
-    return BFLOAT16 if has_fast_bfloat16() else FLOAT32
 
 
 def has_fast_bfloat16() -> bool:

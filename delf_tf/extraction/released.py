@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import tensorflow as tf
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, invalid, require
 from delf_tf.extraction.extractor import as_constants, pool, project
-from delf_tf.extraction.settings import Projection, check_indices, check_scales
+from delf_tf.extraction.settings import ExtractionSettings, SettledExtractor
 
 _LOCAL = ("boxes", "features", "scales", "scores")
 _GLOBAL = "global_descriptors"
@@ -22,74 +22,44 @@ _PROBE_SIDE_PX = 64
 Run = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 
 
-class ReleasedExtractor:
+class ReleasedExtractor(SettledExtractor):
     """Calls a SavedModel of the original code as an Extractor is called.
 
     Released models are graphs of TensorFlow 1, of which the tensors are fed and fetched by name;
     those of its TensorFlow 2 exporters have a signature. Locations are the centres of the receptive
     boxes that the model gives: stride times index over scale, by the original's convention.
-
-    Attributes:
-      global_dim: width of the global descriptor, or None.
-      local_dim: width of local descriptors, or None.
-      use_global_features: whether "global_descriptor" is given.
-      use_local_features: whether local features are given.
     """
 
-    def __init__(
-        self,
-        path: StrPath,
-        *,
-        image_scales: Sequence[float] = (1.0,),
-        global_scales_ind: Sequence[int] = (),
-        use_global_features: bool = True,
-        use_local_features: bool = False,
-        max_num_features: int = 1000,
-        score_threshold: float = 0.0,
-        local_projection: Projection | None = None,
-        global_projection: Projection | None = None,
-    ):
+    def __init__(self, path: StrPath, **settings: Any):
         """Loads the SavedModel and runs it once. It is a program: load only what you trust.
 
         Args:
           path: its folder.
-          image_scales: see Extractor, as for all that follow.
-          global_scales_ind: indices into image_scales; empty for all.
-          use_global_features: give "global_descriptor".
-          use_local_features: give local features.
-          max_num_features: most local features of an image.
-          score_threshold: local features with a lower score are dropped.
-          local_projection: PCA of local descriptors.
-          global_projection: PCA of each scale's global descriptor.
+          **settings: see ExtractionSettings; how features suppress one another is the model's own.
 
         Raises:
-          InputError: not a SavedModel of the original, or one without the features asked for.
+          InputError: a setting out of its range, not a SavedModel of the original, or one without
+            the features asked for.
         """
-        self.use_global_features, self.use_local_features = use_global_features, use_local_features
-        scales = check_scales(image_scales)
-        indices = check_indices(global_scales_ind, len(scales))
-        require(max_num_features >= 1, "It must be positive.", max_num_features=max_num_features)
+        chosen = ExtractionSettings(**settings)
         require(
-            use_global_features or use_local_features,
-            "An extractor must give global features, local features, or both.",
+            chosen.nms_iou >= 1 and not chosen.border_cells,
+            "nms_iou and border_cells must be left out: a SavedModel has its own.",
+            nms_iou=chosen.nms_iou,
+            border_cells=chosen.border_cells,
         )
         self._settings = {
-            "input_scales": tf.constant(scales, tf.float32),
-            "input_max_feature_num": tf.constant(max_num_features, tf.int32),
-            "input_abs_thres": tf.constant(score_threshold, tf.float32),
-            "input_global_scales_ind": tf.constant(indices, tf.int32),
+            "input_scales": tf.constant(chosen.image_scales, tf.float32),
+            "input_max_feature_num": tf.constant(chosen.max_num_features, tf.int32),
+            "input_abs_thres": tf.constant(chosen.score_threshold, tf.float32),
+            "input_global_scales_ind": tf.constant(chosen.global_scales_ind, tf.int32),
         }
-        self._run = _load(Path(path), use_global_features, use_local_features)
+        self._run = _load(Path(path), chosen.use_global_features, chosen.use_local_features)
         widths = self._probe(Path(path))
-        self.global_dim = self.local_dim = None
-        if use_global_features:
-            self._global, self.global_dim = as_constants(
-                "global_projection", global_projection, widths[_GLOBAL]
-            )
-        if use_local_features:
-            self._local, self.local_dim = as_constants(
-                "local_projection", local_projection, widths["features"]
-            )
+        self.follow(chosen, widths.get(_GLOBAL), widths.get("features"))
+        self._global, self._local = map(
+            as_constants, (self.global_projection, self.local_projection)
+        )
 
     def __call__(self, image: np.ndarray | tf.Tensor) -> dict[str, tf.Tensor]:
         """Extracts features; see Extractor.__call__.

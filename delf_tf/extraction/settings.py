@@ -78,9 +78,9 @@ class ExtractionSettings:
         Raises:
           InputError: one is out of its range.
         """
-        scales = check_scales(self.image_scales)
+        scales = _checked_scales(self.image_scales)
         object.__setattr__(self, "image_scales", scales)
-        indices = check_indices(self.global_scales_ind, len(scales))
+        indices = _checked_indices(self.global_scales_ind, len(scales))
         object.__setattr__(self, "global_scales_ind", indices)
         require(
             self.use_global_features or self.use_local_features,
@@ -123,7 +123,54 @@ class ExtractionSettings:
                 yield Pass(scale, needs_global, self.use_local_features)
 
 
-def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
+class SettledExtractor:
+    """What follows from an extractor's settings.
+
+    Attributes:
+      settings: what is extracted.
+      use_global_features: whether "global_descriptor" is given.
+      use_local_features: whether local features are given.
+      global_dim: width of the global descriptor, or None.
+      local_dim: width of local descriptors, or None.
+      global_projection: of each scale's global descriptor, checked; or None.
+      local_projection: of local descriptors, likewise.
+    """
+
+    def follow(
+        self, settings: ExtractionSettings, global_dim: int | None, local_dim: int | None
+    ) -> None:
+        """Sets the attributes.
+
+        Args:
+          settings: what is extracted.
+          global_dim: width of the network's own global descriptor, if it is asked for.
+          local_dim: likewise of local descriptors.
+
+        Raises:
+          InputError: a projection of another width, or not finite.
+        """
+        self.settings = settings
+        self.use_global_features = settings.use_global_features
+        self.use_local_features = settings.use_local_features
+        self.global_projection, self.global_dim = _fitting(
+            "global_projection", settings.global_projection, global_dim, self.use_global_features
+        )
+        self.local_projection, self.local_dim = _fitting(
+            "local_projection", settings.local_projection, local_dim, self.use_local_features
+        )
+
+
+def _fitting(
+    name: str, projection: Projection | None, dim: int | None, wanted: bool
+) -> tuple[Projection | None, int | None]:
+    """Returns a projection of descriptors of width `dim`, checked, and the width that it gives."""
+    if not wanted or projection is None:
+        return None, dim if wanted else None
+    matrix = as_array(f"{name}.matrix", projection.matrix, ("d", dim))
+    return Projection(as_array(f"{name}.mean", projection.mean, (dim,)), matrix), len(matrix)
+
+
+def _checked_scales(scales: Sequence[float]) -> tuple[float, ...]:
     """Returns the pyramid's factors as floats.
 
     Raises:
@@ -138,7 +185,7 @@ def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
     return scales
 
 
-def check_indices(indices: Sequence[int], num_scales: int) -> tuple[int, ...]:
+def _checked_indices(indices: Sequence[int], num_scales: int) -> tuple[int, ...]:
     """Returns the indices of the scales that are pooled: all if none are given.
 
     Raises:
@@ -151,25 +198,6 @@ def check_indices(indices: Sequence[int], num_scales: int) -> tuple[int, ...]:
         global_scales_ind=indices,
     )
     return indices
-
-
-def check_projection(
-    name: str, projection: Projection | None, dim: int
-) -> tuple[Projection | None, int]:
-    """Returns the projection of descriptors of width `dim`, checked, and the width that it gives.
-
-    Args:
-      name: how errors call it.
-      projection: or None for none.
-      dim: of the descriptors.
-
-    Raises:
-      InputError: arrays of other shapes, or not finite.
-    """
-    if projection is None:
-        return None, dim
-    matrix = as_array(f"{name}.matrix", projection.matrix, ("d", dim))
-    return Projection(as_array(f"{name}.mean", projection.mean, (dim,)), matrix), len(matrix)
 
 
 def offset_table(network: Any) -> list[float]:

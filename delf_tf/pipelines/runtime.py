@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from delf_tf.extraction.array_extractor import ArrayExtractor
     from delf_tf.extraction.backends.network_folder import NetworkFolder
     from delf_tf.extraction.backends.openvino import OpenVinoNetwork
-    from delf_tf.extraction.engine import ImageLoader
     from delf_tf.extraction.extractor import Extractor
+    from delf_tf.extraction.loader import ImageLoader
     from delf_tf.extraction.released import ReleasedExtractor
     from delf_tf.extraction.settings import Projection
     from delf_tf.models.retrieval_model import RetrievalModel
@@ -95,10 +95,10 @@ class Runtime:
 
     def loader(self) -> ImageLoader:
         """Returns what reads images, with the experiment's limits."""
-        from delf_tf.extraction import engine  # noqa: PLC0415
+        from delf_tf.extraction import loader  # noqa: PLC0415
 
         settings = self.message.extraction
-        return engine.ImageLoader(
+        return loader.ImageLoader(
             max_side=settings.max_image_size,
             min_side=settings.min_image_size,
             max_pixels=settings.max_image_pixels,
@@ -280,12 +280,13 @@ def verify_options(message: experiment_pb2.Experiment) -> dict[str, Any]:
 
 
 def _build_network(message: experiment_pb2.Experiment) -> RetrievalModel:
-    from delf_tf.extraction import folding, precision  # noqa: PLC0415 - TensorFlow is slow
+    from delf_tf.extraction import folding  # noqa: PLC0415 - TensorFlow is slow
     from delf_tf.models import create  # noqa: PLC0415
 
     wanted = message.extraction.precision
     # Only OpenVINO computes in 8 bits; what TensorFlow is still asked for needs no speed.
-    resolved = precision.resolve_precision("float32" if wanted == choice.INT8 else wanted)
+    wanted = "float32" if wanted == choice.INT8 else wanted
+    resolved = choice.resolve_precision(choice.TENSORFLOW, wanted)
     stored = create.read_model(**_model_options(message))
     if stored is None:
         return folding.inference_copy(create_model(message), resolved)

@@ -28,7 +28,11 @@ def test_precisions_of_each_backend(monkeypatch):
     for flag, expected in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(choice.precision, "cpu_has_bfloat16", lambda flag=flag: flag)
         assert choice.resolve_precision("openvino", "auto") == expected
+        monkeypatch.setattr(choice.precision, "has_fast_bfloat16", lambda flag=flag: flag)
+        assert choice.resolve_precision("tensorflow", "auto") == expected
     assert choice.resolve_precision("openvino", "int8") == "int8"
+    for name in ("float32", "bfloat16"):
+        assert choice.resolve_precision("tensorflow", name) == name
     with pytest.raises(InputError, match="backend openvino"):
         choice.resolve_precision("tensorflow", "int8")
     with pytest.raises(InputError, match="precision"):

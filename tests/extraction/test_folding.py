@@ -194,7 +194,7 @@ def test_the_extractor_folds_by_default_and_can_be_told_not_to():
 
 def test_models_not_of_ours_run_as_they_are_in_float32_only():
     model = ToyModel()
-    extractor = Extractor(model, precision="auto")
+    extractor = Extractor(model)
     assert extractor.model is model and extractor.precision == "float32"
     assert extractor(coordinates_image(32, 32))["global_descriptor"].shape == (3,)
     with pytest.raises(InputError, match="bfloat16 needs"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from delf_tf.checks import InputError
-from delf_tf.extraction.array_extractor import ArrayExtractor, SameSizeBatches
+from delf_tf.extraction.array_extractor import ArrayExtractor
 from delf_tf.extraction.backends import network_folder
 from delf_tf.extraction.engine import ImageLoader
 from delf_tf.extraction.extractor import Extractor
@@ -97,7 +97,7 @@ def test_batches_give_what_each_image_gives(system):
     _, folder, settings = system
     extractor = ArrayExtractor(OpenVinoNetwork(folder), **settings)
     images = [_image(70, 90), _image(64, 64, 1), _image(70, 90, 2), _image(70, 90, 3)]
-    for image, features in zip(images, SameSizeBatches(extractor, 2)(images)):
+    for image, features in zip(images, extractor.extract_batches(images, batch_size=2)):
         _assert_same(features, extractor(image))
 
 

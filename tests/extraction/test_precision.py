@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import tensorflow as tf
 
-from delf_tf.checks import InputError
 from delf_tf.extraction import precision
 
 
@@ -25,29 +24,29 @@ def cpu_info(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ("avx2 avx512f", "float32"),
-        ("avx512f avx512_bf16", "bfloat16"),
-        ("amx_bf16 amx_tile", "bfloat16"),
-        ("avx512_bf16x", "float32"),
+        ("avx2 avx512f", False),
+        ("avx512f avx512_bf16", True),
+        ("amx_bf16 amx_tile", True),
+        ("avx512_bf16x", False),
     ],
 )
 def test_auto_follows_the_processor(cpu_info, flags, expected):
     cpu_info(flags)
-    assert precision.resolve_precision("auto") == expected
+    assert precision.has_fast_bfloat16() == expected
 
 
 def test_auto_without_one_dnn_or_linux_is_float32(cpu_info, monkeypatch):
     cpu_info("avx512_bf16")
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
-    assert precision.resolve_precision("auto") == "float32"
+    assert not precision.has_fast_bfloat16()
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
-    assert precision.resolve_precision("auto") == "bfloat16"
+    assert precision.has_fast_bfloat16()
     monkeypatch.setattr(precision.platform, "system", lambda: "Darwin")
-    assert precision.resolve_precision("auto") == "float32"
+    assert not precision.has_fast_bfloat16()
 
 
 def test_auto_without_cpuinfo_is_float32(cpu_info):
-    assert precision.resolve_precision("auto") == "float32"
+    assert not precision.has_fast_bfloat16()
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((9, 0), True)])
@@ -59,13 +58,3 @@ def test_auto_follows_the_gpu_before_the_processor(cpu_info, monkeypatch, capabi
         config.experimental, "get_device_details", lambda gpu: {"compute_capability": capability}
     )
     assert precision.has_fast_bfloat16() is expected
-
-
-@pytest.mark.parametrize("name", ["float32", "bfloat16"])
-def test_others_stay(name):
-    assert precision.resolve_precision(name) == name
-
-
-def test_unknown():
-    with pytest.raises(InputError, match="precision"):
-        precision.resolve_precision("float16")

@@ -125,7 +125,7 @@ def test_models_that_do_not_fit(tmp_path):
 def test_bad_arguments(released):
     with pytest.raises(InputError, match="or both"):
         ReleasedExtractor(released, use_global_features=False)
-    with pytest.raises(InputError, match="positive"):
+    with pytest.raises(InputError, match="max_num_features"):
         ReleasedExtractor(released, max_num_features=0)
     with pytest.raises(InputError, match="global_scales_ind"):
         ReleasedExtractor(released, global_scales_ind=[1])

@@ -9,7 +9,7 @@ from delf_tf.extraction import settings
 @pytest.mark.parametrize("scales", [(), (0,), (1, -1), (9,), (float("nan"),)])
 def test_bad_scales(scales):
     with pytest.raises(InputError, match="image_scales"):
-        settings.check_scales(scales)
+        settings.ExtractionSettings(image_scales=scales)
 
 
 def test_passes_skip_scales_without_a_use():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 AUTO, TENSORFLOW, OPENVINO = "auto", "tensorflow", "openvino"
 BACKENDS = (AUTO, TENSORFLOW, OPENVINO)
-PRECISIONS = (*precision.PRECISIONS, INT8)
+PRECISIONS = (AUTO, precision.FLOAT32, precision.BFLOAT16, INT8)
 
 # Of a network's folder: what its features depend on.
 FILES = (network_folder.XML, network_folder.WEIGHTS)
@@ -57,25 +57,28 @@ def resolve_backend(backend: str) -> str:
 def resolve_precision(backend: str, wanted: str) -> str:
     """Returns the precision that `wanted` means with a backend.
 
+    "auto" is bfloat16 where convolutions run on hardware that multiplies it: TPUs, NVIDIA GPUs
+    since Ampere, and without an accelerator CPUs with AVX512-BF16 or AMX. It depends on the
+    machine: what is made by several machines together should name its precision.
+
     Args:
       backend: "tensorflow" or "openvino".
-      wanted: one of PRECISIONS; "auto" is bfloat16 where the machine multiplies it.
+      wanted: one of PRECISIONS.
 
     Raises:
       InputError: an unknown precision, or int8 with TensorFlow.
     """
     require_choice("precision", wanted, PRECISIONS)
-    if backend == TENSORFLOW:
-        require(
-            wanted != INT8,
-            "precision int8 must go with the backend openvino.",
-            hint="--backend=openvino",
-            backend=backend,
-        )
-        return precision.resolve_precision(wanted)
-    if wanted != precision.AUTO:
+    require(
+        wanted != INT8 or backend == OPENVINO,
+        "precision int8 must go with the backend openvino.",
+        hint="--backend=openvino",
+        backend=backend,
+    )
+    if wanted != AUTO:
         return wanted
-    return precision.BFLOAT16 if precision.cpu_has_bfloat16() else precision.FLOAT32
+    fast = precision.cpu_has_bfloat16 if backend == OPENVINO else precision.has_fast_bfloat16
+    return precision.BFLOAT16 if fast() else precision.FLOAT32
 
 
 def open_network(

@@ -27,7 +27,7 @@ from delf_tf.extraction.resize import pyramid_level
 from delf_tf.types import ImageRef
 
 if TYPE_CHECKING:
-    from delf_tf.extraction.engine import ImageLoader
+    from delf_tf.extraction.loader import ImageLoader
 
 MAX_NUM_IMAGES = 300
 # Of the images, compared in both precisions afterwards.
