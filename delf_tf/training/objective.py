@@ -10,24 +10,42 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from delf_tf.checks import did_you_mean, invalid, require
+from delf_tf.checks import did_you_mean, invalid, require, require_choice
 from delf_tf.models.losses import classifiers, superfeature_losses
 from delf_tf.models.losses import functions as losses
 from delf_tf.models.retrieval_model import RetrievalModel
 from delf_tf.models.variables import variables_by_path
-from delf_tf.training.contrastive import supervised_contrastive_loss
+from delf_tf.training.batch_losses import (
+    descriptor_tuple_loss,
+    superfeature_pair_loss,
+    superfeature_tuple_loss,
+    supervised_contrastive_loss,
+)
 from delf_tf.training.optimizers import plain_variable
-from delf_tf.training.tuple_losses import descriptor_tuple_loss, superfeature_tuple_loss
+
+# Loss -> the output that it is computed from, and its usual weight.
+LOSSES = {
+    "descriptor": ("embedding", 1.0),
+    "attention": ("attention_pooled", 1.0),
+    "reconstruction": ("reconstruction", 10.0),
+    "contrastive": ("embedding", 0.0),
+    "superfeature": ("superfeatures", 0.0),
+    "decorrelation": ("attention", 0.0),
+    "distillation": ("distilled", 0.0),
+    "tuple": ("embedding", 1.0),
+}
 
 
 class Objective:
     """The losses of a model's training outputs, each with its weight.
 
-    "descriptor": cross-entropy of a classifier on "embedding"; "attention": of a softmax classifier
-    on "attention_pooled"; "reconstruction": mean squared error of the autoencoder; "contrastive":
-    of the embeddings of a batch; "superfeature" and "decorrelation": of pairs of crops, see
-    `superfeature_weight`; "distillation": of a map and a teacher's; "tuple": of the embeddings of
-    mined tuples, see `tuple_size`. An output that the model does not have has no loss.
+    "descriptor" is the cross-entropy of a classifier on "embedding", "attention" that of a softmax
+    classifier on "attention_pooled", "reconstruction" the autoencoder's mean squared error.
+    "contrastive" compares the embeddings of a replica's batch, which should hold several images of
+    a class, or several crops of an image. "superfeature" takes images 2i and 2i + 1 of a batch for
+    two pictures of one thing, and the next pairs for its negatives; "decorrelation" compares the
+    super-features' attention maps. "distillation" compares a map with a teacher's, "tuple" the
+    embeddings of mined tuples. An output that the model does not have has no loss.
 
     Attributes:
       model: the network.
@@ -39,22 +57,15 @@ class Objective:
         model: RetrievalModel,
         num_classes: int,
         *,
+        weights: Mapping[str, float] | None = None,
         classifier: str = "arcface",
         margin: float | None = None,
         scale: float | None = None,
         num_sampled: int = 0,
         step: str = "joint",
-        descriptor_weight: float = 1.0,
-        attention_weight: float = 1.0,
-        reconstruction_weight: float = 10.0,
-        contrastive_weight: float = 0.0,
-        superfeature_weight: float = 0.0,
-        decorrelation_weight: float = 0.0,
-        distillation_weight: float = 0.0,
         teacher: RetrievalModel | None = None,
         tuple_size: int = 0,
         tuple_margin: float | None = None,
-        tuple_weight: float = 1.0,
         seed: int = 0,
     ):
         """Makes the classifiers; under a strategy, within its scope.
@@ -62,26 +73,20 @@ class Objective:
         Args:
           model: built.
           num_classes: C.
+          weights: of the losses by name; those that are not given are LOSSES' own.
           classifier: of the descriptor, a key of classifiers.CLASSIFIERS.
           margin: of "arcface" and "curricularface"; None for the class's own.
           scale: likewise.
           num_sampled: classes that a step sees, at least the batch of a replica; 0 for all.
           step: of DELF and DELG, see Delf.training_outputs.
-          descriptor_weight: of "descriptor".
-          attention_weight: of "attention".
-          reconstruction_weight: of "reconstruction".
-          contrastive_weight: of "contrastive", within the batch of a replica, which should hold
-            several images of a class, or several crops of an image.
-          superfeature_weight: of the contrastive loss of super-features. Images 2i and 2i + 1 of a
-            batch are then two pictures of one thing, and the next pair's are its negatives.
-          decorrelation_weight: of the super-features' attention maps.
-          distillation_weight: of "distillation".
           teacher: built; its stride-16 map is what "distilled" is to be. It does not learn.
           tuple_size: 2 + K if batches are made of tuples (a query, its positive and K negatives
-            in a row), which the losses of descriptors and super-features then go by; else 0.
+            in a row), which "superfeature" and "tuple" then go by; else 0.
           tuple_margin: None for the loss's own.
-          tuple_weight: of "tuple".
           seed: of the classifiers' weights.
+
+        Raises:
+          InputError: no loss, or one that cannot be computed.
         """
         self.model = model
         self._tuple_size = tuple_size
@@ -89,20 +94,13 @@ class Objective:
         self._teacher = teacher
         self._step = step
         outputs = self._outputs(tf.zeros([2, 64, 64, 3]), training=False)
-        named = {
-            "descriptor": ("embedding", descriptor_weight),
-            "attention": ("attention_pooled", attention_weight),
-            "reconstruction": ("reconstruction", reconstruction_weight),
-            "contrastive": ("embedding", contrastive_weight),
-            "superfeature": ("superfeatures", superfeature_weight),
-            "decorrelation": ("attention", decorrelation_weight),
-            "distillation": ("distilled", distillation_weight),
-            "tuple": ("embedding", tuple_weight if tuple_size else 0.0),
-        }
-        if "superfeatures" not in outputs:
-            del named["decorrelation"]
+        given = {name: usual for name, (_, usual) in LOSSES.items()} | dict(weights or {})
+        for name in given:
+            require_choice("loss", name, LOSSES)
+        if not tuple_size:
+            given["tuple"] = 0.0
         self.weights = {
-            name: weight for name, (key, weight) in named.items() if key in outputs and weight
+            name: weight for name, weight in given.items() if weight and LOSSES[name][0] in outputs
         }
         require(bool(self.weights), "The model's outputs must have a loss.", outputs=list(outputs))
         if "distillation" in self.weights:
@@ -113,16 +111,14 @@ class Objective:
         options = {"margin": margin, "scale": scale} if classifier != "softmax" else {}
         options = {key: value for key, value in options.items() if value is not None}
         self.heads: dict[str, tf.keras.layers.Layer] = {}
-        if "descriptor" in self.weights:
-            self.heads["descriptor"] = classifiers.create_classifier(
-                classifier, num_classes, num_sampled=num_sampled, **options
-            )
-            self.heads["descriptor"].build((None, int(outputs["embedding"].shape[-1])))
-        if "attention" in self.weights:
-            self.heads["attention"] = classifiers.create_classifier(
-                "softmax", num_classes, num_sampled=num_sampled
-            )
-            self.heads["attention"].build((None, int(outputs["attention_pooled"].shape[-1])))
+        for name, kind in (("descriptor", classifier), ("attention", "softmax")):
+            if name in self.weights:
+                own = options if name == "descriptor" else {}
+                head = classifiers.create_classifier(
+                    kind, num_classes, num_sampled=num_sampled, **own
+                )
+                head.build((None, int(outputs[LOSSES[name][0]].shape[-1])))
+                self.heads[name] = head
         self._draw(seed)
 
     @property
@@ -175,9 +171,10 @@ class Objective:
         outputs = self._outputs(images, training=True)
         result: dict[str, tf.Tensor] = {}
         correct = tf.zeros(tf.shape(labels), tf.float32)
-        for name, key in (("attention", "attention_pooled"), ("descriptor", "embedding")):
+        for name in ("attention", "descriptor"):
             if name in self.heads:
-                result[name], correct = self._classify(name, outputs[key], labels, seed)
+                pooled = outputs[LOSSES[name][0]]
+                result[name], correct = self._classify(name, pooled, labels, seed)
         if "reconstruction" in self.weights:
             result["reconstruction"] = losses.reconstruction_loss(
                 outputs["reconstruction_target"], outputs["reconstruction"]
@@ -185,7 +182,12 @@ class Objective:
         if "contrastive" in self.weights:
             result["contrastive"] = supervised_contrastive_loss(outputs["embedding"], labels)
         if "superfeature" in self.weights:
-            result["superfeature"] = self._superfeature_loss(outputs["superfeatures"])
+            features = outputs["superfeatures"]
+            result["superfeature"] = (
+                superfeature_tuple_loss(features, self._tuple_size)
+                if self._tuple_size
+                else superfeature_pair_loss(features)
+            )
         if "decorrelation" in self.weights:
             result["decorrelation"] = superfeature_losses.attention_decorrelation_loss(
                 outputs["attention"]
@@ -198,11 +200,6 @@ class Objective:
             target = self._teacher_map(images)
             result["distillation"] = losses.distillation_loss(outputs["distilled"], target)
         return result, correct
-
-    def _superfeature_loss(self, features: tf.Tensor) -> tf.Tensor:
-        if self._tuple_size:
-            return superfeature_tuple_loss(features, self._tuple_size)
-        return _superfeature_loss(features)
 
     def _teacher_map(self, images: tf.Tensor) -> tf.Tensor:
         pixels = self._teacher.preprocess(images)
@@ -255,15 +252,3 @@ class Objective:
                 bound = np.sqrt(6.0 / sum(variable.shape))
                 drawn = random.random_sample(tuple(variable.shape)).astype(np.float32)
                 variable.assign((drawn * 2 - 1) * np.float32(bound))
-
-
-def _superfeature_loss(features: tf.Tensor) -> tf.Tensor:
-    """Pairs lie next to each other; the negatives of a pair are the queries of the others."""
-    query, positive = features[0::2], features[1::2]
-    matched = superfeature_losses.match_superfeatures(query, positive)
-    num_pairs = query.shape[0]
-    negatives = tf.stack(
-        [tf.roll(query, shift, axis=0) for shift in range(1, min(num_pairs, 6))], axis=1
-    )
-    loss = superfeature_losses.superfeature_contrastive_loss(query, positive, negatives, matched)
-    return tf.repeat(loss / 2, 2)

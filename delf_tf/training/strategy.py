@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 from delf_tf.checks import invalid, require_choice
+from delf_tf.datasets.input.pipeline import InputPipeline
 
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
 
@@ -40,6 +43,23 @@ def worker_of(strategy: tf.distribute.Strategy) -> tuple[int, int]:
         num_workers = len(resolver.cluster_spec().as_dict().get("worker", [None]))
         return int(resolver.task_id or 0), num_workers
     return 0, 1
+
+
+def distribute(strategy: tf.distribute.Strategy, pipeline: InputPipeline, step: int) -> Any:
+    """Returns what yields a pipeline's batches from `step` on, each replica's share to itself."""
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1 and worker_of(strategy)[1] == 1:
+        return pipeline.dataset(step)
+
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        return pipeline.dataset(
+            step,
+            worker=context.input_pipeline_id,
+            num_workers=context.num_input_pipelines,
+            num_replicas=replicas // context.num_input_pipelines,
+        )
+
+    return strategy.distribute_datasets_from_function(of_worker)
 
 
 def synchronize_batch_norm(model: tf.keras.Model) -> int:

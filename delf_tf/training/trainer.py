@@ -19,12 +19,15 @@ from absl import logging
 from delf_tf import artifacts
 from delf_tf.checks import InputError, invalid, require
 from delf_tf.datasets.input.pipeline import InputPipeline
-from delf_tf.models.zoo import checkpoint
 from delf_tf.training import run_state, throughput
 from delf_tf.training.metrics_log import MetricsLog
 from delf_tf.training.objective import Objective
-from delf_tf.training.optimizers import Optimizer, plain_variable
-from delf_tf.training.strategy import worker_of
+from delf_tf.training.optimizers import Optimizer
+from delf_tf.training.step import create_train_step
+from delf_tf.training.strategy import distribute, worker_of
+
+# The metrics of each step that are not written yet, by step.
+Pending = list[tuple[int, dict[str, tf.Tensor]]]
 
 
 class TrainingError(InputError):
@@ -51,9 +54,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "checkpoint_interval", "log_interval"):
-            require(
-                getattr(self, name) > 0, f"{name} must be positive.", **{name: getattr(self, name)}
-            )
+            value = getattr(self, name)
+            require(value > 0, f"{name} must be positive.", **{name: value})
         require(self.max_seconds >= 0, "max_seconds must be >= 0.", max_seconds=self.max_seconds)
 
 
@@ -102,16 +104,23 @@ class Trainer:
           peak_flops: of all devices together, operations a second; if given, metrics hold the
             model FLOPs utilisation.
         """
-        self._objective, self._optimizer, self._pipeline = objective, optimizer, pipeline
+        self._objective, self._pipeline = objective, pipeline
         self._folder = Path(output_dir)
+        self._files = run_state.RunFiles(
+            output_dir, objective, optimizer, fingerprint=fingerprint, provenance=provenance or {}
+        )
         self._learning_rate, self._limits = learning_rate, limits
         self._strategy = strategy or tf.distribute.get_strategy()
         self._evaluate, self._seed = evaluate, seed
         self._peak_flops = peak_flops
-        self._fingerprint, self._provenance = fingerprint, dict(provenance or {})
         self._is_chief = worker_of(self._strategy)[0] == 0
-        single = self._strategy.num_replicas_in_sync == 1
-        self._train_step = tf.function(self._global_step, jit_compile=jit_compile and single)
+        self._train_step = create_train_step(
+            objective,
+            optimizer,
+            self._strategy,
+            batch_size=pipeline.batch_size,
+            jit_compile=jit_compile,
+        )
         self._step, self._seconds, self._best = 0, 0.0, -math.inf
         self._stop, self._warned = threading.Event(), False
 
@@ -131,10 +140,10 @@ class Trainer:
         self._restore()
         log = MetricsLog(self._folder, self._step) if self._is_chief else None
         meter = self._meter()
-        pending: list[tuple[int, dict[str, tf.Tensor]]] = []
-        with self._stop_on_signals():
+        pending: Pending = []
+        with _stopping_on_signals(self._stop):
             started = time.monotonic() - self._seconds
-            batches = self._endless_batches()
+            batches = self._batches()
             while not self._finished():
                 batch = meter.wait(lambda: self._next(batches))
                 pending.append((self._step, self._train_step(*batch, *self._scalars())))
@@ -190,62 +199,10 @@ class Trainer:
             tf.constant([self._seed, self._step], tf.int32),
         )
 
-    def _global_step(
-        self,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        learning_rate: tf.Tensor,
-        count: tf.Tensor,
-        seed: tf.Tensor,
-    ) -> dict[str, tf.Tensor]:
-        """One step on all replicas; pure TensorFlow of static shapes, as XLA and TPUs need."""
-
-        def replica(images: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
-            return self._replica_step(images, labels, learning_rate, count, seed)
-
-        results = self._strategy.run(replica, args=(images, labels))
-        add = tf.distribute.ReduceOp.SUM
-        summed = {k: self._strategy.reduce(add, v, axis=None) for k, v in results.items()}
-        summed["gradient_norm"] /= self._strategy.num_replicas_in_sync
-        return summed
-
-    def _replica_step(
-        self,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        *scalars: tf.Tensor,
-    ) -> dict[str, tf.Tensor]:
-        learning_rate, count, seed = scalars
-        share = 1.0 / self._pipeline.batch_size
-        with tf.GradientTape() as tape:
-            losses, correct = self._objective(images, labels, seed)
-            # Every loss is a mean over the global batch, so that no weight depends on replicas.
-            means = {name: tf.reduce_sum(loss) * share for name, loss in losses.items()}
-            total = tf.add_n([self._objective.weights[name] * one for name, one in means.items()])
-        gradients = tape.gradient(total, self._optimizer.trained)
-        norm = self._optimizer.apply(gradients, learning_rate, count)
-        accuracy = tf.reduce_sum(correct) * share
-        return {"loss": total, **_losses(means), "accuracy": accuracy, "gradient_norm": norm}
-
-    def _endless_batches(self) -> Iterator[Any]:
+    def _batches(self) -> Iterator[Any]:
         """Yields batches; datasets of mined tuples end with their epoch and are asked for anew."""
         while True:
-            yield from self._batches()
-
-    def _batches(self) -> Any:
-        if self._strategy.num_replicas_in_sync == 1 and worker_of(self._strategy)[1] == 1:
-            return self._pipeline.dataset(self._step)
-        replicas = self._strategy.num_replicas_in_sync
-
-        def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            return self._pipeline.dataset(
-                self._step,
-                worker=context.input_pipeline_id,
-                num_workers=context.num_input_pipelines,
-                num_replicas=replicas // context.num_input_pipelines,
-            )
-
-        return self._strategy.distribute_datasets_from_function(of_worker)
+            yield from distribute(self._strategy, self._pipeline, self._step)
 
     def _next(self, batches: Iterator[Any]) -> Any:
         try:
@@ -261,12 +218,7 @@ class Trainer:
                 reason=reason,
             ) from None
 
-    def _flush(
-        self,
-        pending: list[tuple[int, dict[str, tf.Tensor]]],
-        meter: throughput.Meter,
-        log: MetricsLog | None,
-    ) -> None:
+    def _flush(self, pending: Pending, meter: throughput.Meter, log: MetricsLog | None) -> None:
         if not pending:
             return
         self._check(pending)
@@ -279,7 +231,7 @@ class Trainer:
         self._warn_if_nothing_is_learnt(means)
         pending.clear()
 
-    def _check(self, pending: list[tuple[int, dict[str, tf.Tensor]]]) -> None:
+    def _check(self, pending: Pending) -> None:
         for step, metrics in pending:
             bad = [name for name, value in metrics.items() if not np.isfinite(value)]
             if bad:
@@ -301,64 +253,30 @@ class Trainer:
             self._warned = True
             logging.warning(
                 "Accuracy %.2g is no better than chance after %d steps (loss %.3g, chance %.3g). "
-                "Look at: labels (relabeling.csv), the learning rate and gradient_norm in "
-                "metrics.csv, the margin (train with arcface_margin: 0 first), and whether the "
-                "initial weights were loaded.",
+                "Look at the labels (relabeling.csv), the learning rate, gradient_norm in "
+                "metrics.csv, training.losses.margin (0 first) and the initial weights.",
                 means["accuracy"],
                 self._step,
                 means["loss"],
-                math.log(max(num_classes, 2)),
+                math.log(num_classes),
             )
 
-    def _named(self) -> dict[str, tf.Variable]:
-        named = {path: plain_variable(v) for path, v in self._objective.variables.items()}
-        named.update({f"optimizer/{name}": v for name, v in self._optimizer.state.items()})
-        return named
-
     def _save(self) -> None:
-        # Every worker reads: variables kept one a replica are reduced over all of them.
-        arrays = {name: variable.read_value().numpy() for name, variable in self._named().items()}
+        arrays = self._files.arrays()
         if self._is_chief:
             facts = {"seconds": self._seconds if self._limits.max_seconds else 0.0}
             facts["best"] = None if math.isinf(self._best) else self._best
-            state = run_state.RunState(self._step, arrays, self._fingerprint, facts)
-            run_state.save_state(self._folder / "checkpoints", state)
-            self._write_weights("weights.npz", arrays)
-
-    def _write_weights(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        prefix, average = "model/", "optimizer/ema/model/"
-        chosen = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
-        chosen.update({k[len(average) :]: v for k, v in arrays.items() if k.startswith(average)})
-        facts = {
-            **self._provenance,
-            "steps": self._step,
-            "averaged": bool(self._optimizer.averages),
-        }
-        options = self._objective.model.options
-        checkpoint.write_arrays(self._folder / name, chosen, options, facts)
+            self._files.save(self._step, arrays, facts)
 
     def _restore(self) -> None:
-        states = run_state.list_states(self._folder / "checkpoints")
-        if not states:
-            return
-        state = run_state.load_state(states[-1])
-        named = self._named()
-        same = state.fingerprint == self._fingerprint and set(state.arrays) == set(named)
-        require(
-            same,
-            "The output folder must hold no other run.",
-            hint="Choose another --output_dir, or delete it to start anew.",
-            found=str(states[-1]),
-        )
-        for name, variable in named.items():
-            variable.assign(state.arrays[name])
-        self._step = state.step
-        self._seconds = float(state.facts["seconds"])
-        self._best = -math.inf if state.facts["best"] is None else float(state.facts["best"])
-        logging.info("Going on from %s.", states[-1])
+        state = self._files.restore()
+        if state is not None:
+            self._step, self._seconds = state.step, float(state.facts["seconds"])
+            best = state.facts["best"]
+            self._best = -math.inf if best is None else float(best)
 
     def _run_evaluation(self, log: MetricsLog | None) -> None:
-        with self._averaged():
+        with self._files.averaged():
             metrics = dict(self._evaluate() if self._evaluate is not None else {})
         if not metrics or log is None:
             return
@@ -366,41 +284,24 @@ class Trainer:
         first = next(iter(metrics.values()))
         if first > self._best:
             self._best = first
-            arrays = {name: one.read_value().numpy() for name, one in self._named().items()}
-            self._write_weights("best_weights.npz", arrays)
-
-    @contextlib.contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Puts the moving average into the model for a while."""
-        variables = self._objective.variables
-        kept = {}
-        for path, average in self._optimizer.averages.items():
-            variable = plain_variable(variables[path])
-            kept[path] = variable.read_value()
-            variable.assign(average.read_value())
-        try:
-            yield
-        finally:
-            for path, value in kept.items():
-                plain_variable(variables[path]).assign(value)
-
-    @contextlib.contextmanager
-    def _stop_on_signals(self) -> Iterator[None]:
-        def stop(number: int, frame: object) -> None:
-            del frame
-            logging.info("%s: saving after this step.", signal.Signals(number).name)
-            self._stop.set()
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {one: signal.signal(one, stop) for one in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            self._files.write_weights("best_weights.npz", self._step, self._files.arrays())
 
 
-def _losses(means: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    return {f"{name}_loss": value for name, value in means.items()}
+@contextlib.contextmanager
+def _stopping_on_signals(stopped: threading.Event) -> Iterator[None]:
+    """Sets `stopped` at SIGTERM and SIGINT; of other threads than the main one nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        del frame
+        logging.info("%s: saving after this step.", signal.Signals(number).name)
+        stopped.set()
+
+    before = {one: signal.signal(one, stop) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)

@@ -78,18 +78,18 @@ def test_distillation_loss_by_hand():
 def test_objective_needs_a_teacher_of_the_same_width(images):
     model = create_model("compact_resnet20", seed=0, **SMALL)
     with pytest.raises(InputError, match="must have a teacher"):
-        Objective(model, 4, distillation_weight=1.0)
+        Objective(model, 4, weights={"distillation": 1.0})
     narrow = create_model("gem_resnet20", seed=1, width_multiplier=0.125)
     with pytest.raises(InputError, match="as many channels"):
-        Objective(model, 4, distillation_weight=1.0, teacher=narrow)
+        Objective(model, 4, weights={"distillation": 1.0}, teacher=narrow)
 
 
 def test_a_student_learns_the_teachers_map(images):
     teacher = create_model("gem_resnet20", seed=1, width_multiplier=0.125)
     width = teacher.backbone.channels("stride16")
     model = create_model("compact_resnet20", seed=0, **{**SMALL, "feature_dim": width})
-    weights = {"descriptor_weight": 0.0, "attention_weight": 0.0}
-    objective = Objective(model, 2, distillation_weight=1.0, teacher=teacher, **weights)
+    weights = {"descriptor": 0.0, "attention": 0.0, "distillation": 1.0}
+    objective = Objective(model, 2, weights=weights, teacher=teacher)
     variables = list(objective.trainable_variables(["backbone", "expansion"]).values())
     optimizer = tf.keras.optimizers.Adam(1e-2)
     labels = tf.constant([0, 1])

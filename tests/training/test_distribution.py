@@ -104,7 +104,7 @@ def test_two_processes_equal_one(records_dir, tmp_path):
 )
 def test_every_networks_step_compiles_whole(name):
     model = create_model(name, width_multiplier=0.125, seed=0)
-    objective = Objective(model, 5, contrastive_weight=0.1)
+    objective = Objective(model, 5, weights={"contrastive": 0.1})
     optimizer = Optimizer("adamw", objective.trainable_variables(), clip_norm=1.0, ema_decay=0.9)
 
     def step(images, labels):

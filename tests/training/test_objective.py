@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from delf_tf.checks import InputError
-from delf_tf.training.contrastive import supervised_contrastive_loss
+from delf_tf.training.batch_losses import supervised_contrastive_loss
 from delf_tf.training.objective import Objective
 from tests.training.tiny_model import TinyModel
 
@@ -23,7 +23,7 @@ def _images(num=4):
 
 
 def test_losses_are_one_an_image(model):
-    objective = Objective(model, 5, contrastive_weight=0.5)
+    objective = Objective(model, 5, weights={"contrastive": 0.5})
     losses, correct = objective(_images(), tf.constant([0, 1, 1, 4]))
     assert objective.weights == {
         "descriptor": 1.0,
@@ -46,7 +46,7 @@ def test_class_centres_follow_the_seed(model):
 
 
 def test_losses_of_weight_zero_are_not_computed(model):
-    objective = Objective(model, 5, attention_weight=0.0, reconstruction_weight=0.0)
+    objective = Objective(model, 5, weights={"attention": 0.0, "reconstruction": 0.0})
     assert list(objective.weights) == ["descriptor"]
     assert list(objective.heads) == ["descriptor"]
 
@@ -68,10 +68,11 @@ def test_steps_are_for_delf_alone(model):
 
 
 def test_contrastive_loss_by_hand():
-    embeddings = tf.constant([[2.0, 0.0], [0.0, 3.0], [0.0, 1.0]])
-    loss = supervised_contrastive_loss(embeddings, tf.constant([7, 5, 5]), temperature=0.5)
-    found = -np.log(np.exp(2.0) / (np.exp(2.0) + np.exp(0.0)))
-    np.testing.assert_allclose(loss, [0.0, found, found], rtol=1e-6)
+    # Cosines of 0.6 and 0.8 to the first image and 0.96 to each other, over a temperature of 0.1.
+    embeddings = tf.constant([[2.0, 0.0], [3.0, 4.0], [0.8, 0.6]])
+    loss = supervised_contrastive_loss(embeddings, tf.constant([7, 5, 5]))
+    found = [-np.log(np.exp(9.6) / (np.exp(9.6) + np.exp(other))) for other in (6.0, 8.0)]
+    np.testing.assert_allclose(loss, [0.0, *found], rtol=1e-4)
 
 
 def test_contrastive_loss_without_pairs_is_zero_with_finite_gradient():

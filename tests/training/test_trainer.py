@@ -49,7 +49,7 @@ def _trainer(
         if distribution.num_replicas_in_sync > 1:
             assert strategy.synchronize_batch_norm(model) == 3
         objective = Objective(
-            model, NUM_CLASSES, scale=8.0, reconstruction_weight=1.0, **(objective or {})
+            model, NUM_CLASSES, scale=8.0, weights={"reconstruction": 1.0}, **(objective or {})
         )
         optimizer = optimizers.Optimizer(
             rule,

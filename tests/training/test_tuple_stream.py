@@ -170,9 +170,7 @@ def _trainer(data, folder, *, distribution=None, steps=6, num_queries=6):
         objective = Objective(
             model,
             4,
-            descriptor_weight=0.0,
-            attention_weight=0.0,
-            reconstruction_weight=0.0,
+            weights={"descriptor": 0.0, "attention": 0.0, "reconstruction": 0.0},
             tuple_size=2 + NUM_NEGATIVES,
         )
         optimizer = optimizers.Optimizer("adamw", objective.trainable_variables(), clip_norm=5.0)

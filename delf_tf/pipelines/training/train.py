@@ -28,7 +28,7 @@ from delf_tf.retrieval.vectors.index import search_all
 from delf_tf.training import strategy as strategies
 from delf_tf.training import throughput, trainer, tuple_stream
 from delf_tf.training.evaluation import RetrievalEvaluation
-from delf_tf.training.objective import Objective
+from delf_tf.training.objective import LOSSES, Objective
 from delf_tf.training.tuples import TupleMiner
 
 # Of foreign records, those whose labels are read to count the classes.
@@ -174,22 +174,16 @@ def _create_objective(
     if options.input.HasField("tuples"):
         of_tuples["tuple_size"] = 2 + tuples.num_negatives
         of_tuples["tuple_margin"] = tuples.margin if tuples.HasField("margin") else None
-        of_tuples["tuple_weight"] = tuples.loss_weight
+    weights = {name: getattr(losses, f"{name}_weight") for name in LOSSES if name != "tuple"}
     return Objective(
         model,
         num_classes,
+        weights={**weights, "tuple": tuples.loss_weight},
         classifier=losses.classifier,
         margin=losses.margin,
         scale=losses.scale,
         num_sampled=losses.num_sampled_classes,
         step=losses.step,
-        descriptor_weight=losses.descriptor_weight,
-        attention_weight=losses.attention_weight,
-        reconstruction_weight=losses.reconstruction_weight,
-        contrastive_weight=losses.contrastive_weight,
-        superfeature_weight=losses.superfeature_weight,
-        decorrelation_weight=losses.decorrelation_weight,
-        distillation_weight=losses.distillation_weight,
         teacher=teacher,
         seed=options.run.seed,
         **of_tuples,

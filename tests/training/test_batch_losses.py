@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from delf_tf.checks import InputError
+from delf_tf.training.batch_losses import descriptor_tuple_loss, superfeature_tuple_loss
 from delf_tf.training.objective import Objective
-from delf_tf.training.tuple_losses import descriptor_tuple_loss, superfeature_tuple_loss
 from tests.training.tiny_model import TinyModel
 
 # Two tuples of a query, its positive and a negative; lengths do not matter.
@@ -75,8 +75,8 @@ def _images():
 
 
 def test_an_objective_goes_by_tuples(model):
-    options = {"descriptor_weight": 0.0, "superfeature_weight": 0.02, "tuple_size": 3}
-    objective = Objective(model, 4, **options, tuple_margin=0.3, tuple_weight=2.0)
+    weights = {"descriptor": 0.0, "superfeature": 0.02, "tuple": 2.0}
+    objective = Objective(model, 4, weights=weights, tuple_size=3, tuple_margin=0.3)
     assert objective.weights == {"superfeature": 0.02, "tuple": 2.0}
     outputs = model.training_outputs(_images(), training=True)
     losses, correct = objective(_images(), tf.zeros(6, tf.int64))
@@ -86,7 +86,8 @@ def test_an_objective_goes_by_tuples(model):
     np.testing.assert_allclose(losses["superfeature"], expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(correct, np.zeros(6))
     # Of weight 0, super-features alone learn from the tuples; without tuples there is no such loss.
-    assert list(Objective(model, 4, **options, tuple_weight=0.0).weights) == ["superfeature"]
+    without = Objective(model, 4, weights={**weights, "tuple": 0.0}, tuple_size=3)
+    assert list(without.weights) == ["superfeature"]
     assert "tuple" not in Objective(model, 4).weights
 
 
