@@ -33,7 +33,6 @@ class BatchExtractor(tf.Module):
         *,
         batch_size: int = 8,
         bucket_px: int = 128,
-        jit_compile: bool = False,
     ):
         """Checks that the network can be masked.
 
@@ -41,7 +40,6 @@ class BatchExtractor(tf.Module):
           extractor: of a model of create_model, folded.
           batch_size: images that the network sees at once.
           bucket_px: padded sides are multiples of this; a multiple of 64.
-          jit_compile: compile the network by XLA, once for each padded shape.
 
         Raises:
           InputError: a number out of range, a network whose padding depends on the size, or
@@ -68,7 +66,7 @@ class BatchExtractor(tf.Module):
             model=type(model).__name__,
         )
         self.extractor, self.batch_size, self.bucket_px = extractor, batch_size, bucket_px
-        self._network = tf.function(self._run, jit_compile=jit_compile, autograph=False)
+        self._network = tf.function(self._run, autograph=False)
         self._finish = tf.function(self._select, reduce_retracing=True, autograph=False)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, tf.Tensor]]:

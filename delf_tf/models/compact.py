@@ -7,7 +7,6 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
-from delf_tf.models.backbones.create import create_backbone
 from delf_tf.models.delf import Attention, attention_pool
 from delf_tf.models.delg import Autoencoder
 from delf_tf.models.dolg import SelfAttention
@@ -68,12 +67,11 @@ class Compact(RetrievalModel):
       gem_power: exponent p of GeM, a constant.
       local_dim: width of local descriptors.
       attention_dim: hidden channels of the attention.
-      backbone_form: see resnet.FORMS; None: the backbone's default.
-      width_multiplier: of the backbone's channels; None: 1.
-      preprocessing: arguments of layers.Preprocessing; None: the backbone's usual ones.
+      **options: of the backbone and the preprocessing, see RetrievalModel.
     """
 
     output_names_available = ("global", "local")
+    last_level = "stride16"
 
     def __init__(
         self,
@@ -86,9 +84,7 @@ class Compact(RetrievalModel):
         gem_power: float = 3.0,
         local_dim: int = 64,
         attention_dim: int = 128,
-        backbone_form: str | None = None,
-        width_multiplier: float | None = None,
-        preprocessing: dict[str, Any] | None = None,
+        **options: Any,
     ):
         require_choice("descriptor", descriptor, DESCRIPTORS)
         for name, value in (("feature_dim", feature_dim), ("local_dim", local_dim)):
@@ -98,8 +94,7 @@ class Compact(RetrievalModel):
             "fusion_dim must be positive for the fused descriptor.",
             fusion_dim=fusion_dim,
         )
-        network, usual = create_backbone(backbone, backbone_form, width_multiplier, "stride16")
-        super().__init__(network, preprocessing or usual)
+        super().__init__(backbone, **options)
         self.descriptor, self.fusion_dim = descriptor, fusion_dim
         self.expansion = Expansion(feature_dim)
         self.pooling = GeneralizedMean(gem_power)

@@ -7,7 +7,6 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
-from delf_tf.models.backbones.create import create_backbone
 from delf_tf.models.backbones.xfeat import STRIDE_PX, XFeat
 from delf_tf.models.delf import Attention, attention_pool
 from delf_tf.models.geometry import CellGrid
@@ -40,7 +39,7 @@ class CompactLite(RetrievalModel):
       attention_dim: hidden channels of the attention; 0 leaves it out, and all cells count alike.
       backbone_scale: factor of the images that the backbone sees, whose sides are then multiples
         of 32: classification needs fewer pixels than keypoints do. At least 0.5.
-      preprocessing: arguments of layers.Preprocessing for the backbone; None: its usual ones.
+      **options: of the backbone and the preprocessing, see RetrievalModel.
     """
 
     output_names_available = ("global", "local")
@@ -56,16 +55,15 @@ class CompactLite(RetrievalModel):
         fine_gem_power: float = 2.5,
         attention_dim: int = 0,
         backbone_scale: float = 1.0,
-        preprocessing: dict[str, Any] | None = None,
+        **options: Any,
     ):
         require_choice("descriptor", descriptor, DESCRIPTORS)
-        network, usual = create_backbone(backbone)
+        super().__init__(backbone, **options)
         require(
-            {"stride16", "stride32"} <= set(network.levels),
+            {"stride16", "stride32"} <= set(self.backbone.levels),
             "The backbone must have maps of stride 16 and 32.",
             backbone=backbone,
         )
-        super().__init__(network, preprocessing or usual)
         require(
             0.5 <= backbone_scale <= 1,
             "backbone_scale must be from 0.5 to 1.",

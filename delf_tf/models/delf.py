@@ -7,8 +7,6 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
-from delf_tf.models.backbones.create import create_backbone
-from delf_tf.models.geometry import CellGrid, Window, cell_grid
 from delf_tf.models.layers import ConvNorm, build_maps, conv1x1, l2_normalize, register
 from delf_tf.models.masking import spatial_mean
 from delf_tf.models.retrieval_model import RetrievalModel
@@ -71,12 +69,7 @@ class Delf(RetrievalModel):
     Args:
       backbone: a name of backbones.create.BACKBONES.
       attention_dim: hidden channels of the attention.
-      stage4_stride: pixels between local features: 16, or 32, for which every second cell is
-        taken (the original's `block3_strides`, cheaper in training). Changes no variable.
-      backbone_form: see resnet.FORMS; None: "torchvision". The original's checkpoints need "keras".
-      width_multiplier: of the backbone's channels; None: 1.
-      preprocessing: arguments of layers.Preprocessing; None: what the backbone's published weights
-        expect.
+      **options: of the backbone and the preprocessing, see RetrievalModel.
     """
 
     output_names_available = ("global", "local")
@@ -86,16 +79,10 @@ class Delf(RetrievalModel):
         backbone: str,
         *,
         attention_dim: int = 512,
-        stage4_stride: int = 16,
-        backbone_form: str | None = None,
-        width_multiplier: float | None = None,
-        preprocessing: dict[str, Any] | None = None,
+        **options: Any,
     ):
-        require_choice("stage4_stride", stage4_stride, (16, 32))
         require(attention_dim > 0, "attention_dim must be positive.", attention_dim=attention_dim)
-        network, usual = create_backbone(backbone, backbone_form, width_multiplier)
-        super().__init__(network, preprocessing or usual)
-        self.stage4_stride = stage4_stride
+        super().__init__(backbone, **options)
         self.attention = Attention(attention_dim)
 
     @property
@@ -108,24 +95,13 @@ class Delf(RetrievalModel):
         """Width of local descriptors."""
         return self.backbone.channels("stride16")
 
-    def local_grid(self, size: int) -> CellGrid:
-        """See RetrievalModel.local_grid."""
-        step = Window(1, self.stage4_stride // 16, "valid")
-        return cell_grid([step], size, super().local_grid(size))
-
-    @property
-    def local_stride(self) -> int:
-        """Distance of neighbouring local features, input pixels."""
-        return self.stage4_stride
-
     def embed(self, maps: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns the global descriptor before it is normalised, [B, global_dim] float32."""
         return spatial_mean(tf.cast(maps["stride32"], tf.float32))
 
     def local_map(self, maps: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns the stage 4 map behind the wall, [B, h, w, C]: its gradient stops there."""
-        step = self.stage4_stride // 16
-        return tf.stop_gradient(maps["stride16"][:, ::step, ::step])
+        return tf.stop_gradient(maps["stride16"])
 
     def describe(self, target: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         """Returns "features" and "scores" of a local map, and "reconstruction" if there is one."""

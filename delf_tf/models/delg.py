@@ -56,11 +56,7 @@ class Delg(Delf):
       local_dim: width of local descriptors; 0 leaves out the autoencoder.
       global_pooling: "gem" or "average".
       attention_dim: hidden channels of the attention.
-      stage4_stride: 16 or 32, see Delf.
-      backbone_form: see resnet.FORMS; None: "torchvision". The original's checkpoints need "keras".
-      width_multiplier: of the backbone's channels; None: 1.
-      preprocessing: arguments of layers.Preprocessing; None: what the backbone's published weights
-        expect.
+      **options: of the backbone and the preprocessing, see RetrievalModel.
     """
 
     def __init__(
@@ -72,21 +68,11 @@ class Delg(Delf):
         local_dim: int = 128,
         global_pooling: str = "gem",
         attention_dim: int = 512,
-        stage4_stride: int = 16,
-        backbone_form: str | None = None,
-        width_multiplier: float | None = None,
-        preprocessing: dict[str, Any] | None = None,
+        **options: Any,
     ):
         require(embedding_dim >= 0, "embedding_dim must not be negative.", value=embedding_dim)
         require(local_dim >= 0, "local_dim must not be negative.", value=local_dim)
-        super().__init__(
-            backbone,
-            attention_dim=attention_dim,
-            stage4_stride=stage4_stride,
-            backbone_form=backbone_form,
-            width_multiplier=width_multiplier,
-            preprocessing=preprocessing,
-        )
+        super().__init__(backbone, attention_dim=attention_dim, **options)
         self.pooling = create_pooling(global_pooling, gem_power)
         self.whitening = dense(embedding_dim) if embedding_dim else None
         channels = self.backbone.channels("stride16")

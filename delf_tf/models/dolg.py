@@ -7,7 +7,6 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
-from delf_tf.models.backbones.create import create_backbone
 from delf_tf.models.layers import (
     ConvNorm,
     build_maps,
@@ -118,10 +117,7 @@ class Dolg(RetrievalModel):
       self_attention: whether local features are weighted.
       global_pooling: "gem" or "average", of stage 5.
       local_pooling: "average" or "gem", of the fused map.
-      backbone_form: see resnet.FORMS; None: "torchvision", which the released weights need.
-      width_multiplier: of the backbone's channels; None: 1.
-      preprocessing: arguments of layers.Preprocessing; None: what the backbone's published weights
-        expect.
+      **options: of the backbone and the preprocessing, see RetrievalModel.
     """
 
     output_names_available = ("global",)
@@ -139,15 +135,12 @@ class Dolg(RetrievalModel):
         self_attention: bool = True,
         global_pooling: str = "gem",
         local_pooling: str = "average",
-        backbone_form: str | None = None,
-        width_multiplier: float | None = None,
-        preprocessing: dict[str, Any] | None = None,
+        **options: Any,
     ):
         require(embedding_dim >= 0, "embedding_dim must not be negative.", value=embedding_dim)
         require(fusion_dim >= 2, "fusion_dim must be at least 2.", value=fusion_dim)
         require_choice("fusion", fusion, FUSIONS)
-        network, usual = create_backbone(backbone, backbone_form, width_multiplier)
-        super().__init__(network, preprocessing or usual)
+        super().__init__(backbone, **options)
         self.fusion = fusion
         self.fusion_dim = fusion_dim
         self.pooling = create_pooling(global_pooling, gem_power, learnable=True)

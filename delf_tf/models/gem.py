@@ -7,7 +7,6 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import require_choice
-from delf_tf.models.backbones.create import create_backbone
 from delf_tf.models.layers import POOLINGS, create_pooling, dense, l2_normalize, register
 from delf_tf.models.retrieval_model import RetrievalModel
 
@@ -37,10 +36,7 @@ class Gem(RetrievalModel):
       global_pooling: "gem", "average", "max" or "rmac".
       gem_power: exponent p of "gem", positive.
       embedding_dim: width of the whitened descriptor; 0 leaves it as wide as the map.
-      backbone_form: see resnet.FORMS; None: the backbone's default.
-      width_multiplier: of the backbone's channels; None: 1.
-      preprocessing: arguments of layers.Preprocessing; None: what the backbone's published weights
-        expect.
+      **options: of the backbone and the preprocessing, see RetrievalModel.
     """
 
     output_names_available = ("global", "local")
@@ -52,13 +48,10 @@ class Gem(RetrievalModel):
         global_pooling: str = "gem",
         gem_power: float = 3.0,
         embedding_dim: int = 0,
-        backbone_form: str | None = None,
-        width_multiplier: float | None = None,
-        preprocessing: dict[str, Any] | None = None,
+        **options: Any,
     ):
         require_choice("global_pooling", global_pooling, (*POOLINGS, RMAC))
-        network, usual = create_backbone(backbone, backbone_form, width_multiplier)
-        super().__init__(network, preprocessing or usual)
+        super().__init__(backbone, **options)
         self.by_regions = global_pooling == RMAC
         # Regions of unlike images of one batch have no common shape.
         self.maskable = not self.by_regions

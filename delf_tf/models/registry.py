@@ -127,7 +127,9 @@ def construct(name: str, **kwargs: Any) -> RetrievalModel:
     """
     make = _find(name)
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
-    _check_options(name, make, kwargs)
+    parameters = _parameters(make)
+    if parameters is not None:
+        check_options(name, parameters, kwargs)
     model = make(**kwargs)
     require(
         isinstance(model, RetrievalModel),
@@ -184,17 +186,17 @@ def _import(path: str) -> Callable[..., RetrievalModel]:
 
 def default_option(name: str, key: str) -> Any:
     """Returns what option `key` of a model is where it is not set; None without such an option."""
-    parameter = _parameters(_find(name)).get(key)
+    parameter = (_parameters(_find(name)) or {}).get(key)
     return None if parameter is None else parameter.default
 
 
-def _parameters(make: Callable[..., RetrievalModel]) -> dict[str, inspect.Parameter]:
-    parameters = inspect.signature(make).parameters
-    return {key: value for key, value in parameters.items() if key != "backbone"}
-
-
-def _check_options(name: str, make: Callable[..., RetrievalModel], kwargs: dict[str, Any]) -> None:
-    parameters = _parameters(make)
-    if any(value.kind is inspect.Parameter.VAR_KEYWORD for value in parameters.values()):
-        return
-    check_options(name, parameters, kwargs)
+def _parameters(make: Callable[..., RetrievalModel]) -> dict[str, inspect.Parameter] | None:
+    """Returns the options that a model's function takes; None if it takes any."""
+    taken = dict(inspect.signature(make).parameters)
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values()):
+        made = make.func if isinstance(make, functools.partial) else make
+        if not inspect.isclass(made):
+            return None
+        taken |= inspect.signature(RetrievalModel).parameters
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {k: one for k, one in taken.items() if k != "backbone" and one.kind not in variadic}

@@ -8,12 +8,13 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import require_choice
+from delf_tf.models.backbones.create import create_backbone
 from delf_tf.models.geometry import CellGrid
 from delf_tf.models.layers import Preprocessing
 from delf_tf.models.variables import draw_values
 
 # Options that change what is computed but no variable, so that weights fit any of their values.
-FREE_OPTIONS = ("stage4_stride", "descriptor", "backbone_scale", "global_pooling")
+FREE_OPTIONS = ("descriptor", "backbone_scale", "global_pooling")
 
 
 class RetrievalModel(tf.keras.Model):
@@ -37,19 +38,37 @@ class RetrievalModel(tf.keras.Model):
         the backbone's padding allows it.
 
     Args:
-      backbone: the backbone layer.
-      preprocessing: arguments of layers.Preprocessing.
+      backbone: a name of backbones.create.BACKBONES, or a layer like them.
+      preprocessing: arguments of layers.Preprocessing; None: what the published weights of the
+        backbone of that name expect.
+      backbone_form: which published ResNet it is (resnet.FORMS); None: the backbone's default. The
+        original's checkpoints need "keras".
+      width_multiplier: of the backbone's channels; None: 1.
     """
 
     output_names_available: tuple[str, ...] = ()
     local_output = "local"
     maskable = True
     inference_precision: str | None = None
+    # The deepest level of the backbone that is used; None: its own.
+    last_level: str | None = None
 
-    def __init__(self, backbone: tf.keras.layers.Layer, preprocessing: dict[str, Any]):
+    def __init__(
+        self,
+        backbone: str | tf.keras.layers.Layer,
+        preprocessing: dict[str, Any] | None = None,
+        *,
+        backbone_form: str | None = None,
+        width_multiplier: float | None = None,
+    ):
         # Images stay in float32 under a mixed policy until they are normalised.
         super().__init__(autocast=False)
-        self.preprocess = Preprocessing(**preprocessing)
+        if isinstance(backbone, str):
+            backbone, usual = create_backbone(
+                backbone, backbone_form, width_multiplier, self.last_level
+            )
+            preprocessing = preprocessing or usual
+        self.preprocess = Preprocessing(**(preprocessing or {}))
         self.backbone = backbone
         self._options_json = "{}"
 

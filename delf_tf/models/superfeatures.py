@@ -10,7 +10,6 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import require
-from delf_tf.models.backbones.create import create_backbone
 from delf_tf.models.layers import dense, l2_normalize, register
 from delf_tf.models.retrieval_model import RetrievalModel
 
@@ -118,15 +117,13 @@ class SuperFeatures(RetrievalModel):
       num_iterations: T, rounds of attention.
       local_dim: width after reduction; 0 leaves it out. The reduction is not trained: the authors
         set it by PCA whitening of training images' super-features.
-      backbone_form: see resnet.FORMS; None: "torchvision", which the released weights need.
-      width_multiplier: of the backbone's channels; None: 1.
-      preprocessing: arguments of layers.Preprocessing; None: what the backbone's published weights
-        expect.
+      **options: of the backbone and the preprocessing, see RetrievalModel.
     """
 
     output_names_available = ("superfeatures",)
     local_output = "superfeatures"
     global_dim = None
+    last_level = "stride16"
 
     def __init__(
         self,
@@ -136,13 +133,10 @@ class SuperFeatures(RetrievalModel):
         superfeature_dim: int = 1024,
         num_iterations: int = 6,
         local_dim: int = 128,
-        backbone_form: str | None = None,
-        width_multiplier: float | None = None,
-        preprocessing: dict[str, Any] | None = None,
+        **options: Any,
     ):
         require(local_dim >= 0, "local_dim must not be negative.", local_dim=local_dim)
-        network, usual = create_backbone(backbone, backbone_form, width_multiplier, "stride16")
-        super().__init__(network, preprocessing or usual)
+        super().__init__(backbone, **options)
         self.integration = LocalFeatureIntegration(
             num_superfeatures, superfeature_dim, num_iterations
         )

@@ -187,8 +187,9 @@ class Builder:
             span = y + rise * float(np.sin(low)), y + rise * float(np.sin(high))
             self.prism(centre, radii, span, 10, texture, repeat=(0.5, 0.4))
 
-    def battlements(self, x: tuple[float, float], y: float, z: float, step: float = 1.8) -> None:
+    def battlements(self, x: tuple[float, float], y: float, z: float) -> None:
         """Adds merlons along a wall's top."""
+        step = 1.8
         for left in np.arange(x[0], x[1] - step * 0.5, step):
             self.box(
                 (left, left + step * 0.55),

@@ -18,6 +18,9 @@ from delf_tf.checks import require, require_choice
 
 Rule = Callable[["Settings", "Update"], None]
 
+# Of the second moment's average, and added to its root.
+_BETA_2, _EPSILON = 0.999, 1e-8
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -25,14 +28,10 @@ class Settings:
 
     Attributes:
       momentum: of SGD, or β1 of the others.
-      beta_2: of the second moment.
-      epsilon: added to its root.
       nesterov: whether SGD looks ahead.
     """
 
     momentum: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-8
     nesterov: bool = True
 
 
@@ -97,14 +96,14 @@ def lamb(settings: Settings, one: Update) -> None:
 def radam(settings: Settings, one: Update) -> None:
     """Rectified Adam (arXiv 1908.03265, algorithm 2) with decoupled weight decay."""
     mean, spread = _corrected(settings, one.gradient, one)
-    power = tf.pow(settings.beta_2, one.count)
-    longest = 2.0 / (1.0 - settings.beta_2) - 1.0
-    length = longest - 2.0 * one.count * power / _missing(settings.beta_2, one.count)
+    power = tf.pow(_BETA_2, one.count)
+    longest = 2.0 / (1.0 - _BETA_2) - 1.0
+    length = longest - 2.0 * one.count * power / _missing(_BETA_2, one.count)
     rectifier = tf.sqrt(
         tf.maximum((length - 4.0) * (length - 2.0) * longest, 0.0)
         / ((longest - 4.0) * (longest - 2.0) * tf.maximum(length, 1.0))
     )
-    rectified = rectifier * mean / (spread + settings.epsilon)
+    rectified = rectifier * mean / (spread + _EPSILON)
     one.move(tf.where(length >= 5.0, rectified, mean) + one.decay * one.variable)
 
 
@@ -264,17 +263,17 @@ def _momentum(settings: Settings, gradient: tf.Tensor, slot: tf.Variable) -> tf.
 
 def _adam(settings: Settings, gradient: tf.Tensor, one: Update) -> tf.Tensor:
     mean, spread = _corrected(settings, gradient, one)
-    return mean / (spread + settings.epsilon)
+    return mean / (spread + _EPSILON)
 
 
 def _corrected(settings: Settings, gradient: tf.Tensor, one: Update) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the running mean and root mean square, both without their bias to 0."""
     first = settings.momentum * one.slots[0] + (1.0 - settings.momentum) * gradient
-    second = settings.beta_2 * one.slots[1] + (1.0 - settings.beta_2) * tf.square(gradient)
+    second = _BETA_2 * one.slots[1] + (1.0 - _BETA_2) * tf.square(gradient)
     one.slots[0].assign(first)
     one.slots[1].assign(second)
     mean = first / _missing(settings.momentum, one.count)
-    return mean, tf.sqrt(second / _missing(settings.beta_2, one.count))
+    return mean, tf.sqrt(second / _missing(_BETA_2, one.count))
 
 
 def _missing(beta: float, count: tf.Tensor) -> tf.Tensor:

@@ -17,6 +17,8 @@ from delf_tf.datasets import folder
 from delf_tf.models.variables import variables_by_path
 from delf_tf.types import LocalFeatures, Ranking
 
+_NUM_NEGATIVES = 20
+
 
 @dataclasses.dataclass(frozen=True)
 class Anchor:
@@ -25,7 +27,7 @@ class Anchor:
     Attributes:
       image: its id.
       positives: ids, one or more.
-      negatives: ids, one or more, the most similar first.
+      negatives: ids, one to twenty, the most similar first.
     """
 
     image: str
@@ -33,15 +35,12 @@ class Anchor:
     negatives: tuple[str, ...]
 
 
-def find_anchors(
-    ranking: Ranking, labels: Mapping[str, str], *, num_negatives: int = 20
-) -> list[Anchor]:
+def find_anchors(ranking: Ranking, labels: Mapping[str, str]) -> list[Anchor]:
     """Returns the images of a ranking that have positives and hard negatives.
 
     Args:
       ranking: of global descriptors, of images searched among themselves.
       labels: place by image; images without one are negatives only.
-      num_negatives: of an image, the first of its ranking that show another place.
 
     Raises:
       InputError: no image has both.
@@ -56,7 +55,7 @@ def find_anchors(
     for query, (name, place) in enumerate(zip(ranking.query_ids, asked)):
         rows = ranking.indices[query]
         rows = rows[rows >= 0]
-        negatives = rows[places[rows] != place][:num_negatives]
+        negatives = rows[places[rows] != place][:_NUM_NEGATIVES]
         positives = tuple(one for one in of_place.get(place, ()) if one != name) if place else ()
         if positives and len(negatives):
             anchors.append(Anchor(name, positives, tuple(ids[row] for row in negatives)))

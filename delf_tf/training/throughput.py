@@ -68,8 +68,9 @@ def forward_flops(function: Callable[[tf.Tensor], object], image_size: int) -> f
     return float(profile.total_float_ops)
 
 
-def measured_peak_flops(side: int = 1024, seconds: float = 0.3) -> float:
+def measured_peak_flops() -> float:
     """Returns the operations a second of square matrix products on the default device."""
+    side, seconds = 1024, 0.3
     matrix = tf.random.stateless_normal([side, side], [0, 0])
     multiply = tf.function(tf.matmul)
     float(multiply(matrix, matrix)[0, 0])

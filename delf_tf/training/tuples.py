@@ -169,12 +169,10 @@ def hardest_negatives(
     pool: np.ndarray,
     pool_clusters: np.ndarray,
     num_negatives: int,
-    *,
-    block_rows: int = BLOCK_ROWS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Finds for each query the nearest images of other clusters, at most one of a cluster.
 
-    Products in float32, at most BLOCK_QUERIES · `block_rows` at a time, choose candidates; their
+    Products in float32, at most BLOCK_QUERIES · BLOCK_ROWS at a time, choose candidates; their
     distances in float64 decide, and of equals the lower row is taken. The result therefore does not
     depend on the size of blocks, and images stored twice come in the same order everywhere.
 
@@ -184,7 +182,6 @@ def hardest_negatives(
       pool: float [N, D], likewise.
       pool_clusters: integer [N].
       num_negatives: K, at least 0.
-      block_rows: of the pool, multiplied at a time.
 
     Returns:
       Rows of the pool int64 [Q, K], nearest first, and Euclidean distances float64 [Q, K].
@@ -197,14 +194,13 @@ def hardest_negatives(
     query_clusters = as_array("query_clusters", query_clusters, (len(queries),), np.int64)
     pool_clusters = as_array("pool_clusters", pool_clusters, (len(pool),), np.int64)
     require(num_negatives >= 0, "num_negatives must be >= 0.", num_negatives=num_negatives)
-    require(block_rows > 0, "block_rows must be positive.", block_rows=block_rows)
     rows = np.zeros((len(queries), num_negatives), np.int64)
     distances = np.zeros((len(queries), num_negatives))
     if not rows.size:
         return rows, distances
     _require_comparable(queries, pool)
     _require_clusters(query_clusters, pool_clusters, num_negatives)
-    searched = _Pool(pool, pool_clusters, block_rows)
+    searched = _Pool(pool, pool_clusters)
     for start in range(0, len(queries), BLOCK_QUERIES):
         part = slice(start, start + BLOCK_QUERIES)
         candidates = searched.candidates(queries[part], query_clusters[part], num_negatives)
@@ -216,8 +212,8 @@ def hardest_negatives(
 class _Pool:
     """The images that negatives are looked for in, cluster by cluster."""
 
-    def __init__(self, vectors: np.ndarray, clusters: np.ndarray, block_rows: int):
-        self._vectors, self._clusters, self._block_rows = vectors, clusters, block_rows
+    def __init__(self, vectors: np.ndarray, clusters: np.ndarray):
+        self._vectors, self._clusters = vectors, clusters
         # With each cluster in one piece, its best image in a block is a maximum over a slice.
         self._order = np.argsort(clusters, kind="stable")
         # Twice the bound of a sum's rounding, D · eps for vectors of length 1, and some more for
@@ -229,8 +225,8 @@ class _Pool:
     ) -> list[np.ndarray]:
         """Returns for each query rows that its `num` negatives are among for certain."""
         found: list[list[np.ndarray]] = [[] for _ in queries]
-        for first in range(0, len(self._order), self._block_rows):
-            block = self._order[first : first + self._block_rows]
+        for first in range(0, len(self._order), BLOCK_ROWS):
+            block = self._order[first : first + BLOCK_ROWS]
             vectors, clusters = self._vectors[block], self._clusters[block]
             starts = np.flatnonzero(np.append(True, clusters[1:] != clusters[:-1]))
             sizes = np.diff(np.append(starts, len(block)))

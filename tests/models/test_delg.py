@@ -171,17 +171,6 @@ def test_reconstruction_target_is_behind_the_wall():
     assert all(g is None for g in tape.gradient(target, model.trainable_variables))
 
 
-def test_stage4_stride_takes_every_second_cell():
-    fine = create_model("delg_mobilenet_v2", seed=1, **NARROW)
-    coarse = create_model("delg_mobilenet_v2", seed=1, stage4_stride=32, **NARROW)
-    images = _images(height=70, width=97)
-    a, b = fine(images), coarse(images)
-    assert (fine.local_stride, coarse.local_stride) == (16, 32)
-    np.testing.assert_allclose(b["features"], a["features"][:, ::2, ::2], rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(b["scores"], a["scores"][:, ::2, ::2], rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(b["global"], a["global"], rtol=1e-4, atol=1e-6)
-
-
 def test_stage_5_runs_only_for_the_global_descriptor():
     model = create_model("delg_mobilenet_v2", seed=1, **NARROW)
 

@@ -9,7 +9,6 @@ import tensorflow as tf
 from delf_tf.checks import InputError
 from delf_tf.models.backbones.create import create_backbone
 from delf_tf.models.create import create_model
-from delf_tf.models.delf import Delf
 from delf_tf.models.geometry import CellGrid, Window, cell_grid
 from delf_tf.models.variables import variables_by_path
 
@@ -137,20 +136,6 @@ def test_other_networks_cells_too(name, height, more):
     backbone.build((None, None, None, 3))
     _make_linear(backbone)
     _check_centre(backbone, "stride16", height + more, 80)
-
-
-@pytest.mark.parametrize(("form", "height"), [("keras", 501)])
-def test_every_second_cell(form, height):
-    model = Delf("resnet50", backbone_form=form, width_multiplier=0.125, stage4_stride=32)
-    model.backbone.build((None, None, None, 3))
-    _make_linear(model.backbone)
-    grid = model.local_grid(height)
-    row = grid.num_cells // 2
-    maps = tf.function(lambda x: model.backbone(x, last="stride16")["stride16"][:, ::2, ::2])
-    first, last, cells = _seen_rows(maps, height, 48, row)
-    assert cells == grid.num_cells
-    assert model.local_stride == 32
-    assert (first + last) / 2 == model.local_offset(height) + 32 * row
 
 
 def test_a_moved_image_moves_its_features():

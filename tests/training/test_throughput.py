@@ -16,7 +16,7 @@ def test_flops_of_a_convolution_by_hand():
 
 
 def test_peak_is_positive():
-    assert throughput.measured_peak_flops(side=64, seconds=0.01) > 0
+    assert throughput.measured_peak_flops() > 0
 
 
 def test_rates(monkeypatch):

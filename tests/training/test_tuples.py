@@ -56,15 +56,14 @@ def test_hardest_negatives_by_hand():
 @pytest.mark.parametrize("block_rows", [1, 7, 64, 1 << 15])
 def test_hardest_negatives_equal_the_definition(block_rows, monkeypatch):
     monkeypatch.setattr(tuples, "BLOCK_QUERIES", 4)
+    monkeypatch.setattr(tuples, "BLOCK_ROWS", block_rows)
     random = np.random.RandomState(3)
     pool = _unit(random, 200, 16)
     pool[50:90] = pool[10:50]  # Images stored twice, in other clusters.
     queries = np.concatenate([pool[:5], _unit(random, 8, 16)])
     query_clusters = random.randint(0, 30, 13)
     pool_clusters = random.randint(0, 30, 200)
-    rows, distances = hardest_negatives(
-        queries, query_clusters, pool, pool_clusters, 6, block_rows=block_rows
-    )
+    rows, distances = hardest_negatives(queries, query_clusters, pool, pool_clusters, 6)
     np.testing.assert_array_equal(rows, _plain(queries, query_clusters, pool, pool_clusters, 6))
     assert (np.diff(distances, axis=1) >= 0).all()
 
@@ -72,6 +71,7 @@ def test_hardest_negatives_equal_the_definition(block_rows, monkeypatch):
 def test_no_matrix_is_larger_than_a_block(monkeypatch):
     sizes = []
     monkeypatch.setattr(tuples, "BLOCK_QUERIES", 3)
+    monkeypatch.setattr(tuples, "BLOCK_ROWS", 8)
     partition = np.partition
 
     def seen(scores, *arguments, **options):
@@ -81,7 +81,7 @@ def test_no_matrix_is_larger_than_a_block(monkeypatch):
     monkeypatch.setattr(np, "partition", seen)
     random = np.random.RandomState(0)
     pool = _unit(random, 50, 4)
-    hardest_negatives(pool[:10], np.full(10, -1), pool, np.arange(50), 2, block_rows=8)
+    hardest_negatives(pool[:10], np.full(10, -1), pool, np.arange(50), 2)
     assert len(sizes) == 4 * 7
     assert max(shape[0] for shape in sizes) == 3
     assert max(shape[1] for shape in sizes) == 8
@@ -101,7 +101,6 @@ def test_nothing_asked_for_is_nothing():
     [
         ({"num_negatives": 2}, r"num_negatives=2, num_clusters=2.*Enlarge pool_size"),
         ({"num_negatives": -1}, "num_negatives must be >= 0"),
-        ({"block_rows": 0}, "block_rows must be positive"),
         ({"pool": _on_circle([0.0, 5.0]) * 2}, "pool must be L2-normalised.*length=1.0"),
         ({"pool": np.eye(2, 3)}, "same width"),
         ({"queries": np.full((1, 2), np.nan)}, "queries must be finite"),

@@ -22,20 +22,14 @@ def random_resized_crop(
     *,
     image_size: int,
     min_area: float = 0.08,
-    max_area: float = 1.0,
-    min_aspect: float = 0.75,
-    max_aspect: float = 4 / 3,
 ) -> tf.Tensor:
-    """Cuts a random part out of a JPEG and resizes it to a square.
+    """Cuts a random part out of a JPEG, 3:4 to 4:3 in shape, and resizes it to a square.
 
     Args:
       encoded: scalar string, JPEG content.
       seed: int32 [2].
       image_size: side of the result, pixels.
       min_area: smallest part of the image's area, in (0, 1].
-      max_area: largest.
-      min_aspect: least width / height of the part.
-      max_aspect: greatest.
 
     Returns:
       float32 [image_size, image_size, 3], RGB, 0..255.
@@ -46,8 +40,8 @@ def random_resized_crop(
         bounding_boxes=tf.zeros([1, 0, 4]),
         seed=seed,
         min_object_covered=0.1,
-        aspect_ratio_range=(min_aspect, max_aspect),
-        area_range=(min_area, max_area),
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        area_range=(min_area, 1.0),
         max_attempts=20,
         use_image_if_no_bounding_boxes=True,
     )
@@ -83,26 +77,18 @@ def fixed_crop(
 
 
 def central_crop(
-    encoded: tf.Tensor, seed: tf.Tensor | None = None, *, image_size: int, fraction: float = 1.0
+    encoded: tf.Tensor, seed: tf.Tensor | None = None, *, image_size: int
 ) -> tf.Tensor:
-    """Cuts the central square, `fraction` of the shorter side wide, for validation.
-
-    Args:
-      encoded: scalar string, JPEG content.
-      seed: not used; all crops have it.
-      image_size: side of the result, pixels.
-      fraction: in (0, 1].
-
-    Returns:
-      float32 [image_size, image_size, 3], RGB, 0..255.
-    """
+    """Cuts the central square and resizes it, for validation; `seed` is of no effect."""
     del seed
-    free = tf.fill([2], (1 - fraction) / 2)
-    return _decode_window(encoded, _square(encoded, fraction, free), image_size)
+    return _decode_window(encoded, _square(encoded, 1.0, tf.zeros([2])), image_size)
 
 
 def squash(encoded: tf.Tensor, seed: tf.Tensor | None = None, *, image_size: int) -> tf.Tensor:
-    """Resizes the whole image to a square, as the original's trainer does for validation."""
+    """Resizes the whole image to a square, as the original's trainer does for validation.
+
+    `seed` is of no effect.
+    """
     del seed
     shape = tf.io.extract_jpeg_shape(encoded)
     window = tf.concat([tf.zeros([2], tf.int32), shape[:2]], axis=0)

@@ -4,7 +4,7 @@ The order of records and every random number follow from the seed and the positi
 the state of the pipeline is one number, the step: a run that is killed and resumed sees the very
 batches of an undisturbed one.
 
-An epoch permutes the shards, interleaves `cycle_length` of them, and shuffles within windows of
+An epoch permutes the shards, interleaves a few of them, and shuffles within windows of
 `shuffle_window` records. To resume, the records of the epoch begun are passed over undecoded.
 """
 
@@ -22,6 +22,7 @@ from delf_tf.datasets.records import files as record_files
 from delf_tf.datasets.records import schema
 
 _ORDER, _WINDOWS, _PIXELS, _SIDES = range(4)
+_SHARDS_AT_ONCE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,17 +33,13 @@ class RecordStream:
       paths: shards.
       counts: records of each, from `schema.open_records`.
       seed: of the order.
-      shuffle: False reads the shards in the given order, each from first to last.
       shuffle_window: records shuffled together; this many undecoded images are held in memory.
-      cycle_length: shards read at once.
     """
 
     paths: tuple[str, ...]
     counts: tuple[int, ...]
     seed: int = 0
-    shuffle: bool = True
     shuffle_window: int = 4096
-    cycle_length: int = 16
 
     def __post_init__(self) -> None:
         require(
@@ -51,8 +48,8 @@ class RecordStream:
             paths=self.paths,
             counts=self.counts,
         )
-        require(self.shuffle_window > 0, "shuffle_window must be positive.", **self._sizes())
-        require(self.cycle_length > 0, "cycle_length must be positive.", **self._sizes())
+        window = self.shuffle_window
+        require(window > 0, "shuffle_window must be positive.", shuffle_window=window)
 
     @property
     def num_records(self) -> int:
@@ -68,15 +65,13 @@ class RecordStream:
         return stream.concatenate(later).enumerate(position)
 
     def _epoch(self, epoch: tf.Tensor, passed: int = 0) -> tf.data.Dataset:
-        if not self.shuffle:
-            return tf.data.TFRecordDataset(list(self.paths)).skip(passed)
         seed = augmentation.fold_in(
             augmentation.fold_in(tf.constant([self.seed, _ORDER]), epoch), _WINDOWS
         )
         paths = tf.random.experimental.stateless_shuffle(tf.constant(self.paths), seed)
         records = tf.data.Dataset.from_tensor_slices(paths).interleave(
             lambda path: tf.data.TFRecordDataset(path, buffer_size=1 << 20),
-            cycle_length=min(self.cycle_length, len(self.paths)),
+            cycle_length=min(_SHARDS_AT_ONCE, len(self.paths)),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
@@ -88,9 +83,6 @@ class RecordStream:
             )
         )
         return shuffled.skip(rest)
-
-    def _sizes(self) -> dict[str, int]:
-        return {"shuffle_window": self.shuffle_window, "cycle_length": self.cycle_length}
 
 
 @dataclasses.dataclass(frozen=True)

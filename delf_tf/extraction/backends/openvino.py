@@ -32,7 +32,6 @@ class OpenVinoNetwork:
         *,
         precision: str = FLOAT32,
         cache_dir: StrPath | None = None,
-        num_threads: int = 0,
     ):
         """Reads the network.
 
@@ -40,7 +39,6 @@ class OpenVinoNetwork:
           folder: of network_folder.
           precision: one of PRECISIONS; "int8" with a quantised network, and only then.
           cache_dir: where OpenVINO keeps what it compiled; None for nowhere.
-          num_threads: of the engine; 0 for all cores.
 
         Raises:
           InputError: an unknown precision, one that is not the folder's, or damaged files.
@@ -60,8 +58,6 @@ class OpenVinoNetwork:
             "INFERENCE_PRECISION_HINT": "bf16" if precision == BFLOAT16 else "f32",
             "PERFORMANCE_HINT": "LATENCY",
         }
-        if num_threads:
-            self._options["INFERENCE_NUM_THREADS"] = num_threads
         if cache_dir is not None:
             Path(cache_dir).mkdir(parents=True, exist_ok=True)
             self._options["CACHE_DIR"] = str(cache_dir)

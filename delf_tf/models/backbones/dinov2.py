@@ -210,7 +210,7 @@ class DinoV2(RetrievalModel):
         preprocessing: dict[str, Any] | None = None,
     ):
         backbone = VisionTransformer(dim, depth, num_registers, table_side)
-        super().__init__(backbone, preprocessing or IMAGENET_RGB)
+        super().__init__(backbone, preprocessing=preprocessing or IMAGENET_RGB)
         self.global_dim = self.local_dim = dim
 
     def local_grid(self, size: int) -> CellGrid:

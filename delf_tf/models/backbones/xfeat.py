@@ -179,7 +179,7 @@ class XFeat(RetrievalModel):
     local_dim = DIM
 
     def __init__(self, *, preprocessing: dict[str, Any] | None = None):
-        super().__init__(XFeatBackbone(), preprocessing or UNIT_RGB)
+        super().__init__(XFeatBackbone(), preprocessing=preprocessing or UNIT_RGB)
         self.reliability = ReliabilityHead()
         self.keypoints = KeypointHead()
 

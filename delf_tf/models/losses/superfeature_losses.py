@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from delf_tf.checks import require, require_choice
+from delf_tf.checks import require
 from delf_tf.models.losses.functions import safe_sqrt, squared_distance
 
-RATIO_TESTS = ("paper", "released", "none")
+# Of Lowe's test, and the distance from which on negatives cost nothing.
+_MAX_RATIO, _MARGIN = 0.9, 1.1
 
 
-def match_superfeatures(
-    query: tf.Tensor, positive: tf.Tensor, *, max_ratio: float = 0.9, ratio_test: str = "paper"
-) -> tf.Tensor:
+def match_superfeatures(query: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
     """Tells which super-features of two images of one landmark match.
 
     Feature n of the query matches feature n of the positive, of the same template, if each is the
-    other's nearest and the positive's is distinctive: its nearest distance is at most `max_ratio`
-    times its second-nearest.
+    other's nearest and the positive's is distinctive: its nearest distance is at most 0.9 times its
+    second-nearest. The authors' release divides by the index of the second-nearest instead of its
+    distance, which rejects almost nothing.
 
     Args:
       query: [..., N, D], L2-normalised, N >= 2.
       positive: [..., N, D].
-      max_ratio: of Lowe's test.
-      ratio_test: "paper"; "released", the mistake that the published weights were trained with
-        (the nearest distance is divided by the *index* of the second nearest, so that almost
-        nothing is rejected); or "none".
 
     Returns:
       bool [..., N]; no gradient flows through it. The result has a static shape, as TPUs need.
     """
-    require_choice("ratio_test", ratio_test, RATIO_TESTS)
-    require(0 < max_ratio <= 1, "max_ratio must lie in (0, 1].", max_ratio=max_ratio)
     distances = tf.stop_gradient(
         safe_sqrt(squared_distance(query[..., :, tf.newaxis, :], positive[..., tf.newaxis, :, :]))
     )
@@ -39,39 +33,29 @@ def match_superfeatures(
     negated, nearest = tf.math.top_k(-tf.linalg.matrix_transpose(distances), k=2)
     ids = tf.range(tf.shape(distances)[-1])
     mutual = (nearest[..., 0] == ids) & (tf.argmin(distances, -1, output_type=tf.int32) == ids)
-    if ratio_test == "none":
-        return mutual
     first, second = -negated[..., 0], -negated[..., 1]
-    if ratio_test == "released":
-        second = tf.cast(nearest[..., 1], tf.float32)
-    return mutual & (first <= max_ratio * second)
+    return mutual & (first <= _MAX_RATIO * second)
 
 
 def superfeature_contrastive_loss(
-    query: tf.Tensor,
-    positive: tf.Tensor,
-    negatives: tf.Tensor,
-    matched: tf.Tensor,
-    margin: float = 1.1,
+    query: tf.Tensor, positive: tf.Tensor, negatives: tf.Tensor, matched: tf.Tensor
 ) -> tf.Tensor:
     """Contrastive loss of the matched pairs and of the negatives' features of the same templates.
 
-    Σ over matches of ½ d² to the positive and Σ ½ max(0, margin - d)² to each negative (eq. 6).
+    Σ over matches of ½ d² to the positive and Σ ½ max(0, 1.1 - d)² to each negative (eq. 6).
 
     Args:
       query: [B, N, D], L2-normalised.
       positive: [B, N, D].
       negatives: [B, K, N, D].
       matched: bool [B, N], from `match_superfeatures`.
-      margin: a distance, > 0.
 
     Returns:
       float32 [B], a sum over matches; exactly 0, with zero gradients, where nothing matches.
     """
-    require(margin > 0, "The super-feature margin must be positive.", margin=margin)
     to_positive = squared_distance(query, positive)
     to_negatives = safe_sqrt(squared_distance(query[:, tf.newaxis], negatives))
-    pushed = tf.reduce_sum(tf.square(tf.nn.relu(margin - to_negatives)), axis=1)
+    pushed = tf.reduce_sum(tf.square(tf.nn.relu(_MARGIN - to_negatives)), axis=1)
     return 0.5 * tf.reduce_sum(tf.where(matched, to_positive + pushed, 0.0), axis=1)
 
 

@@ -12,6 +12,7 @@ from delf_tf.checks import InputError, invalid, require
 from delf_tf.progress import Progress
 
 MAX_BYTES = 4 << 30
+# Without a byte, after which a connection is given up.
 TIMEOUT_S = 30.0
 _CHUNK_BYTES = 1 << 18
 
@@ -26,14 +27,7 @@ def cache_dir() -> Path:
     return Path(chosen) if chosen else Path.home() / ".cache" / "delf_tf"
 
 
-def download(
-    url: str,
-    path: StrPath,
-    *,
-    sha256: str = "",
-    max_bytes: int = MAX_BYTES,
-    timeout_s: float = TIMEOUT_S,
-) -> Path:
+def download(url: str, path: StrPath, *, sha256: str = "") -> Path:
     """Fetches `url` to `path` unless it is there already; a file that is there is checked, too.
 
     Args:
@@ -41,8 +35,6 @@ def download(
       path: the file to make; it appears when it is whole.
       sha256: 64 hex digits the file must have; empty when the publisher gives none (the sum found
         is logged).
-      max_bytes: largest file that is fetched.
-      timeout_s: without a byte, after which the connection is given up.
 
     Returns:
       The path.
@@ -70,7 +62,7 @@ def download(
         return path
 
     def fetch(url: str, output_path: str, _: Any) -> None:
-        _fetch(url, Path(output_path), max_bytes, timeout_s)
+        _fetch(url, Path(output_path))
 
     try:
         pooch.retrieve(
@@ -87,11 +79,11 @@ def download(
     return path
 
 
-def _fetch(url: str, path: Path, max_bytes: int, timeout_s: float) -> None:
-    """Writes what is at `url` to `path`, `max_bytes` at most."""
+def _fetch(url: str, path: Path) -> None:
+    """Writes what is at `url` to `path`, MAX_BYTES at most."""
     import requests  # noqa: PLC0415 - comes with pooch
 
-    with requests.get(url, stream=True, timeout=timeout_s) as response, path.open("wb") as file:
+    with requests.get(url, stream=True, timeout=TIMEOUT_S) as response, path.open("wb") as file:
         response.raise_for_status()
         length = response.headers.get("Content-Length", "")
         total = int(length) >> 20 if length.isdigit() else 0
@@ -99,7 +91,7 @@ def _fetch(url: str, path: Path, max_bytes: int, timeout_s: float) -> None:
             done = 0
             for chunk in response.iter_content(_CHUNK_BYTES):
                 before, done = done, done + len(chunk)
-                if done > max_bytes:
-                    raise OSError(f"The file must have at most {max_bytes} bytes.")
+                if done > MAX_BYTES:
+                    raise OSError(f"The file must have at most {MAX_BYTES} bytes.")
                 file.write(chunk)
                 progress.update((done >> 20) - (before >> 20))

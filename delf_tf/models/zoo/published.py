@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from delf_tf.artifacts import StrPath
 from delf_tf.checks import did_you_mean, invalid
 from delf_tf.models.backbones.keras_networks import KerasNetwork
 from delf_tf.models.backbones.resnet import ResNet
@@ -160,13 +159,12 @@ PUBLISHED: dict[str, Published] = {
 }
 
 
-def fetch(name: str, folder: StrPath | None = None) -> Path:
-    """Downloads a published checkpoint and converts it, unless that was done before.
+def fetch(name: str) -> Path:
+    """Downloads a published checkpoint to download.cache_dir() and converts it there, once.
 
     Args:
       name: a key of PUBLISHED that has a source to convert, or of shipped.SHIPPED, which needs no
         network.
-      folder: where files are kept; None: download.cache_dir().
 
     Returns:
       A weights file of ours, for create_model(PUBLISHED[name].model, weights=...).
@@ -186,8 +184,7 @@ def fetch(name: str, folder: StrPath | None = None) -> Path:
             weights=name,
         )
     record = PUBLISHED[name]
-    folder = cache_dir() if folder is None else Path(folder)
-    converted = folder / f"{name}.npz"
+    converted = cache_dir() / f"{name}.npz"
     if converted.is_file():
         return converted
     if record.source == "saved_model":
@@ -203,7 +200,7 @@ def fetch(name: str, folder: StrPath | None = None) -> Path:
             f"--output={converted}",
             name=name,
         )
-    foreign = download(record.url, folder / Path(record.url).name, sha256=record.sha256)
+    foreign = download(record.url, cache_dir() / Path(record.url).name, sha256=record.sha256)
     arrays = foreign_files.read_arrays(foreign)
     conversion.convert_file(record.source, arrays, foreign, converted)
     return converted

@@ -77,10 +77,6 @@ def test_the_programs_seed_does_not_change_the_order(records):
         tf.random.set_seed(None)
 
 
-def test_without_shuffling_the_files_order(records):
-    assert _order(_stream(records, shuffle=False), 2, 11) == [*range(2, 11), 0, 1]
-
-
 def test_batches_resume_bit_equal(records):
     pipeline = _pipeline(records, distortions=(("brightness", 0.3, 0.8), ("flip", 1.0, 0.5)))
     whole = list(pipeline.dataset(0).take(7))

@@ -10,6 +10,7 @@ import pytest
 
 from delf_tf.checks import InputError
 from delf_tf.models.create import create_model
+from delf_tf.models.layers import AveragePooling
 from delf_tf.models.variables import variables_by_path
 from delf_tf.models.zoo import checkpoint, whitened
 
@@ -106,8 +107,10 @@ def test_contradicting_options_are_refused(saved, kwargs, message):
 
 
 def test_agreeing_and_free_options_are_taken(saved):
-    again = create_model(NAME, weights=saved, embedding_dim=6, gem_power=3.0, stage4_stride=32)
-    assert again.local_stride == 32
+    again = create_model(
+        NAME, weights=saved, embedding_dim=6, gem_power=3.0, global_pooling="average"
+    )
+    assert isinstance(again.pooling, AveragePooling)
 
 
 def test_another_model_is_refused(saved):

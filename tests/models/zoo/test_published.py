@@ -70,11 +70,12 @@ def test_a_checkpoint_is_fetched_once_and_converted(repository, tmp_path, monkey
         create_model("superfeatures_resnet50", weights="mine")
 
 
-def test_what_cannot_be_fetched_says_what_to_do(tmp_path):
+def test_what_cannot_be_fetched_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("DELF_TF_CACHE", str(tmp_path))
     with pytest.raises(InputError, match=r"by hand from https://pan\.baidu.*--source=dolg_pytorch"):
-        published.fetch("dolg_resnet50_gldv2clean", tmp_path)
+        published.fetch("dolg_resnet50_gldv2clean")
     with pytest.raises(InputError, match="run as it is"):
-        published.fetch("delg_resnet50_gld", tmp_path)
+        published.fetch("delg_resnet50_gld")
     with pytest.raises(InputError, match="Did you mean 'delg_resnet50_gld'"):
         create_model("delg_resnet50", weights="delg_resnet50_gdl")
 
