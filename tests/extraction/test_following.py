@@ -97,7 +97,7 @@ def _told(caplog):
 
 
 def test_only_the_difference_is_computed_and_told(photos, tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="absl")
     path = _extract(photos, tmp_path / "store")
     assert _told(caplog) == ["6 added, 0 kept."]
     _write(photos / "1.png", 11)
@@ -126,7 +126,7 @@ def test_only_the_difference_is_computed_and_told(photos, tmp_path, caplog):
 
 
 def test_what_a_killed_run_left_is_told_as_kept(photos, tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="absl")
     with _killed_at(7):
         _extract(photos, tmp_path / "store")
     num_left = FeatureStore(tmp_path / "store", allow_incomplete=True).num_missing_blocks
