@@ -24,8 +24,8 @@ from delf_tf.datasets.images import read_image
 from delf_tf.extraction import engine
 from delf_tf.extraction.array_extractor import ArrayExtractor
 from delf_tf.extraction.backends import network_folder, openvino_runtime
+from delf_tf.extraction.backends.precision import BFLOAT16, FLOAT32, INT8
 from delf_tf.extraction.extractor import Extractor
-from delf_tf.extraction.precision import BFLOAT16, FLOAT32
 from delf_tf.features.store import FeatureStore
 from delf_tf.models import create
 from delf_tf.models.retrieval_model import RetrievalModel
@@ -35,7 +35,7 @@ from delf_tf.types import ImageRef
 ORIGINAL = "original"
 # Of ours: the precision, with TensorFlow or with OpenVINO.
 TENSORFLOW = {name: name for name in (FLOAT32, BFLOAT16)}
-OPENVINO = {f"openvino_{name}": name for name in (FLOAT32, BFLOAT16, network_folder.INT8)}
+OPENVINO = {f"openvino_{name}": name for name in (FLOAT32, BFLOAT16, INT8)}
 CONTENDERS = (ORIGINAL, *TENSORFLOW, *OPENVINO)
 
 
@@ -197,7 +197,7 @@ def _write_networks(
     plain = network_folder.export_network(model, folder / FLOAT32, fingerprint="benchmark")
     found = dict.fromkeys(wanted, plain)
     for name, precision in wanted.items():
-        if precision == network_folder.INT8:
+        if precision == INT8:
             from delf_tf.extraction.backends import quantization  # noqa: PLC0415 - an extra
 
             found[name] = quantization.quantize(plain, refs, engine.ImageLoader(), folder / name)

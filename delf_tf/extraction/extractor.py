@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from delf_tf.checks import require
 from delf_tf.extraction import folding, selection
+from delf_tf.extraction.backends.precision import FLOAT32
 from delf_tf.extraction.levels import pyramid_level
-from delf_tf.extraction.precision import FLOAT32
 from delf_tf.extraction.settings import (
     LOCAL_NAMES,
     OFFSET_PERIOD,

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require_choice
-from delf_tf.extraction.precision import BFLOAT16, FLOAT32
+from delf_tf.extraction.backends.precision import BFLOAT16, FLOAT32
 from delf_tf.models import registry
 from delf_tf.models.layers import ConvNorm, pad_symmetric
 from delf_tf.models.masking import masked

@@ -200,3 +200,6 @@ def _parameters(make: Callable[..., RetrievalModel]) -> dict[str, inspect.Parame
         taken |= inspect.signature(RetrievalModel).parameters
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return {k: one for k, one in taken.items() if k != "backbone" and one.kind not in variadic}
+
+
+RetrievalModel.rebuild = staticmethod(lambda options: build(**arguments(options)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -50,6 +51,8 @@ class RetrievalModel(tf.keras.Model):
     local_output = "local"
     maskable = True
     inference_precision: str | None = None
+    # Builds a model of `options`; the registry sets it, as it imports this module.
+    rebuild: ClassVar[Callable[[dict[str, Any]], RetrievalModel]]
     # The deepest level of the backbone that is used; None: its own.
     last_level: str | None = None
 
@@ -157,3 +160,12 @@ class RetrievalModel(tf.keras.Model):
         # Not through __call__, which in Keras 3 would trace the network once more.
         self.call(tf.zeros([1, 32, 32, 3]))
         self.built = True
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns `options`; Keras rebuilds the model from them."""
+        return self.options
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RetrievalModel:
+        """Returns a new model, its random weights not yet those of the old one."""
+        return cls.rebuild(config)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import tensorflow as tf
 
-from delf_tf.extraction import precision
+from delf_tf.extraction.backends import precision
 
 
 @pytest.fixture

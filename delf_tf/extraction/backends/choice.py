@@ -10,9 +10,9 @@ from absl import logging
 
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, require, require_choice
-from delf_tf.extraction import precision
-from delf_tf.extraction.backends import network_folder, openvino_runtime
-from delf_tf.extraction.backends.network_folder import INT8, NetworkFolder
+from delf_tf.extraction.backends import network_folder, openvino_runtime, precision
+from delf_tf.extraction.backends.network_folder import NetworkFolder
+from delf_tf.extraction.backends.precision import INT8
 
 if TYPE_CHECKING:
     from delf_tf.extraction.backends.openvino import OpenVinoNetwork

@@ -17,13 +17,13 @@ from delf_tf.checks import InputError, invalid, require
 from delf_tf.extraction.backends import openvino_runtime
 from delf_tf.extraction.backends.float_layers import float_layers, mark
 from delf_tf.extraction.backends.network import NetworkFacts
+from delf_tf.extraction.backends.precision import FLOAT32
 
 if TYPE_CHECKING:
     from delf_tf.models.retrieval_model import RetrievalModel
 
 FORMAT_VERSION = 2
 XML, WEIGHTS, FACTS = "network.xml", "network.bin", "network.json"
-FLOAT32, INT8 = "float32", "int8"
 _MAX_FACTS_BYTES = 1 << 22
 
 

