@@ -33,16 +33,25 @@ def _assert_same(extractor, images, **options):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("name", "options", "sizes"),
     [
-        ("delg_resnet14", {**SMALL, "embedding_dim": 16, "local_dim": 12}),
-        ("delf_resnet14", SMALL),
-        ("delg_mobilenet_v2", {**SMALL, "embedding_dim": 16, "local_dim": 12}),
-        ("gem_mobilenet_v2", {"width_multiplier": 0.25}),
-        ("compact_resnet20", {**SMALL, "feature_dim": 24, "fusion_dim": 8, "local_dim": 6}),
+        ("delg_resnet14", {**SMALL, "embedding_dim": 16, "local_dim": 12}, SIZES),
+        # Two of one bucket: what their networks do does not depend on the shape of the padding.
+        ("delf_resnet14", SMALL, SIZES[::3]),
+        (
+            "delg_mobilenet_v2",
+            {**SMALL, "embedding_dim": 16, "local_dim": 12},
+            SIZES[::3],
+        ),
+        ("gem_mobilenet_v2", {"width_multiplier": 0.25}, SIZES[::3]),
+        (
+            "compact_resnet20",
+            {**SMALL, "feature_dim": 24, "fusion_dim": 8, "local_dim": 6},
+            SIZES[::3],
+        ),
     ],
 )
-def test_local_and_global_of_unlike_sizes(name, options):
+def test_local_and_global_of_unlike_sizes(name, options, sizes):
     model = create_model(name, seed=0, **options)
     extractor = Extractor(
         model,
@@ -51,7 +60,7 @@ def test_local_and_global_of_unlike_sizes(name, options):
         use_local_features=True,
         max_num_features=40,
     )
-    _assert_same(extractor, _images(SIZES), batch_size=3, bucket_px=64)
+    _assert_same(extractor, _images(sizes), batch_size=3, bucket_px=64)
 
 
 @pytest.mark.parametrize(("fusion", "pooling"), [("orthogonal", "average"), ("hadamard", "gem")])

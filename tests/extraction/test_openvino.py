@@ -40,11 +40,18 @@ SYSTEMS = {
         {**LOCAL, "use_global_features": False},
     ),
     "compact_efficientnet_lite0": (
-        {"embedding_dim": 16, "attention_dim": 8, "backbone_scale": 0.8},
+        {**SMALL, "embedding_dim": 16, "backbone_scale": 0.8},
         LOCAL,
     ),
     "compact_resnet20": ({**SMALL, "feature_dim": 24, "fusion_dim": 8, "local_dim": 6}, LOCAL),
 }
+# Between them all outputs, all kinds of convolutions and all heads.
+INT8 = (
+    "delg_resnet14",
+    "dolg_resnet14",
+    "superfeatures_resnet14",
+    "compact_efficientnet_lite0",
+)
 
 
 @pytest.fixture(scope="module", params=SYSTEMS)
@@ -210,6 +217,7 @@ def photographs(tmp_path):
     return refs
 
 
+@pytest.mark.parametrize("system", INT8, indirect=True)
 def test_int8_is_calibrated_on_images_that_the_folder_names(system, photographs, tmp_path):
     pytest.importorskip("nncf", reason="the extra openvino is not installed")
     from delf_tf.extraction.backends import quantization
@@ -231,6 +239,7 @@ def test_int8_is_calibrated_on_images_that_the_folder_names(system, photographs,
         OpenVinoNetwork(written)
 
 
+@pytest.mark.parametrize("system", INT8[:1], indirect=True)
 def test_calibration_needs_a_readable_image(system, photographs, tmp_path):
     pytest.importorskip("nncf", reason="the extra openvino is not installed")
     from delf_tf.extraction.backends import quantization

@@ -14,6 +14,7 @@ from delf_tf.models.zoo import checkpoint, joined, whitened
 from delf_tf.retrieval.vectors.whitening import fit_pca
 
 NAME = "compact_efficientnet_lite0"
+NARROW = {"width_multiplier": 0.25}
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +22,12 @@ def parts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parts")
     found = {}
     for name in ("gem_efficientnet_lite0", "xfeat"):
-        model = create.create_model(name, seed=3)
+        model = create.create_model(name, seed=3, **(NARROW if name != "xfeat" else {}))
         source = {"source": name, "licence": "Apache-2.0"}
         found[name] = checkpoint.save_weights(model, folder / f"{name}.npz", source), model
     path = folder / "joined.npz"
-    joined.join_files(NAME, found["gem_efficientnet_lite0"][0], found["xfeat"][0], path)
+    files = (found[name][0] for name in ("gem_efficientnet_lite0", "xfeat"))
+    joined.join_files(NAME, *files, path, **NARROW)
     return path, {name: model for name, (_, model) in found.items()}
 
 
@@ -54,7 +56,7 @@ def test_is_its_parts_put_together(parts, images):
     pooled = [_unit(_gem(maps["stride32"], 2)), _unit(_gem(maps["stride16"], 2.5))]
     expected = np.concatenate(pooled, axis=1) / np.sqrt(2)
     np.testing.assert_allclose(found["global"], expected, atol=1e-5)
-    assert model.global_dim == 1280 + 672
+    assert model.global_dim == 1280 + model.backbone.channels("stride16")
     local = alone["xfeat"](images)
     for name in ("features", "scores", "locations"):
         np.testing.assert_allclose(found[name], local[name], atol=1e-5)
@@ -86,12 +88,12 @@ def test_the_backbone_sees_a_smaller_image(parts, images, static):
     np.testing.assert_allclose(found["scores"], alone["xfeat"](images)["scores"], atol=1e-5)
     for scale in (0.4, 1.5):
         with pytest.raises(InputError, match="backbone_scale"):
-            create.create_model(NAME, seed=0, backbone_scale=scale)
+            create.create_model(NAME, seed=0, backbone_scale=scale, **NARROW)
 
 
 def test_attention_weighs_the_cells_that_are_pooled(parts, images):
     path, _ = parts
-    model = create.create_model(NAME, seed=5, attention_dim=8)
+    model = create.create_model(NAME, seed=5, attention_dim=8, **NARROW)
     model.backbone.set_weights(create.create_model(NAME, path).backbone.get_weights())
     maps = model.maps(images, False)
     fine = maps["stride16"].numpy().astype(np.float64)
@@ -113,7 +115,7 @@ def test_attention_weighs_the_cells_that_are_pooled(parts, images):
 
 def test_classes_train_the_attention_alone(parts, images):
     path, _ = parts
-    model = create.create_model(NAME, seed=5, attention_dim=8)
+    model = create.create_model(NAME, seed=5, attention_dim=8, **NARROW)
     model.backbone.set_weights(create.create_model(NAME, path).backbone.get_weights())
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(model.training_outputs(images)["attention_pooled"] ** 2)

@@ -49,8 +49,8 @@ def test_the_loss_falls(few_records, tmp_path, system):
 def test_attention_is_trained_on_frozen_features(few_records, tmp_path):
     short = (
         "training.run.num_steps=2",
-        "training.input.batch_size=16",
-        "training.input.image_size=64",
+        "training.input.batch_size=4",
+        "training.input.image_size=32",
     )
     descriptor, attention = smoke.train_system("delf", few_records, tmp_path, *PLAIN, *short)
     before, after = (np.load(run.weights) for run in (descriptor, attention))

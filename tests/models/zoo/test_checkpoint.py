@@ -14,7 +14,7 @@ from delf_tf.models.layers import AveragePooling
 from delf_tf.models.variables import variables_by_path
 from delf_tf.models.zoo import checkpoint, whitened
 
-NAME = "delg_mobilenet_v2"
+NAME = "delg_resnet14"
 SMALL = {"width_multiplier": 0.125, "embedding_dim": 6, "local_dim": 4}
 
 
