@@ -147,7 +147,7 @@ def extract_to_store(
 
 
 class _Filler:
-    """Computes what writers of a store want."""
+    """Extracts the images that a shard of a store still lacks."""
 
     def __init__(
         self,

@@ -136,9 +136,9 @@ def _take_convolutions(model: RetrievalModel, donor: RetrievalModel) -> None:
 def _keep_ends(kept: tf.keras.layers.Layer, layer: tf.keras.layers.Layer) -> None:
     """Gives `layer` the parts of `kept` that stay in float32.
 
-    Scores (convolutions to one channel) order features: in bfloat16 many would be equal. And what
-    the stem loses of the pixels, no later layer finds again: kept in float32 it saves two thirds of
-    what MobileNetV2 loses in mAP.
+    Scores (convolutions to one channel) order features: in bfloat16 many would be equal. No later
+    layer recovers what the stem loses of the pixels: in float32 it saves two thirds of the mAP that
+    MobileNetV2 loses.
     """
     for name, child in list(held_layers(layer)):
         if name == "stem" or (isinstance(child, tf.keras.layers.Conv2D) and child.filters == 1):

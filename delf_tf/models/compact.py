@@ -142,8 +142,8 @@ class Compact(RetrievalModel):
     def fused(self, wide: tf.Tensor, training: bool) -> tf.Tensor:
         """Returns DOLG's fused descriptor before it is normalised, [B, 2 fusion_dim] float32.
 
-        The global part beside the mean of what of the weighted local features is orthogonal to it
-        (equations 3 and 4 of the paper).
+        It joins the global part and the mean of the weighted local features' component that is
+        orthogonal to it (equations 3 and 4 of the paper).
         """
         along = tf.cast(self.project_global(self.pooling(wide)), tf.float32)
         local, _ = self.self_attention(wide, training=training)

@@ -15,7 +15,7 @@ from delf_tf.models.masking import masked, spatial_mean
 from delf_tf.models.retrieval_model import RetrievalModel
 
 DESCRIPTORS = ("pooled", "deepest")
-# Of a cell without any attention, at stride 32 and 16; one of the mean attention weighs 1 more.
+# Weights of a cell without attention, at stride 32 and 16; the mean attention adds 1.
 _COARSE_FLOOR, _FINE_FLOOR = 1.0, 0.3
 
 
@@ -26,8 +26,8 @@ class CompactLite(RetrievalModel):
     The deepest map separates classes of things, the stride-16 map their appearance: each
     is pooled by its own generalised mean, whitened on its own, and the unit vectors are joined.
     (Whitened together, the map with the larger variance takes the components.) The local features
-    are computed from the same pixels by their own branch. DELF's attention on the stride-16 map,
-    which learns from classes what of a picture tells its place, weighs the cells that are pooled.
+    are computed from the same pixels by their own branch. DELF's attention on the stride-16 map
+    weighs the cells that are pooled; it learns from classes which parts of a picture tell a place.
 
     Args:
       backbone: a name of backbones.create.BACKBONES whose levels are stride 16 and 32.
@@ -121,11 +121,11 @@ class CompactLite(RetrievalModel):
         return [l2_normalize(layer(one)) for layer, one in zip(self.whitenings, vectors)]
 
     def _cell_weights(self, fine: tf.Tensor) -> tuple[tf.Tensor | None, tf.Tensor | None]:
-        """Returns what the cells of the stride-32 and stride-16 maps weigh, [B, h, w]; or None.
+        """Returns the weights [B, h, w] of the stride-32 and of the stride-16 cells, or None twice.
 
-        By the attention over its mean in the image: at stride 32 by its square; at stride 16, where
-        details of the surroundings help, too, all cells of the mean attention and more weigh alike.
-        None weighs nothing: a landscape has no cell that stands out.
+        They follow the attention over its mean in the image: at stride 32 its square; at stride 16,
+        where details of the surroundings help, all cells of the mean attention and more weigh
+        alike. No weight is 0, as in a landscape no cell stands out.
         """
         if self.attention is None:
             return None, None

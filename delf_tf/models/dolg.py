@@ -103,7 +103,7 @@ class SelfAttention(tf.keras.layers.Layer):
 
 @register
 class Dolg(RetrievalModel):
-    """A global descriptor that holds what of the local features is orthogonal to it.
+    """A global feature fused with the component of local features that is orthogonal to it.
 
     The released weights have no multi-atrous module; the paper has one, and so has the default.
 

@@ -44,9 +44,15 @@ class LocalFeatureIntegration(tf.keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        require(num_superfeatures >= 1, "It must be positive.", num_superfeatures=num_superfeatures)
-        require(superfeature_dim >= 2, "It must be at least 2.", superfeature_dim=superfeature_dim)
-        require(num_iterations >= 1, "It must be positive.", num_iterations=num_iterations)
+        require(
+            num_superfeatures >= 1,
+            "num_superfeatures must be positive.",
+            received=num_superfeatures,
+        )
+        require(
+            superfeature_dim >= 2, "superfeature_dim must be at least 2.", received=superfeature_dim
+        )
+        require(num_iterations >= 1, "num_iterations must be positive.", received=num_iterations)
         self.num_superfeatures = num_superfeatures
         self.superfeature_dim = superfeature_dim
         self.num_iterations = num_iterations

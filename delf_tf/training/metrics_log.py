@@ -19,7 +19,7 @@ _MAX_CHARACTERS = 64
 
 
 class MetricsLog:
-    """Appends one line of scalars at a time; a resumed run goes on behind its checkpoint's line."""
+    """Appends one line of scalars at a time; a resumed run continues after its checkpoint."""
 
     def __init__(self, folder: artifacts.StrPath, start_step: int):
         """Opens `metrics.csv` and `tensorboard/` in `folder`.

@@ -1,6 +1,6 @@
 """Pairs of images to train a similarity of local features on, and the objective that compares them.
 
-Both stand where `training.trainer.Trainer` has its InputPipeline and its Objective.
+`training.trainer.Trainer` takes them in place of an InputPipeline and an Objective.
 """
 
 from __future__ import annotations
@@ -94,9 +94,10 @@ class PairPipeline:
 
     def __post_init__(self) -> None:
         even = self.batch_size > 0 and self.batch_size % 2 == 0
-        require(even, "It must be even and positive.", batch_size=self.batch_size)
+        require(even, "batch_size must be even and positive.", batch_size=self.batch_size)
         sizes = {"least": self.min_num_features, "most": self.max_num_features}
-        require(1 <= sizes["least"] <= sizes["most"], "They must be ordered numbers.", **sizes)
+        must = "min_num_features must be at least 1 and at most max_num_features."
+        require(1 <= sizes["least"] <= sizes["most"], must, **sizes)
 
     def dataset(
         self, step: int = 0, *, worker: int = 0, num_workers: int = 1, num_replicas: int = 1

@@ -26,7 +26,7 @@ _NAME = re.compile(r"step-(?P<step>\d{9})\.npz")
 _MAX_BYTES = 1 << 36
 _NUM_KEPT = 2
 _MODEL, _AVERAGE = "model/", "optimizer/ema/model/"
-_HINT = "Delete it: training goes on from the one before."
+_HINT = "Delete it: training continues from the previous checkpoint."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

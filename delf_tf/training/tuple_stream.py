@@ -26,8 +26,8 @@ from delf_tf.training.tuples import TupleMiner
 class TupleStream:
     """The records of tuples: a tuple's query, its positive, its negatives, then the next tuple's.
 
-    It stands where an InputPipeline has its RecordStream; its datasets end with the epoch, and who
-    trains asks for the next one then.
+    It takes the place of an InputPipeline's RecordStream. Its datasets end with the epoch; the
+    trainer then asks for the next one.
 
     Attributes:
       num_records: records of an epoch, in whole batches.

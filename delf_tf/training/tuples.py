@@ -1,7 +1,7 @@
 """Tuples to train on, a query, a matching image and its hardest negatives, chosen anew each epoch.
 
 Radenović et al.: Fine-tuning CNN Image Retrieval with No Human Annotation (TPAMI 2018, arXiv
-1711.02512), section 4. Plain numpy: whoever describes the images decides how.
+1711.02512), section 4. Plain NumPy: the caller decides how images are described.
 """
 
 from __future__ import annotations

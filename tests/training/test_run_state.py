@@ -46,7 +46,7 @@ def test_a_flipped_bit_is_told_or_harms_nothing(tmp_path):
             # An archive's end may have lost a name; the trainer asks for every one.
             assert _whole(run_state.load_state(path))
         except InputError as error:
-            assert "training goes on from the one" in str(error)
+            assert "training continues from the previous" in str(error)
             refused += 1
     assert refused > 1000
 
@@ -56,7 +56,7 @@ def test_a_cut_checkpoint_is_told(tmp_path, length):
     path = run_state.save_state(tmp_path, STATE)
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(
-        InputError, match=r"must be a whole \.npz file.*goes on from the one before"
+        InputError, match=r"must be a whole \.npz file.*continues from the previous checkpoint"
     ):
         run_state.load_state(path)
 

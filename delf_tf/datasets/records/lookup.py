@@ -55,8 +55,8 @@ class RecordLookup:
         def read(
             shard: tf.Tensor, offset: tf.Tensor, length: tf.Tensor, rest: tf.Tensor
         ) -> tf.Tensor:
-            # Of the whole file one "record of fixed length" is left: read by TensorFlow, so also
-            # from remote folders, and by as many threads as there are.
+            # TensorFlow reads it as the file's one record of fixed length: remote folders work too,
+            # and in parallel.
             one = tf.data.FixedLengthRecordDataset(paths[shard], length, offset, rest)
             return one.get_single_element()
 

@@ -22,7 +22,7 @@ AUTO, TENSORFLOW, OPENVINO = "auto", "tensorflow", "openvino"
 BACKENDS = (AUTO, TENSORFLOW, OPENVINO)
 PRECISIONS = (AUTO, precision.FLOAT32, precision.BFLOAT16, INT8)
 
-# Of a network's folder: what its features depend on.
+# The files of a network's folder that its features depend on.
 FILES = (network_folder.XML, network_folder.WEIGHTS)
 
 

@@ -9,11 +9,11 @@ from xml.etree import ElementTree
 from delf_tf.artifacts import StrPath
 
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
-# What engines compute together with the convolution before it.
+# Layers that engines compute together with the convolution before them.
 _FUSED = ("Add", "Relu", "Clamp", "Transpose")
 _EPILOGUES = (*_CONVOLUTIONS, *_FUSED, "Result")
 _CONSTANT = "Constant"
-# What finds the place of the largest; rounding would choose among near-equal ones.
+# Layers that find the place of the largest value: rounding would choose among near-equal ones.
 _CHOICES = ("TopK",)
 
 
@@ -90,7 +90,7 @@ def _ancestors(layers: list[Any], kinds: tuple[str, ...]) -> set[str]:
 
 
 def mark(xml_path: StrPath, names: set[str]) -> None:
-    """Adds to the layers `names` of a network's file what makes the engine keep their precision."""
+    """Marks the layers `names` of a network's file, so that the engine keeps them in float32."""
     tree = ElementTree.parse(xml_path)
     for layer in tree.getroot().iter("layer"):
         if layer.get("name") in names:

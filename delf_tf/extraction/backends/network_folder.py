@@ -1,4 +1,4 @@
-"""A network as files: what OpenVINO reads, and beside it what is known of the network.
+"""A network as files: OpenVINO's own form, and a description beside it.
 
 A folder holds network.xml and network.bin, OpenVINO's own form, and network.json. It is a program,
 as a SavedModel is: load only what you trust.
@@ -129,7 +129,7 @@ def write_network(
 
 
 def read_folder(path: artifacts.StrPath, fingerprint: str | None = None) -> NetworkFolder:
-    """Reads what is known of the network in a folder, not yet the network.
+    """Reads the description of the network in a folder, not yet the network.
 
     Args:
       path: the folder.

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from delf_tf.extraction.loader import ImageLoader
 
 MAX_NUM_IMAGES = 300
-# Of the images, compared in both precisions afterwards.
+# Images that are compared in both precisions afterwards.
 _NUM_COMPARED = 8
-# Local features of an image that are compared, and by what they are ordered.
+# Local features of an image that are compared, and the tensor that orders them.
 _NUM_STRONGEST = 200
 _STRENGTHS = {"local": "scores", "superfeatures": "strengths"}
 
@@ -47,7 +47,7 @@ def quantize(
     image_scales: Sequence[float] = (1.0,),
     max_num_images: int = MAX_NUM_IMAGES,
 ) -> network_folder.NetworkFolder:
-    """Quantises a network and writes it; its `calibration` says on what.
+    """Quantises a network and writes it; its `calibration` records the images and the loss.
 
     `calibration` holds "images", the fingerprint of each by its id, "image_scales", and "cosine" of
     each output's descriptors to those in float32, "median" and "min" over some of the images.

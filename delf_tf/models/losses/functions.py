@@ -1,7 +1,7 @@
 """Losses and margins as pure TensorFlow functions.
 
 Every loss is float32 of shape [B], one value an image (or a tuple of images), whatever the compute
-dtype. Who trains divides its sum by the global batch, so that no loss depends on the number of
+dtype. The trainer divides its sum by the global batch, so that no loss depends on the number of
 replicas. The classifiers that own class centres are in `classifiers`, the losses of super-features
 in `superfeature_losses`.
 """

@@ -105,7 +105,8 @@ class Ames(tf.keras.layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32"})
         counts = {"descriptor_dim": descriptor_dim, "width": width, "num_layers": num_layers}
         counts |= {"num_heads": num_heads, "hidden_dim": hidden_dim}
-        require(min(counts.values()) >= 1 and num_bits >= 0, "Must be positive.", **counts)
+        must = "All counts of the network must be positive, and num_bits 0 or more."
+        require(min(counts.values()) >= 1 and num_bits >= 0, must, **counts, num_bits=num_bits)
         require(width % num_heads == 0, "num_heads must divide width.", **counts)
         self._arguments = {**counts, "num_bits": num_bits}
         if num_bits:

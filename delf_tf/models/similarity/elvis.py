@@ -47,15 +47,15 @@ class Elvis(tf.keras.layers.Layer):
     ):
         # The transport stays in float32 at any policy; the layers that are held follow it.
         super().__init__(**{**kwargs, "dtype": "float32"})
-        require(min(descriptor_dim, width) >= 1, "Must be positive.", dims=(descriptor_dim, width))
-        require(num_iterations >= 1, "It must be positive.", num_iterations=num_iterations)
-        require(temperature > 0, "It must be positive.", temperature=temperature)
-        self._arguments = {
+        must = "descriptor_dim, width and num_iterations must be positive."
+        counts = {
             "descriptor_dim": descriptor_dim,
             "width": width,
             "num_iterations": num_iterations,
-            "temperature": temperature,
         }
+        require(min(counts.values()) >= 1, must, **counts)
+        require(temperature > 0, "temperature must be positive.", temperature=temperature)
+        self._arguments = {**counts, "temperature": temperature}
         self.projection, self.projection_norm = dense(width), layer_norm()
         self.dustbin_hidden, self.dustbin = dense(width), dense(1)
         self.vote_hidden, self.vote_norm, self.vote = dense(16), layer_norm(), dense(1)

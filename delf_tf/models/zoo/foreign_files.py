@@ -45,7 +45,11 @@ def read_arrays(path: StrPath) -> Arrays:
         f"A weights file must be one of {', '.join(READERS)}, or a TensorFlow checkpoint.",
         path=path,
     )
-    require(path.stat().st_size <= MAX_BYTES, f"It must have at most {MAX_BYTES} bytes.", path=path)
+    require(
+        path.stat().st_size <= MAX_BYTES,
+        f"A weights file must have at most {MAX_BYTES} bytes.",
+        path=path,
+    )
     return _read(f"a whole {path.suffix} file", READERS[path.suffix.lower()], path)
 
 

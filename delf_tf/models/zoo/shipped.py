@@ -18,7 +18,7 @@ class Shipped(NamedTuple):
       file: in the folder delf_tf/models/zoo/weights.
       sha256: of the file.
       model: a name of create_model.
-      config: of the configs, the one that it is used by.
+      config: the config that uses it.
       licence: of the weights.
     """
 

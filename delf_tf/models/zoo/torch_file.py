@@ -51,7 +51,9 @@ def load(path: StrPath, *, max_bytes: int) -> Any:
     """
     path = Path(path)
     num_bytes = path.stat().st_size
-    require(num_bytes <= max_bytes, f"It must have at most {max_bytes} bytes.", path=path)
+    require(
+        num_bytes <= max_bytes, f"A weights file must have at most {max_bytes} bytes.", path=path
+    )
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             return _load_archive(archive, num_bytes, str(path))
