@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
 from delf_tf.models.delf import Attention, attention_pool
-from delf_tf.models.delg import Autoencoder
+from delf_tf.models.delg import Autoencoder, describe_reduced
 from delf_tf.models.dolg import SelfAttention
 from delf_tf.models.layers import (
     GeneralizedMean,
@@ -154,12 +154,7 @@ class Compact(RetrievalModel):
 
     def local(self, wide: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         """Returns "features", "scores" and "reconstruction" of the wide map."""
-        reduced, rebuilt = self.autoencoder(wide)
-        return {
-            "features": tf.cast(reduced, tf.float32),
-            "scores": self.attention(rebuilt, training=training),
-            "reconstruction": tf.cast(rebuilt, tf.float32),
-        }
+        return describe_reduced(self.autoencoder, self.attention, wide, training)
 
     def infer(
         self, images: tf.Tensor, training: bool, outputs: tuple[str, ...]

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import require
-from delf_tf.models.delf import Delf
+from delf_tf.models.delf import Attention, Delf
 from delf_tf.models.layers import build_maps, conv1x1, create_pooling, dense, register
 
 
@@ -40,6 +40,18 @@ class Autoencoder(tf.keras.layers.Layer):
         """See the class."""
         reduced = self.encoder(x)
         return reduced, tf.nn.relu(self.decoder(reduced))
+
+
+def describe_reduced(
+    autoencoder: Autoencoder, attention: Attention, target: tf.Tensor, training: bool
+) -> dict[str, tf.Tensor]:
+    """Returns "features", "scores" and "reconstruction" of a local map, float32."""
+    reduced, rebuilt = autoencoder(target)
+    return {
+        "features": tf.cast(reduced, tf.float32),
+        "scores": attention(rebuilt, training=training),
+        "reconstruction": tf.cast(rebuilt, tf.float32),
+    }
 
 
 @register
@@ -97,9 +109,4 @@ class Delg(Delf):
         """See Delf.describe."""
         if self.autoencoder is None:
             return super().describe(target, training)
-        reduced, rebuilt = self.autoencoder(target)
-        return {
-            "features": tf.cast(reduced, tf.float32),
-            "scores": self.attention(rebuilt, training=training),
-            "reconstruction": tf.cast(rebuilt, tf.float32),
-        }
+        return describe_reduced(self.autoencoder, self.attention, target, training)

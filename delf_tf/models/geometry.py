@@ -1,9 +1,11 @@
-"""Receptive-field centres of the cells of a feature map, one axis at a time."""
+"""Where the cells of a feature map lie: receptive-field centres, and cells of resized images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
+
+import tensorflow as tf
 
 from delf_tf.checks import require
 
@@ -70,3 +72,37 @@ def window_padding(window: Window, size: int) -> tuple[int, int]:
     cells = -(-size // window.stride)
     total = max((cells - 1) * window.stride + window.kernel - size, 0)
     return total // 2, total - total // 2
+
+
+def resize_to_multiple(images: tf.Tensor, multiple: int) -> tf.Tensor:
+    """Returns images [B, H, W, C] whose sides are multiples of `multiple`: the next smaller ones.
+
+    Sides below `multiple` grow to it. Bilinear without antialiasing; what fits stays as it is.
+    """
+    size = images.shape[1:3]
+    if size.is_fully_defined():
+        wanted = [max(multiple, side // multiple * multiple) for side in size]
+        if wanted == size.as_list():
+            return images
+    else:
+        wanted = tf.maximum(multiple, tf.shape(images)[1:3] // multiple * multiple)
+    return tf.image.resize(images, wanted, method="bilinear", antialias=False)
+
+
+def cell_locations(inside: tf.Tensor, cell_px: int, size: tf.Tensor) -> tf.Tensor:
+    """Returns where features lie in images that `resize_to_multiple` may have resized.
+
+    Pixel centres are at whole numbers, so edges, at minus one half, map to edges.
+
+    Args:
+      inside: [B, h, w, 2], (y, x) pixels from the first pixel of a feature's cell.
+      cell_px: side of a cell, pixels of the resized image, which cells cover.
+      size: int32 [2], (height, width) before.
+
+    Returns:
+      float32 [B, h, w, 2], (y, x) pixels of the images of `size`.
+    """
+    cells = tf.shape(inside)[1:3]
+    corners = tf.stack(tf.meshgrid(tf.range(cells[0]), tf.range(cells[1]), indexing="ij"), axis=-1)
+    places = tf.cast(corners * cell_px, tf.float32) + tf.cast(inside, tf.float32)
+    return (places + 0.5) * tf.cast(size, tf.float32) / tf.cast(cells * cell_px, tf.float32) - 0.5

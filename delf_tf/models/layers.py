@@ -160,40 +160,6 @@ def pad_symmetric(x: tf.Tensor, margin: int, value: float = 0.0) -> tf.Tensor:
     return tf.pad(x, [[0, 0], [margin, margin], [margin, margin], [0, 0]], constant_values=value)
 
 
-def resize_to_multiple(images: tf.Tensor, multiple: int) -> tf.Tensor:
-    """Returns images [B, H, W, C] whose sides are multiples of `multiple`: the next smaller ones.
-
-    Sides below `multiple` grow to it. Bilinear without antialiasing; what fits stays as it is.
-    """
-    size = images.shape[1:3]
-    if size.is_fully_defined():
-        wanted = [max(multiple, side // multiple * multiple) for side in size]
-        if wanted == size.as_list():
-            return images
-    else:
-        wanted = tf.maximum(multiple, tf.shape(images)[1:3] // multiple * multiple)
-    return tf.image.resize(images, wanted, method="bilinear", antialias=False)
-
-
-def cell_locations(inside: tf.Tensor, cell_px: int, size: tf.Tensor) -> tf.Tensor:
-    """Returns where features lie in images that `resize_to_multiple` may have resized.
-
-    Pixel centres are at whole numbers, so edges, at minus one half, map to edges.
-
-    Args:
-      inside: [B, h, w, 2], (y, x) pixels from the first pixel of a feature's cell.
-      cell_px: side of a cell, pixels of the resized image, which cells cover.
-      size: int32 [2], (height, width) before.
-
-    Returns:
-      float32 [B, h, w, 2], (y, x) pixels of the images of `size`.
-    """
-    cells = tf.shape(inside)[1:3]
-    corners = tf.stack(tf.meshgrid(tf.range(cells[0]), tf.range(cells[1]), indexing="ij"), axis=-1)
-    places = tf.cast(corners * cell_px, tf.float32) + tf.cast(inside, tf.float32)
-    return (places + 0.5) * tf.cast(size, tf.float32) / tf.cast(cells * cell_px, tf.float32) - 0.5
-
-
 @register
 class GeneralizedMean(tf.keras.layers.Layer):
     """Generalised-mean pooling over H and W: `(mean(max(x, 1e-6)^p))^(1/p)`.
@@ -300,11 +266,11 @@ def multi_head_attention(
     return tf.reshape(mixed, [shape[0], shape[1], num_heads * head_dim]), attention
 
 
-def dense(units: int) -> tf.keras.layers.Dense:
-    """Returns a linear layer with bias; its values are drawn after construction."""
-    return tf.keras.layers.Dense(units, kernel_initializer="zeros")
+def dense(units: int, use_bias: bool = True) -> tf.keras.layers.Dense:
+    """Returns a linear layer; its values are drawn after construction."""
+    return tf.keras.layers.Dense(units, use_bias=use_bias, kernel_initializer="zeros")
 
 
-def layer_norm() -> tf.keras.layers.LayerNormalization:
-    """Returns a layer normalisation in float32, with the epsilon that PyTorch takes."""
-    return tf.keras.layers.LayerNormalization(epsilon=1e-5, dtype="float32")
+def layer_norm(epsilon: float = 1e-5) -> tf.keras.layers.LayerNormalization:
+    """Returns a layer normalisation in float32, usually with the epsilon that PyTorch takes."""
+    return tf.keras.layers.LayerNormalization(epsilon=epsilon, dtype="float32")

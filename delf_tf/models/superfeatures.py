@@ -10,10 +10,9 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import require
-from delf_tf.models.layers import dense, l2_normalize, register
+from delf_tf.models.layers import dense, l2_normalize, layer_norm, register
 from delf_tf.models.retrieval_model import RetrievalModel
 
-_EPSILON = 1e-5
 # Added to attention before it is normalised over cells, so that no template is left without any.
 _MIN_ATTENTION = 1e-8
 _MIN_SQUARED_STRENGTH = 1e-10
@@ -57,12 +56,12 @@ class LocalFeatureIntegration(tf.keras.layers.Layer):
         self.superfeature_dim = superfeature_dim
         self.num_iterations = num_iterations
         # Templates are summed over rounds: they and their norms stay in float32 at any policy.
-        self.norm_inputs = _layer_norm()
-        self.norm_templates = _layer_norm()
-        self.norm_mlp = _layer_norm()
-        self.query = _projection(superfeature_dim)
-        self.key = _projection(superfeature_dim)
-        self.value = _projection(superfeature_dim)
+        self.norm_inputs = layer_norm()
+        self.norm_templates = layer_norm()
+        self.norm_mlp = layer_norm()
+        self.query = dense(superfeature_dim, use_bias=False)
+        self.key = dense(superfeature_dim, use_bias=False)
+        self.value = dense(superfeature_dim, use_bias=False)
         self.mlp_hidden = dense(superfeature_dim // 2)
         self.mlp_out = dense(superfeature_dim)
 
@@ -194,11 +193,3 @@ class SuperFeatures(RetrievalModel):
             "attention": attention,
             "embedding": tf.reduce_mean(features, axis=1),
         }
-
-
-def _layer_norm() -> tf.keras.layers.LayerNormalization:
-    return tf.keras.layers.LayerNormalization(epsilon=_EPSILON, dtype="float32")
-
-
-def _projection(units: int) -> tf.keras.layers.Dense:
-    return tf.keras.layers.Dense(units, use_bias=False, kernel_initializer="zeros")

@@ -111,8 +111,7 @@ class Trainer:
         )
         self._learning_rate, self._limits = learning_rate, limits
         self._strategy = strategy or tf.distribute.get_strategy()
-        self._evaluate, self._seed = evaluate, seed
-        self._peak_flops = peak_flops
+        self._evaluate, self._seed, self._peak_flops = evaluate, seed, peak_flops
         self._is_chief = worker_of(self._strategy)[0] == 0
         self._train_step = create_train_step(
             objective,
@@ -155,7 +154,7 @@ class Trainer:
                 if self._due(self._limits.checkpoint_interval):
                     self._check(pending)
                     self._save()
-                if self._limits.eval_interval and self._due(self._limits.eval_interval):
+                if self._due(self._limits.eval_interval):
                     self._check(pending)
                     self._run_evaluation(log)
                     started = time.monotonic() - self._seconds
@@ -186,7 +185,7 @@ class Trainer:
         return self._stop.is_set() or self._step >= self._limits.num_steps or timed_out
 
     def _due(self, interval: int) -> bool:
-        return self._step % interval == 0
+        return bool(interval) and self._step % interval == 0
 
     def _scalars(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         progress = self._step / self._limits.num_steps
@@ -208,14 +207,13 @@ class Trainer:
         try:
             return next(batches)
         except tf.errors.OpError as error:
-            reason = " ".join(str(error.message).split())[:300]
             raise invalid(
                 "Every record of a batch must be readable.",
                 hint='Name and leave out damaged records with check_records: "full" and '
                 "max_bad_records in the config's training section.",
                 error=TrainingError,
                 step=self._step,
-                reason=reason,
+                reason=" ".join(str(error.message).split())[:300],
             ) from None
 
     def _flush(self, pending: Pending, meter: throughput.Meter, log: MetricsLog | None) -> None:

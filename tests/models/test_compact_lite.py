@@ -142,7 +142,7 @@ def test_each_part_has_its_own_whitening(parts, images):
     path, _ = parts
     model = create.create_model(NAME, path)
     random = np.random.default_rng(1)
-    vectors = np.abs(random.normal(size=(40, 1952)))
+    vectors = np.abs(random.normal(size=(40, model.global_dim)))
     fitted = [fit_pca(part, 8, power=0.25) for part in np.split(vectors, [1280], axis=1)]
     made = whitened.with_whitening(model, [(one.mean, one.projection) for one in fitted])
     before, after = model(images), made(images)

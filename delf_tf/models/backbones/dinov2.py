@@ -10,16 +10,15 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import require
-from delf_tf.models.geometry import CellGrid
+from delf_tf.models.geometry import CellGrid, cell_locations, resize_to_multiple
 from delf_tf.models.layers import (
     IMAGENET_RGB,
     build_maps,
-    cell_locations,
     dense,
     l2_normalize,
+    layer_norm,
     multi_head_attention,
     register,
-    resize_to_multiple,
 )
 from delf_tf.models.retrieval_model import RetrievalModel
 
@@ -49,7 +48,7 @@ class TransformerBlock(tf.keras.layers.Layer):
     def __init__(self, dim: int, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
         self.dim = dim
-        self.norm1, self.norm2 = _layer_norm(), _layer_norm()
+        self.norm1, self.norm2 = layer_norm(_EPSILON), layer_norm(_EPSILON)
         self.qkv, self.out = dense(3 * dim), dense(dim)
         self.hidden, self.shrink = dense(4 * dim), dense(dim)
 
@@ -113,7 +112,7 @@ class VisionTransformer(tf.keras.layers.Layer):
         )
         for index in range(depth):
             setattr(self, f"block{index}", TransformerBlock(dim))
-        self.norm = _layer_norm()
+        self.norm = layer_norm(_EPSILON)
 
     def build(self, input_shape: Any) -> None:
         """Makes the variables."""
@@ -249,10 +248,6 @@ class DinoV2(RetrievalModel):
     def _maps(self, images: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         resized = resize_to_multiple(self.preprocess(images), PATCH_PX)
         return self.backbone(resized, training=training)
-
-
-def _layer_norm() -> tf.keras.layers.LayerNormalization:
-    return tf.keras.layers.LayerNormalization(epsilon=_EPSILON, dtype="float32")
 
 
 def _bicubic(num_out: tf.Tensor, num_in: int, with_registers: bool) -> tf.Tensor:

@@ -6,14 +6,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from delf_tf.models.geometry import CellGrid
+from delf_tf.models.geometry import CellGrid, cell_locations, resize_to_multiple
 from delf_tf.models.layers import (
     ConvNorm,
     build_maps,
-    cell_locations,
     conv1x1,
     register,
-    resize_to_multiple,
 )
 from delf_tf.models.retrieval_model import RetrievalModel
 

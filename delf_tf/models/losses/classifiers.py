@@ -13,9 +13,9 @@ from typing import Any
 import tensorflow as tf
 
 from delf_tf.checks import require, require_choice
+from delf_tf.models.layers import register
 from delf_tf.models.losses import functions as losses
 
-register = tf.keras.utils.register_keras_serializable(package="delf_tf")
 _KERAS_3 = hasattr(tf.keras, "ops")
 
 
