@@ -77,7 +77,7 @@ def test_the_training_demo_trains_and_goes_on(tmp_path):
 def test_the_commands_on_photographs_work(demo, repository):
     cwd, _ = demo
     commands = [argv for argv in _commands(repository) if argv[0] == "delf_tf"]
-    assert [argv[1] for argv in commands] == ["retrieve", "visualize"]
+    assert [argv[1] for argv in commands] == ["retrieve", "match"]
     for argv in commands:
         _run(argv, cwd)
     assert (cwd / "retrieved" / "report.html").is_file()

@@ -15,7 +15,8 @@ from delf_tf.checks import did_you_mean
 TOOLS = {
     "demo": "make photographs of generated landmarks, train on some, retrieve others",
     "retrieve": "folders of images in; features, search, re-ranking, scores and a report out",
-    "visualize": "draw an image with what the network sees in it, or two with their inliers",
+    "visualize": "an image in, a picture of what the network sees in it out",
+    "match": "two images in, a picture of their inliers out",
     "build_tfrecords": "labelled images in, TFRecord shards to train on out",
     "train": "TFRecords or a store in, weights out; resumes; one device, many, or a TPU",
     "extract": "a folder of images in, a feature store out; resumes, shards",
@@ -34,7 +35,7 @@ TOOLS = {
     "rerank": "a ranking and features in; its head verified geometrically and re-ordered",
 }
 # Former tools, and what does their work.
-_FORMER = {"match": "visualize", "quantize": "export", "train_similarity": "train"}
+_FORMER = {"quantize": "export", "train_similarity": "train"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

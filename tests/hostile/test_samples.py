@@ -125,7 +125,7 @@ def test_rankings_that_lie(sample, tmp_path, descr, shape):
 
 def test_a_picture_of_many_scans(sample, tmp_path):
     picture = sample("scans.jpg", _scans())
-    done = _run("visualize", picture, picture, f"--output={tmp_path}/m.png", limited=False)
+    done = _run("match", picture, picture, f"--output={tmp_path}/m.png", limited=False)
     assert "must have at most" in _refused(done)
     assert "scans=9" in done.stderr
 
@@ -142,4 +142,4 @@ def test_the_samples_that_were_found(shared, ranking, tmp_path):
         _refused(_run(*_evaluate(folder / name, labels)))
     _refused(_run(*_convert(folder / "nested.pdparams", tmp_path), limited=False))
     scans = folder / "scans_7000_900.jpg"
-    _refused(_run("visualize", scans, scans, f"--output={tmp_path}/m.png", limited=False))
+    _refused(_run("match", scans, scans, f"--output={tmp_path}/m.png", limited=False))

@@ -137,8 +137,8 @@ def test_main_lists_and_suggests(capsys):
     assert "retrieve" in capsys.readouterr().out
     assert main.main(["delf_tf", "retreive"]) == 2
     assert "Did you mean 'retrieve'?" in capsys.readouterr().err
-    assert main.main(["delf_tf", "match"]) == 2
-    assert "Did you mean 'visualize'?" in capsys.readouterr().err
+    assert main.main(["delf_tf", "quantize"]) == 2
+    assert "Did you mean 'export'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", main.TOOLS)

@@ -242,6 +242,6 @@ def test_the_match_tool_takes_its_config(model, tmp_path, capsys):
         Image.fromarray(crop).save(path)
     output = tmp_path / "matches.png"
     options = ["--config=xfeat", f"--weights={weights}", f"--output={output}"]
-    assert main.main(["delf_tf", "visualize", *paths, *options]) == 0
+    assert main.main(["delf_tf", "match", *paths, *options]) == 0
     assert int(capsys.readouterr().out.split()[0]) > 100
     assert output.is_file()

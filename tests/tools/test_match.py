@@ -1,4 +1,4 @@
-"""visualize: two images in, a picture of their inliers, with no more libraries than it takes."""
+"""match: two images in, a picture of their inliers, with no more libraries than it takes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from delf_tf import synthetic
 
-# What takes long to import, and `visualize` can do without.
+# What takes long to import, and `match` can do without.
 SLOW = ("tensorflow", "faiss", "sklearn", "scipy.sparse")
 
 
@@ -26,7 +26,7 @@ def _modules(script):
 
 
 def test_starts_without_libraries_it_does_not_use():
-    assert _modules("import delf_tf.tools.visualize") == []
+    assert _modules("import delf_tf.tools.match") == []
 
 
 @pytest.mark.slow
@@ -37,7 +37,7 @@ def test_openvino_needs_no_tensorflow_once_the_network_is_exported(tmp_path, mon
         image = synthetic.render_view(1, view, (160, 200))
         Image.fromarray(image).save(tmp_path / f"{view}.png")
     paths = [str(tmp_path / f"{view}.png") for view in range(2)]
-    arguments = ["delf_tf", "visualize", *paths, "--backend=openvino"]
+    arguments = ["delf_tf", "match", *paths, "--backend=openvino"]
     output = tmp_path / "matches.png"
     script = (
         "from delf_tf.tools.main import main\n"
