@@ -57,11 +57,12 @@ def recode(
     if change is not None:
         made_by = artifacts.fingerprint(source.fingerprint, change.fingerprint)
         arguments |= {"fingerprint": made_by, "local_dim": change.local_dim}
-    parts = {"num_shards": source.num_shards, "block_size": source.block_size}
-    folder = create(path, source.all_ids(), overwrite=overwrite, **parts, **arguments)
+    num_shards = source.manifest.num_shards
+    arguments |= {"num_shards": num_shards, "block_size": source.manifest.block_size}
+    folder = create(path, source.all_ids(), overwrite=overwrite, **arguments)
     failed = source.failed()
-    for shard in range(source.num_shards):
-        with writer(folder, shard, source.num_shards) as shard_writer:
+    for shard in range(num_shards):
+        with writer(folder, shard, num_shards) as shard_writer:
             pending = shard_writer.pending(retry_failures=False)
             for block, ids in track(pending, len(pending), "blocks", f"Re-coding shard {shard}"):
                 features = [

@@ -37,8 +37,6 @@ class FeatureStore:
       path: its folder.
       manifest: what is told of it.
       fingerprint: of the model and config that made it.
-      num_shards: parts it was written in.
-      block_size: images a file.
       global_dim: width of the global descriptors, or None.
       local_dim: width of the local descriptors, or None.
       local_codec: name of the codec of the local features, or None.
@@ -60,8 +58,6 @@ class FeatureStore:
         self.manifest = manifest.read_manifest(self.path)
         self.codec = self.manifest.codec
         self.fingerprint = self.manifest.fingerprint
-        self.num_shards = self.manifest.num_shards
-        self.block_size = self.manifest.block_size
         self.global_dim = self.manifest.global_dim
         self.local_dim = self.manifest.local_dim
         self.local_codec = self.manifest.local_codec
@@ -148,7 +144,7 @@ class FeatureStore:
             if rows:
                 parts.append(self._block(rows[0]).read_vectors()[self._rows[rows]])
             # Where images have come and gone, neighbours lie in blocks far apart.
-            if ids and len(ids) >= max(min_rows, self.block_size / 2):
+            if ids and len(ids) >= max(min_rows, self.manifest.block_size / 2):
                 yield tuple(ids), np.concatenate(parts)
                 ids, parts = [], []
         if ids:
@@ -325,6 +321,6 @@ class FeatureStore:
         return invalid(
             f"The store must be complete; {num} of {total} blocks are missing, in shards {shards}.",
             hint="Run `delf_tf extract` again with the same arguments, for each of these shards S "
-            f"with --shard_index=S --num_shards={self.num_shards}: it continues.",
+            f"with --shard_index=S --num_shards={self.manifest.num_shards}: it continues.",
             path=self.path,
         )

@@ -1,4 +1,4 @@
-"""Builds, opens and searches the index folders of local features, of type "asmk" and "local".
+"""Builds and opens the index folders of local features, of type "asmk" and "local".
 
 A folder holds `index`, the images; `codebook` or `quantizer`, what was learned; and manifest.json,
 the features and settings, so that a killed build goes on and nothing else is mixed in.
@@ -19,7 +19,6 @@ from delf_tf.checks import invalid, require, require_choice
 from delf_tf.retrieval import resumable_build
 from delf_tf.retrieval.changes import compare_images
 from delf_tf.retrieval.local_index import LocalFeatureIndex
-from delf_tf.retrieval.rankings import Selves, cut, num_selves, without_self
 from delf_tf.retrieval.votes import LocalIndex
 from delf_tf.retrieval.words.asmk import AsmkIndex
 from delf_tf.retrieval.words.codebook import (
@@ -28,7 +27,6 @@ from delf_tf.retrieval.words.codebook import (
     save_codebook,
     train_codebook,
 )
-from delf_tf.types import Ranking
 
 # A row a kind of index that is kept in a folder.
 LOCAL_KINDS: dict[str, type[LocalFeatureIndex]] = {one.kind: one for one in (AsmkIndex, LocalIndex)}
@@ -233,42 +231,6 @@ def load_local(folder: StrPath, *, fingerprint: str | None = None) -> LocalFeatu
         path=folder,
     )
     return LOCAL_KINDS[facts["kind"]].load(folder / "index")
-
-
-def search_local(
-    index: LocalFeatureIndex,
-    ids: Sequence[str],
-    read: Reader,
-    max_results: int,
-    *,
-    exclude_self: Selves = False,
-) -> Ranking:
-    """Ranks an index's images for each query; a few queries' features are in memory at a time.
-
-    Args:
-      index: holds at least one image.
-      ids: the queries.
-      read: gives a query's descriptors.
-      max_results: results a query; fewer if there are fewer images.
-      exclude_self: leave out the image whose id is the query's, or those named by query id.
-
-    Raises:
-      InputError: an empty index, a count out of range, descriptors of another width.
-    """
-    require(max_results >= 1, "max_results must be 1 or more.", max_results=max_results)
-    limit = max(1, min(max_results, len(index) - num_selves(exclude_self)))
-    depth = min(limit + num_selves(exclude_self), max(len(index), 1))
-    parts = [
-        index.search([(one, read(one)) for one in ids[start : start + _BLOCK]], depth)
-        for start in range(0, max(len(ids), 1), _BLOCK)
-    ]
-    ranking = Ranking(
-        tuple(ids),
-        parts[0].database_ids,
-        np.concatenate([part.indices for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-    )
-    return cut(without_self(ranking, exclude_self), limit) if exclude_self else ranking
 
 
 def _begin(

@@ -14,12 +14,15 @@ from delf_tf.features.blocks import ImageFeatures
 from delf_tf.features.store import FeatureStore
 from delf_tf.retrieval import local_search
 from delf_tf.retrieval.local_index import LocalFeatureIndex
-from delf_tf.retrieval.rankings import Selves
+from delf_tf.retrieval.rankings import Selves, cut, num_selves, without_self
 from delf_tf.retrieval.vectors.first_stage import Arguments, search_first_stage
 from delf_tf.retrieval.vectors.index import load_index
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
 from delf_tf.retrieval.vectors.whitening import Whitening
 from delf_tf.types import GlobalDescriptors, LocalFeatures, Ranking
+
+# Queries whose local features are in memory together.
+_BLOCK = 64
 
 
 class Queries(Protocol):
@@ -111,7 +114,7 @@ class GlobalSearch:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LocalSearch:
-    """An index of local features; see `local_search.search_local`."""
+    """An index of local features; a few queries' features are in memory at a time."""
 
     index: LocalFeatureIndex
 
@@ -119,10 +122,21 @@ class LocalSearch:
         self, queries: Queries, max_results: int, *, exclude_self: Selves = False
     ) -> Ranking:
         """See Index."""
-        read = local_descriptors(queries)
-        return local_search.search_local(
-            self.index, queries.ids(), read, max_results, exclude_self=exclude_self
+        require(max_results >= 1, "max_results must be 1 or more.", max_results=max_results)
+        index, ids, read = self.index, queries.ids(), local_descriptors(queries)
+        limit = max(1, min(max_results, len(index) - num_selves(exclude_self)))
+        depth = min(limit + num_selves(exclude_self), max(len(index), 1))
+        parts = [
+            index.search([(one, read(one)) for one in ids[start : start + _BLOCK]], depth)
+            for start in range(0, max(len(ids), 1), _BLOCK)
+        ]
+        ranking = Ranking(
+            tuple(ids),
+            parts[0].database_ids,
+            np.concatenate([part.indices for part in parts]),
+            np.concatenate([part.scores for part in parts]),
         )
+        return cut(without_self(ranking, exclude_self), limit) if exclude_self else ranking
 
 
 def open_index(

@@ -50,7 +50,7 @@ def compact(path: StrPath) -> Path:
 
 def _copy(store: FeatureStore, target: Path) -> None:
     """Writes a store's features of now to a folder of their own, or what is missing of them."""
-    arguments = {**store.manifest.features(), "block_size": store.block_size}
+    arguments = {**store.manifest.features(), "block_size": store.manifest.block_size}
     if (target / manifest.NAME).is_file():
         wanted, _ = creation.describe(store.all_ids(), **arguments)
         require(
