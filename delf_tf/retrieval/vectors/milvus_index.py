@@ -9,11 +9,8 @@ or a token elsewhere. Without the file a collection is opened by its address, se
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +18,15 @@ import numpy as np
 from absl import logging as absl_logging
 
 from delf_tf.artifacts import StrPath
-from delf_tf.checks import invalid, require
+from delf_tf.checks import require
 from delf_tf.retrieval.changes import Changes, compare_images
 from delf_tf.retrieval.index_file import IndexContent
-from delf_tf.retrieval.vectors.milvus_client import TOKEN_VARIABLE, URI_VARIABLE, import_pymilvus
+from delf_tf.retrieval.vectors.milvus_client import EngineCollection
 from delf_tf.retrieval.vectors.vector_index import VectorIndex
 from delf_tf.tensor_file import Tensor
 from delf_tf.types import GlobalDescriptors
 
 _SCHEMES = {"milvus": "http", "milvus+https": "https"}
-_COLLECTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}", re.ASCII)
-_MAX_ID_BYTES = 65535
-# The engine's own limit on results a query, and one on what a message may hold.
-_MAX_RESULTS = 16384
-_RESULTS_A_CALL = 200_000
-_VALUES_A_CALL = 1 << 20
 
 
 class MilvusIndex(VectorIndex):
@@ -67,25 +58,12 @@ class MilvusIndex(VectorIndex):
           InputError: no address, a name that Milvus does not take, pymilvus missing.
         """
         super().__init__(**kwargs)
-        uri = uri or os.environ.get(URI_VARIABLE)
-        require(
-            bool(uri),
-            "A Milvus index must have an address.",
-            hint=f"Give uri, or set {URI_VARIABLE}.",
-        )
-        require(
-            _COLLECTION.fullmatch(collection) is not None,
-            "collection must be letters, digits and underscores, and not begin with a digit.",
-            collection=collection,
-        )
         require(
             self._table.dtype == np.float32,
             "Milvus takes float32 vectors.",
             dtype=self._table.dtype.name,
         )
-        self.uri = str(uri)
-        self.collection = collection
-        self.engine_index = engine_index or ("AUTOINDEX" if self._remote else "FLAT")
+        self._engine = EngineCollection(uri, collection, engine_index)
         self._replace = replace
         self._width = 0
         # The first and last vectors, by which its collection is known from another of that name.
@@ -96,33 +74,27 @@ class MilvusIndex(VectorIndex):
         # The rows in the order of their keys; searches make it when keys have come.
         self._by_key = np.zeros(0, np.int64)
         self._num_rows = 0
-        self._pymilvus = import_pymilvus()
-        self._open: Any = None
 
     @property
     def dim(self) -> int:
         """Width of the descriptors that it takes; 0 while that is open."""
         return super().dim if self.whitening is not None else self._width
 
-    @property
-    def _remote(self) -> bool:
-        return "://" in self.uri
-
     def save(self, path: StrPath) -> Path:
         """Writes ids and collection to one file and makes the engine keep what it was given."""
-        beside = Path(self.uri).resolve().parent == Path(path).resolve().parent
+        engine = self._engine
+        beside = Path(engine.uri).resolve().parent == Path(path).resolve().parent
         require(
-            self._remote or beside,
+            engine.is_remote or beside,
             "An index must be saved in the folder of its Milvus Lite file.",
-            uri=self.uri,
+            uri=engine.uri,
             path=Path(path),
         )
-        with self._explained() as client:
-            if self._width:
-                client.flush(self.collection)
-            super().save(path)
-            # Not before the file lacks them: a killed update leaves an index that is whole.
-            self._delete(client)
+        if self._width:
+            engine.flush()
+        super().save(path)
+        # Not before the file lacks them: a killed update leaves an index that is whole.
+        self._delete()
         return Path(path)
 
     def follow(
@@ -165,9 +137,7 @@ class MilvusIndex(VectorIndex):
 
     def close(self) -> None:
         """Closes the connection; the next use opens it again."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None
+        self._engine.close()
 
     @property
     def _next_key(self) -> int:
@@ -183,56 +153,31 @@ class MilvusIndex(VectorIndex):
         self._probe = np.stack([first, vectors[-1]])
 
     def _send(self, ids: Sequence[str], vectors: np.ndarray, first_key: int) -> None:
-        """Gives the engine vectors under consecutive keys."""
-        long = [one for one in ids if len(one.encode("utf-8")) > _MAX_ID_BYTES]
-        require(not long, f"Milvus takes ids of {_MAX_ID_BYTES} bytes at most.", ids=long[:1])
-        with self._explained() as client:
-            if not self._width:
-                self._create(client, vectors.shape[1])
-            step = max(1, _VALUES_A_CALL // vectors.shape[1])
-            for start in range(0, len(ids), step):
-                rows = [
-                    {"row": first_key + row, "id": ids[row], "vector": vectors[row]}
-                    for row in range(start, min(start + step, len(ids)))
-                ]
-                # What an interrupted run left under these keys is replaced.
-                client.upsert(self.collection, rows)
+        """Gives the engine vectors under consecutive keys; an interrupted run's are replaced."""
+        if not self._width:
+            self._width = vectors.shape[1]
+            self._engine.create(self._width, replace=self._replace)
+        self._engine.send(ids, vectors, first_key)
         self._num_rows = max(self._num_rows, first_key + len(ids))
 
-    def _delete(self, client: Any) -> None:
+    def _delete(self) -> None:
         """Deletes the images that are gone, and what interrupted runs left behind."""
-        for start in range(0, len(self._gone), _MAX_RESULTS):
-            gone = self._gone[start : start + _MAX_RESULTS].tolist()
-            client.delete(self.collection, ids=gone)
+        self._engine.delete(self._gone)
         if self._num_rows > len(self):
-            client.delete(self.collection, filter=f"row >= {self._next_key}")
+            self._engine.delete_from(self._next_key)
             self._num_rows = len(self)
 
     def _search_vectors(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        require(k <= _MAX_RESULTS, f"Milvus gives at most {_MAX_RESULTS} results a query.", k=k)
         indices = np.full((len(queries), k), -1, np.int64)
         scores = np.zeros((len(queries), k), np.float32)
-        batch = max(1, min(_RESULTS_A_CALL // k, _VALUES_A_CALL // max(queries.shape[1], 1)))
-        with self._explained() as client:
-            for start in range(0, len(queries), batch):
-                found = client.search(
-                    self.collection,
-                    data=list(queries[start : start + batch]),
-                    limit=k,
-                    # What an interrupted run left behind, or another process has added since.
-                    filter=f"row < {self._next_key}",
-                    output_fields=["row"],
-                    search_params={"metric_type": "IP"},
-                    consistency_level="Strong",
-                )
-                for row, hits in enumerate(found, start):
-                    keys = np.array([hit["entity"]["row"] for hit in hits], np.int64)
-                    products = np.array([hit["distance"] for hit in hits], np.float32)
-                    rows = self._rows_of(keys)
-                    got, products = rows[rows >= 0], products[rows >= 0]
-                    order = np.lexsort((got, -products))
-                    indices[row, : len(got)] = got[order]
-                    scores[row, : len(got)] = products[order]
+        # Without what an interrupted run left behind, or another process has added since.
+        found = self._engine.search(queries, k, self._next_key)
+        for row, (keys, products) in enumerate(found):
+            rows = self._rows_of(keys)
+            order = np.lexsort((rows, -products))
+            order = order[rows[order] >= 0]
+            indices[row, : len(order)] = rows[order]
+            scores[row, : len(order)] = products[order]
         return indices, scores
 
     def _rows_of(self, keys: np.ndarray) -> np.ndarray:
@@ -242,43 +187,6 @@ class MilvusIndex(VectorIndex):
         places = np.searchsorted(self._keys, keys, sorter=self._by_key)
         rows = self._by_key[np.minimum(places, len(self._keys) - 1)]
         return np.where(self._keys[rows] == keys, rows, -1)
-
-    def _create(self, client: Any, width: int) -> None:
-        if client.has_collection(self.collection):
-            require(
-                self._replace,
-                "The collection must not exist yet.",
-                hint="Choose another name, or overwrite it.",
-                collection=self.collection,
-                uri=self.uri,
-            )
-            client.drop_collection(self.collection)
-        types = self._pymilvus.DataType
-        schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("row", types.INT64, is_primary=True)
-        schema.add_field("id", types.VARCHAR, max_length=_MAX_ID_BYTES)
-        schema.add_field("vector", types.FLOAT_VECTOR, dim=width)
-        settings = client.prepare_index_params()
-        settings.add_index("vector", index_type=self.engine_index, metric_type="IP")
-        client.create_collection(self.collection, schema=schema, index_params=settings)
-        self._width = width
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[Any]:
-        """Gives the client; turns what the engine raises into an InputError."""
-        try:
-            if self._open is None:
-                token = os.environ.get(TOKEN_VARIABLE, "") if self._remote else ""
-                self._open = self._pymilvus.MilvusClient(uri=self.uri, token=token)
-            yield self._open
-        except self._pymilvus.MilvusException as error:
-            raise invalid(
-                "Milvus must answer.",
-                hint="Check the address, and that the collection is still there.",
-                uri=self.uri,
-                collection=self.collection,
-                milvus=str(error)[:300],
-            ) from None
 
     @classmethod
     def _arguments(cls, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -291,9 +199,9 @@ class MilvusIndex(VectorIndex):
 
     def _parameters(self) -> dict[str, Any]:
         return {
-            "file": "" if self._remote else Path(self.uri).name,
-            "collection": self.collection,
-            "engine_index": self.engine_index,
+            "file": "" if self._engine.is_remote else Path(self._engine.uri).name,
+            "collection": self._engine.name,
+            "engine_index": self._engine.engine_index,
             "dim": self._width,
         }
 
@@ -306,7 +214,7 @@ class MilvusIndex(VectorIndex):
         if file:
             database = content.path.resolve().parent / Path(file).name
             require(database.exists(), "The Milvus Lite file must be there.", path=database)
-            self.uri = str(database)
+            self._engine.uri = str(database)
         if not self._width:
             return
         self._probe = np.array(content.array("probe", np.float32, (2, self._width)))
@@ -314,19 +222,16 @@ class MilvusIndex(VectorIndex):
         if "keys" in content:  # Else it was written when keys were the rows.
             self._keys = np.array(content.array("keys", np.int64, (len(self),)))
             self._gone = np.array(content.array("gone", np.int64, (None,)))
-        with self._explained() as client:
-            there = client.has_collection(self.collection)
-            if there:
-                # Of an update that was killed at its end.
-                self._delete(client)
-            self._num_rows = self._count(client) if there else 0
-            same = self._num_rows >= len(self) and self._holds_probe(client)
+        if self._engine.exists():
+            # Of an update that was killed at its end.
+            self._delete()
+            self._num_rows = self._engine.count()
         require(
-            same,
+            self._num_rows >= len(self) and self._holds_probe(),
             "The collection must hold the images that the index was built of.",
             hint="Build the index again.",
-            collection=self.collection,
-            uri=self.uri,
+            collection=self._engine.name,
+            uri=self._engine.uri,
             num_rows=self._num_rows,
             num_images=len(self),
         )
@@ -334,43 +239,20 @@ class MilvusIndex(VectorIndex):
             extra = self._num_rows - len(self)
             absl_logging.warning("%d rows of an interrupted build are passed over.", extra)
 
-    def _count(self, client: Any) -> int:
-        client.load_collection(self.collection)
-        counted = client.query(
-            self.collection, filter="", output_fields=["count(*)"], consistency_level="Strong"
-        )
-        return int(counted[0]["count(*)"])
-
-    def _holds_probe(self, client: Any) -> bool:
-        ends = [0, len(self) - 1]
-        found = client.query(
-            self.collection,
-            filter=f"row in {self._keys[ends].tolist()}",
-            output_fields=["row", "id", "vector"],
-            consistency_level="Strong",
-        )
-        held = {int(one["row"]): one for one in found}
-        return set(held) == set(self._keys[ends].tolist()) and all(
-            held[self._keys[row]]["id"] == self._ids[row]
-            and np.shape(held[self._keys[row]]["vector"]) == (self._width,)
-            and np.allclose(held[self._keys[row]]["vector"], vector, atol=1e-6)
-            for row, vector in zip(ends, self._probe)
+    def _holds_probe(self) -> bool:
+        keys = self._keys[[0, len(self) - 1]].tolist()
+        held = self._engine.read(keys)
+        return set(held) == set(keys) and all(
+            held[key][0] == one
+            and held[key][1].shape == (self._width,)
+            and np.allclose(held[key][1], vector, atol=1e-6)
+            for key, one, vector in zip(keys, (self._ids[0], self._ids[-1]), self._probe)
         )
 
-    def _take_up(self, client: Any, ids: Sequence[str]) -> bool:
+    def _take_up(self, ids: Sequence[str]) -> bool:
         """Takes over what a collection holds; returns whether that is these ids, each once."""
-        keys: dict[str, int] = {}
-        if client.has_collection(self.collection):
-            rows = client.query_iterator(
-                self.collection,
-                batch_size=_MAX_RESULTS,
-                output_fields=["row", "id"],
-                consistency_level="Strong",
-            )
-            while batch := rows.next():
-                keys.update((one["id"], int(one["row"])) for one in batch)
-                self._num_rows += len(batch)
-            rows.close()
+        found = list(self._engine.keys()) if self._engine.exists() else []
+        keys, self._num_rows = dict(found), len(found)
         if not self._num_rows == len(ids) == len(keys) or not keys.keys() >= set(ids):
             return False
         self._ids, self._known = list(ids), set(ids)
@@ -400,13 +282,12 @@ def open_address(address: str, ids: Sequence[str], ends: np.ndarray, **kwargs: A
     index = MilvusIndex(uri, collection=parts.path.strip("/"), **kwargs)
     index._probe = index.whiten(GlobalDescriptors(("first", "last"), ends)).vectors
     index._width = index._probe.shape[1]
-    with index._explained() as client:
-        require(
-            index._take_up(client, ids) and index._holds_probe(client),
-            "The collection must hold the store's images and their descriptors, each once.",
-            hint="Run `delf_tf build_index --type=milvus` on the store, with the same config.",
-            address=address,
-            num_rows=index._num_rows,
-            num_images=len(ids),
-        )
+    require(
+        index._take_up(ids) and index._holds_probe(),
+        "The collection must hold the store's images and their descriptors, each once.",
+        hint="Run `delf_tf build_index --type=milvus` on the store, with the same config.",
+        address=address,
+        num_rows=index._num_rows,
+        num_images=len(ids),
+    )
     return index

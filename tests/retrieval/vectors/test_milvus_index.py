@@ -141,7 +141,7 @@ def test_it_follows_what_comes_changes_and_goes(tmp_path, monkeypatch):
     after = GlobalDescriptors(tuple(ids[row] for row in order), vectors[order])
     contents = _told(after, **{ids[3]: "another"})
     sent = []
-    client = type(milvus._open)
+    client = type(milvus._engine._client)
     upsert = client.upsert
     monkeypatch.setattr(
         client, "upsert", lambda self, name, rows: sent.extend(rows) or upsert(self, name, rows)
@@ -159,7 +159,7 @@ def test_it_follows_what_comes_changes_and_goes(tmp_path, monkeypatch):
     assert len(sent) == 6
     # Killed after its file is written: what is gone is taken out when it is opened again.
     with monkeypatch.context() as killed:
-        killed.setattr(type(follower), "_delete", lambda self, client: None)
+        killed.setattr(type(follower), "_delete", lambda self: None)
         follower.save(tmp_path / "x.index")
     follower.close()
     exact = index.create_index("exact", whitening=whitening)
@@ -238,13 +238,13 @@ class Recorder:
 @needs_milvus
 def test_the_calls_keep_to_the_engines_contract(tmp_path, monkeypatch):
     for name, value in (("_MAX_RESULTS", 12), ("_RESULTS_A_CALL", 20), ("_VALUES_A_CALL", 64)):
-        monkeypatch.setattr(milvus_index, name, value)
+        monkeypatch.setattr(milvus_client, name, value)
     monkeypatch.setenv("MILVUS_TOKEN", "secret")
     milvus, exact = _pair(tmp_path)
     calls = []
     engine = types.SimpleNamespace(**vars(pymilvus))
     engine.MilvusClient = functools.partial(Recorder, calls)
-    milvus._pymilvus = engine
+    milvus._engine._pymilvus = engine
     database, queries = _descriptors(30), _descriptors(7, 100)
     for one in (milvus, exact):
         one.add(database)
