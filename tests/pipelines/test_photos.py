@@ -53,7 +53,7 @@ def test_re_ranking_verifies_the_head_alone(root, photos):
     assert found[0].id == "1_1.jpg"
     assert found[0].num_inliers > 3
     assert [hit.num_inliers is None for hit in found] == [False] * 3 + [True] * 4
-    assert f"{found[0].num_inliers} inliers" in repr(found)
+    assert f"similarity {found[0].score:.3f}, {found[0].num_inliers} inliers" in repr(found)
 
 
 def test_pixels_and_new_files_are_searched_with_whole(root, photos, tmp_path):
@@ -70,7 +70,9 @@ def test_pixels_and_new_files_are_searched_with_whole(root, photos, tmp_path):
 
 def test_found_shows_itself(root, photos):
     found = photos.search(root / "images" / "1_0.jpg")
-    assert len(found.show(num_results=4).axes) == 5
+    axes = found.show(num_results=4).axes
+    assert len(axes) == 5
+    assert axes[1].get_title().startswith(f"{found[0].id}\nsimilarity ")
     assert found._repr_html_().startswith('<img src="data:image/png;base64,')
 
 

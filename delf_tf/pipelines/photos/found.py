@@ -87,7 +87,7 @@ class Found(Sequence[Hit]):
         return hits.hits_figure(
             self._image,
             [
-                (images.read_image(self._photos.ref(hit.id)), _caption(hit))
+                (images.read_image(self._photos.ref(hit.id)), f"{hit.id}\n{_figures(hit)}")
                 for hit in self[:num_results]
             ],
         )
@@ -100,10 +100,10 @@ class Found(Sequence[Hit]):
         return f'<img src="{picture}" alt="The query and its {len(self)} results, best first">'
 
     def __repr__(self) -> str:
-        shown = ", ".join(_caption(hit) for hit in self[:3])
+        shown = ", ".join(f"{hit.id} ({_figures(hit)})" for hit in self[:3])
         return f"<{len(self)} results: {shown}{', …' if len(self) > 3 else ''}>"
 
 
-def _caption(hit: Hit) -> str:
+def _figures(hit: Hit) -> str:
     verified = "" if hit.num_inliers is None else f", {hit.num_inliers} inliers"
-    return f"{hit.id} {hit.score:.3f}{verified}"
+    return f"similarity {hit.score:.3f}{verified}"
