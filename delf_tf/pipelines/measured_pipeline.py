@@ -229,7 +229,7 @@ def _second_stage(
     timed = rankings.aligned(ranking, few, ranking.database_ids)
     rerank_some(rankings.aligned(ranking, few[:1], ranking.database_ids))
     _, seconds = scores.timed(lambda: rerank_some(timed))
-    fingerprint = reranking.features_fingerprint(message, ranking, stores.asked, stores.database)
+    fingerprint = reranking.heads_identity(message, ranking, stores.asked, stores.database)
     folder = verifications_dir / _head_fingerprint(message, ranking, fingerprint)
     reranked = rerank_some(ranking, verifications_dir=folder, fingerprint=fingerprint)
     return reranked, seconds / max(1, len(few))

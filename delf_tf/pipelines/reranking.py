@@ -82,7 +82,7 @@ def rerank(
         cached_reader(database),
         num_threads=num_threads,
         verifications_dir=kept,
-        fingerprint=features_fingerprint(message, ranking, queries, database),
+        fingerprint=heads_identity(message, ranking, queries, database),
     )
     facts = {
         "method": message.rerank.method,
@@ -178,15 +178,15 @@ def cached_reader(database: FeatureStore) -> Callable[[str], LocalFeatures]:
     return functools.lru_cache(_CACHED_IMAGES)(database.read_local)
 
 
-def features_fingerprint(
+def heads_identity(
     message: experiment_pb2.Experiment,
     ranking: Ranking,
     queries: FeatureStore,
     database: FeatureStore,
 ) -> str:
-    """Returns the fingerprint that verifications of a ranking's heads are kept by.
+    """Returns the identity of the features that a ranking's heads compare.
 
-    It is that of the images that are compared: others, however many, are not looked at.
+    Other images, however many, are not looked at.
     """
     rows = np.unique(ranking.indices[:, : rerank_arguments(message)["num_candidates"]])
     compared = [ranking.database_ids[row] for row in rows[rows >= 0]]
@@ -261,7 +261,7 @@ def fit_probability(
         cached_reader(database),
         num_threads=num_threads,
         verifications_dir=verifications_dir,
-        fingerprint=features_fingerprint(message, ranking, database, database),
+        fingerprint=heads_identity(message, ranking, database, database),
         **options,
     )
     given = options.get("probability", PairProbability(0, 0))

@@ -210,7 +210,7 @@ def group(
         num_candidates=num_neighbors,
         num_threads=num_threads,
         verifications_dir=folder / "verifications",
-        fingerprint=reranking.features_fingerprint(settings, ranking, database, database),
+        fingerprint=reranking.heads_identity(settings, ranking, database, database),
         **reranking.verify_options(settings),
     )
     by_content: dict[object, list[str]] = {}
