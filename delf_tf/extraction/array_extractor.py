@@ -16,17 +16,17 @@ from delf_tf.extraction.settings import (
     ExtractionSettings,
     Pass,
     Projection,
-    SettledExtractor,
+    BaseExtractor,
 )
 
 Arrays = dict[str, np.ndarray]
 
 
-class ArrayExtractor(SettledExtractor):
+class ArrayExtractor(BaseExtractor):
     """Called as an Extractor is; the network runs elsewhere, all else here and in float32.
 
     Attributes:
-      network: what runs; the others are SettledExtractor's.
+      network: what runs; the others are BaseExtractor's.
     """
 
     def __init__(self, network: Network, **settings: Any):
@@ -42,7 +42,7 @@ class ArrayExtractor(SettledExtractor):
         self.network = network
         chosen, facts = ExtractionSettings(**settings), network.facts
         chosen.require_outputs(facts)
-        self.follow(chosen, facts.global_dim, facts.local_dim)
+        self.apply_settings(chosen, facts.global_dim, facts.local_dim)
 
     def __call__(self, image: np.ndarray) -> Arrays:
         """Extracts one image, uint8 [H, W, 3]; see Extractor.__call__."""

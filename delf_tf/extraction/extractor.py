@@ -16,7 +16,7 @@ from delf_tf.extraction.settings import (
     OFFSET_PERIOD,
     ExtractionSettings,
     Projection,
-    SettledExtractor,
+    BaseExtractor,
     offset_table,
 )
 from delf_tf.models.retrieval_model import RetrievalModel
@@ -25,7 +25,7 @@ from delf_tf.models.retrieval_model import RetrievalModel
 Rows = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
-class Extractor(SettledExtractor, tf.Module):
+class Extractor(BaseExtractor, tf.Module):
     """Turns one upright RGB image into a global descriptor and local features.
 
     The model runs once a pyramid scale. Local descriptors of all scales compete for the best
@@ -38,7 +38,7 @@ class Extractor(SettledExtractor, tf.Module):
       model: what runs: by default a copy of the given one with its batch normalisation folded into
         the convolutions, which later changes of the given one's weights do not reach.
       precision: "float32" or "bfloat16", of the network's convolutions. The other attributes are
-        SettledExtractor's.
+        BaseExtractor's.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Extractor(SettledExtractor, tf.Module):
         self.model, self.precision = _inference_model(model, precision, fold_normalization)
         chosen = ExtractionSettings(**settings)
         chosen.require_outputs(model)
-        self.follow(chosen, model.global_dim, model.local_dim)
+        self.apply_settings(chosen, model.global_dim, model.local_dim)
         self._global, self._local = map(
             as_constants, (self.global_projection, self.local_projection)
         )

@@ -12,7 +12,7 @@ import tensorflow as tf
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, invalid, require
 from delf_tf.extraction.extractor import as_constants, pool, project
-from delf_tf.extraction.settings import ExtractionSettings, SettledExtractor
+from delf_tf.extraction.settings import ExtractionSettings, BaseExtractor
 
 _LOCAL = ("boxes", "features", "scales", "scores")
 _GLOBAL = "global_descriptors"
@@ -22,7 +22,7 @@ _PROBE_SIDE_PX = 64
 Run = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 
 
-class ReleasedExtractor(SettledExtractor):
+class ReleasedExtractor(BaseExtractor):
     """Calls a SavedModel of the original code as an Extractor is called.
 
     Released models are graphs of TensorFlow 1, of which the tensors are fed and fetched by name;
@@ -56,7 +56,7 @@ class ReleasedExtractor(SettledExtractor):
         }
         self._run = _load(Path(path), chosen.use_global_features, chosen.use_local_features)
         widths = self._probe(Path(path))
-        self.follow(chosen, widths.get(_GLOBAL), widths.get("features"))
+        self.apply_settings(chosen, widths.get(_GLOBAL), widths.get("features"))
         self._global, self._local = map(
             as_constants, (self.global_projection, self.local_projection)
         )

@@ -123,8 +123,8 @@ class ExtractionSettings:
                 yield Pass(scale, needs_global, self.use_local_features)
 
 
-class SettledExtractor:
-    """What follows from an extractor's settings.
+class BaseExtractor:
+    """What all extractors have: settings, and what these say of their features.
 
     Attributes:
       settings: what is extracted.
@@ -136,10 +136,10 @@ class SettledExtractor:
       local_projection: of local descriptors, likewise.
     """
 
-    def follow(
+    def apply_settings(
         self, settings: ExtractionSettings, global_dim: int | None, local_dim: int | None
     ) -> None:
-        """Sets the attributes.
+        """Checks the settings against the network's widths, and sets the attributes.
 
         Args:
           settings: what is extracted.

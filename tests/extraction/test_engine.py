@@ -209,7 +209,7 @@ def test_local_features_are_stored_by_the_codec(photos, tmp_path):
     np.testing.assert_allclose(right.descriptors, left.descriptors, atol=1e-3)
     with pytest.raises(InputError, match="codec"):
         _extract(photos, tmp_path / "half", local_codec="int8")
-    with pytest.raises(InputError, match="must be trained"):
+    with pytest.raises(InputError, match="no longer supported"):
         _extract(photos, tmp_path / "pq", local_codec="pq1x5")
 
 

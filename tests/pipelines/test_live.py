@@ -39,7 +39,7 @@ class MeanColours(ArrayExtractor):
     def __init__(self):
         pass
 
-    def batch(self, images):
+    def extract_batches(self, images, *, batch_size):
         found = [collection.extract(image) for image in images]
         return [
             {
