@@ -13,10 +13,10 @@ from delf_tf.extraction.pyramid import scaled_size
 from delf_tf.extraction.settings import (
     LOCAL_NAMES,
     OFFSET_PERIOD,
+    BaseExtractor,
     ExtractionSettings,
     Pass,
     Projection,
-    BaseExtractor,
 )
 
 Arrays = dict[str, np.ndarray]

@@ -14,9 +14,9 @@ from delf_tf.extraction.levels import pyramid_level
 from delf_tf.extraction.settings import (
     LOCAL_NAMES,
     OFFSET_PERIOD,
+    BaseExtractor,
     ExtractionSettings,
     Projection,
-    BaseExtractor,
     offset_table,
 )
 from delf_tf.models.retrieval_model import RetrievalModel

@@ -12,7 +12,7 @@ import tensorflow as tf
 from delf_tf.artifacts import StrPath
 from delf_tf.checks import InputError, invalid, require
 from delf_tf.extraction.extractor import as_constants, pool, project
-from delf_tf.extraction.settings import ExtractionSettings, BaseExtractor
+from delf_tf.extraction.settings import BaseExtractor, ExtractionSettings
 
 _LOCAL = ("boxes", "features", "scales", "scores")
 _GLOBAL = "global_descriptors"
