@@ -280,13 +280,19 @@ def _one_line(error: str, root: protobuf_descriptor.Descriptor, source: str) -> 
         return f"{where}: {text}{hint}"
     names = _message_fields(root, missing["type"])
     section = missing["type"].rpartition(".")[2]
-    return f"{where}: {section} has no field '{missing['field']}'. " + _nearest(
-        missing["field"], names
+    return f"{where}: {section} has no field '{missing['field']}'. " + _nearest_field(
+        section, missing["field"], names
     )
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
-    """Returns the sentence that names the field that was meant, or all that there are."""
+def _nearest_field(section: str, name: str, names: Iterable[str]) -> str:
+    """Returns the sentence that names the field that was meant, if one is near."""
+    if section == "TrainingConfig":
+        now = name.replace("_loss_weight", "_weight")
+        now = now.removeprefix("arcface_").removeprefix("step_")
+        for part in experiment_pb2.TrainingConfig.DESCRIPTOR.fields:
+            if now in part.message_type.fields_by_name:
+                return f"It is now training.{part.name}.{now}."
     return did_you_mean(name, names) or f"Valid: {', '.join(names)}."
 
 
@@ -309,7 +315,7 @@ def _field(
     if name not in fields:
         raise invalid(
             f"{message.DESCRIPTOR.name} has no field '{name}'.",
-            hint=_nearest(name, fields),
+            hint=_nearest_field(message.DESCRIPTOR.name, name, fields),
             error=ConfigError,
             override=override,
         )

@@ -146,6 +146,24 @@ def test_fingerprint_and_set_fields():
     assert before != config.fingerprint(message)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("weight_decay: 1", "training.optimizer.weight_decay"),
+        ("arcface_margin: 1", "training.losses.margin"),
+        ("attention_loss_weight: 1", "training.losses.attention_weight"),
+        ("tuples { }", "training.input.tuples"),
+    ],
+)
+def test_fields_of_before_the_sections_are_refused_with_the_new_name(old, new):
+    text = f"training {{ {old} }}"
+    with pytest.raises(config.ConfigError, match=f"It is now {new}\\."):
+        config.parse(text, experiment_pb2.Experiment, source="mine")
+    name = old.partition(":")[0].partition(" ")[0]
+    with pytest.raises(config.ConfigError, match=f"It is now {new}\\."):
+        config.apply_override(experiment_pb2.Experiment(), f"training.{name}=1")
+
+
 def test_a_section_given_as_a_value_is_told():
     with pytest.raises(config.ConfigError, match="A section is written NAME"):
         config.parse('training { optimizer: "sgd" }', experiment_pb2.Experiment, source="mine")
