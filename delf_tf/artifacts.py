@@ -136,11 +136,16 @@ def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
         file.close()
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a name is that of a file that is being written, or was when its writer was killed."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
 @functools.lru_cache(maxsize=1024)
 def _remove_stale(folder: Path) -> None:
     """Removes the temporary files in a folder whose writers are no more; once a process."""
     with contextlib.suppress(OSError):
-        for path in [one for one in folder.iterdir() if _TEMPORARY.fullmatch(one.name)]:
+        for path in filter(is_temporary, list(folder.iterdir())):
             # Locked, a folder, or on a file system without locks: then it stays.
             with contextlib.suppress(OSError), path.open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

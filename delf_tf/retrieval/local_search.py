@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from delf_tf.artifacts import StrPath, read_json, write_json
+from delf_tf.artifacts import StrPath, is_temporary, read_json, write_json
 from delf_tf.checks import invalid, require, require_choice
 from delf_tf.retrieval import resumable_build
 from delf_tf.retrieval.changes import compare_images
@@ -239,7 +239,7 @@ def _begin(
     """Leaves the manifest of this build in the folder, whose other files are of the same build."""
     facts = {"kind": kind, "fingerprint": fingerprint, "settings": dict(settings)}
     if overwrite and is_local(folder):
-        shutil.rmtree(folder)
+        _remove(folder)
     if is_local(folder):
         require(
             _read_manifest(folder) == facts,
@@ -249,11 +249,19 @@ def _begin(
         )
         return
     require(
-        not folder.exists() or (folder.is_dir() and not any(folder.iterdir())),
+        not folder.exists() or (folder.is_dir() and all(map(is_temporary, folder.iterdir()))),
         "The index's folder must be new or empty.",
         path=folder,
     )
     write_json(folder / "manifest.json", facts)
+
+
+def _remove(folder: Path) -> None:
+    """Removes an index, its manifest last: killed before that, the folder is still an index's."""
+    for one in folder.iterdir():
+        if one.name != "manifest.json":
+            one.unlink()
+    shutil.rmtree(folder)
 
 
 def _trained_codebook(folder: Path, ids: Sequence[str], read: Reader, num_words: int) -> np.ndarray:
@@ -266,7 +274,8 @@ def _trained_codebook(folder: Path, ids: Sequence[str], read: Reader, num_words:
 
         words = train_codebook(blocks, num_words, checkpoint_path=checkpoint)
         save_codebook(path, words)
-        checkpoint.unlink(missing_ok=True)
+    # A build that was killed just before this has left it.
+    checkpoint.unlink(missing_ok=True)
     return load_codebook(path)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from delf_tf.features.store import FeatureStore
-from delf_tf.retrieval import ranking_file, votes
+from delf_tf.retrieval import local_search, ranking_file, votes
 from delf_tf.retrieval.words import asmk, codebook
 from delf_tf.tools import main
 from tests.tools import stores
@@ -42,6 +42,25 @@ def database(tmp_path_factory):
 def queries(tmp_path_factory):
     images = stores.places(8, 1, first_view=5)
     return stores.make_store(tmp_path_factory.mktemp("local") / "q", images, with_global=False)
+
+
+def test_a_build_killed_at_its_first_file_is_begun_again(database, tmp_path):
+    built = tmp_path / "index"
+    built.mkdir()
+    (built / ".manifest.json.895c9bd6.tmp").write_text("{")
+    assert _build(database, f"--output={built}", *TYPES["asmk"]) == 0
+    assert not list(built.glob(".*"))
+
+
+def test_a_removal_killed_before_its_end_can_be_ended(database, tmp_path, monkeypatch):
+    built = tmp_path / "index"
+    assert _build(database, f"--output={built}", *TYPES["asmk"]) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(local_search.shutil, "rmtree", lambda folder: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            _build(database, f"--output={built}", *TYPES["local"], "--overwrite")
+    assert [one.name for one in built.iterdir()] == ["manifest.json"]
+    assert _build(database, f"--output={built}", *TYPES["local"], "--overwrite") == 0
 
 
 @pytest.mark.parametrize("kind", TYPES)
